@@ -1,0 +1,130 @@
+// The Kubernetes object types everybody here speaks, taken from the published API (kubernetes-types).
+// Knows types only; nothing in this file runs.
+
+import type { Deployment, DeploymentCondition, ReplicaSet } from "kubernetes-types/apps/v1.js";
+import type { Scale } from "kubernetes-types/autoscaling/v1.js";
+import type { Lease } from "kubernetes-types/coordination/v1.js";
+import type {
+  ConfigMap,
+  Container,
+  ContainerStatus,
+  EndpointAddress,
+  EndpointSubset,
+  Endpoints,
+  EndpointPort as EndpointsPort,
+  Event,
+  Namespace,
+  Node,
+  NodeAddress,
+  NodeCondition,
+  Pod,
+  PodCondition,
+  PodSpec,
+  PodStatus,
+  PodTemplateSpec,
+  Probe,
+  Secret,
+  Service,
+  ServiceAccount,
+  ServicePort,
+  Taint,
+  Toleration,
+} from "kubernetes-types/core/v1.js";
+import type { Endpoint, EndpointPort, EndpointSlice } from "kubernetes-types/discovery/v1.js";
+import type { LabelSelector, ObjectMeta, OwnerReference } from "kubernetes-types/meta/v1.js";
+
+export type {
+  ConfigMap,
+  Container,
+  ContainerStatus,
+  Deployment,
+  DeploymentCondition,
+  Endpoint,
+  EndpointAddress,
+  EndpointPort,
+  EndpointSlice,
+  EndpointSubset,
+  Endpoints,
+  EndpointsPort,
+  Event,
+  LabelSelector,
+  Lease,
+  Namespace,
+  Node,
+  NodeAddress,
+  NodeCondition,
+  ObjectMeta,
+  OwnerReference,
+  Pod,
+  PodCondition,
+  PodSpec,
+  PodStatus,
+  PodTemplateSpec,
+  Probe,
+  ReplicaSet,
+  Scale,
+  Secret,
+  Service,
+  ServiceAccount,
+  ServicePort,
+  Taint,
+  Toleration,
+};
+
+/** Any API object as a client may send it: everything optional. */
+export interface KubeObject {
+  apiVersion?: string;
+  kind?: string;
+  metadata?: ObjectMeta;
+}
+
+/** Metadata of an object that the API server holds: these fields are always present. */
+export type StoredMeta = ObjectMeta & {
+  name: string;
+  uid: string;
+  resourceVersion: string;
+  creationTimestamp: string;
+};
+
+/**
+ * An object as the API server returns it. Shared between caches, informers and watchers, hence to be treated
+ * as immutable: copy before you change.
+ */
+export type Stored<T extends KubeObject = KubeObject> = Omit<T, "metadata" | "apiVersion" | "kind"> & {
+  apiVersion: string;
+  kind: string;
+  metadata: StoredMeta;
+};
+
+/** meta/v1 Status: the shape of every error of the API. */
+export interface Status {
+  apiVersion: "v1";
+  kind: "Status";
+  metadata: Record<string, unknown>;
+  status: "Success" | "Failure";
+  message?: string;
+  reason?: string;
+  details?: {
+    name?: string;
+    group?: string;
+    kind?: string;
+    uid?: string;
+    causes?: { reason?: string; message?: string; field?: string }[];
+    retryAfterSeconds?: number;
+  };
+  code: number;
+}
+
+/** "namespace/name", or "name" for a cluster-scoped object: the key of caches and work queues. */
+export function keyOf(object: { metadata: { namespace?: string; name: string } }): string {
+  const { namespace, name } = object.metadata;
+  return namespace ? `${namespace}/${name}` : name;
+}
+
+/** The inverse of {@link keyOf}. */
+export function splitKey(key: string): { namespace: string; name: string } {
+  const slash = key.indexOf("/");
+  return slash < 0
+    ? { namespace: "", name: key }
+    : { namespace: key.slice(0, slash), name: key.slice(slash + 1) };
+}
