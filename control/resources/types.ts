@@ -83,6 +83,8 @@ export interface ResourceDefinition<T extends KubeObject = KubeObject> {
   prepareForUpdate?(draft: T, old: Stored<T>, context: RequestContext): void;
   /** The same for PUT/PATCH …/status; the engine has already taken everything but status from `old`. */
   prepareForStatusUpdate?(draft: T, old: Stored<T>): void;
+  /** The object is marked for deletion and waits for finalizers: metadata is the engine's, the rest may be set. */
+  prepareForDelete?(draft: T): void;
   /** Everything about this kind's own fields; name, namespace, labels and annotations are the engine's. */
   validate(object: T, old?: Stored<T>): FieldError[];
   /** Whether metadata.name is a valid one; default DNS-1123 subdomain. Returns what is wrong, one a line. */

@@ -1,0 +1,48 @@
+// All kinds of the API, as declarations for the engine. One file a kind; this one only gathers them.
+
+import { configMapDefinition } from "./config-map.js";
+import { deploymentDefinition } from "./deployment.js";
+import { endpointSliceDefinition } from "./endpoint-slice.js";
+import { endpointsDefinition } from "./endpoints.js";
+import { eventDefinition } from "./event.js";
+import { leaseDefinition } from "./lease.js";
+import { namespaceDefinition } from "./namespace.js";
+import { nodeDefinition } from "./node.js";
+import { podDefinition } from "./pod.js";
+import { replicaSetDefinition } from "./replica-set.js";
+import { secretDefinition } from "./secret.js";
+import { serviceDefinition } from "./service.js";
+import { serviceAccountDefinition } from "./service-account.js";
+import type { ResourceDefinition } from "./types.js";
+
+export interface ResourceOptions {
+  /** IPv4 range of ClusterIPs, /12 to /30: "10.96.0.0/16". */
+  serviceCIDR: string;
+  /** First and last node port, both inclusive. */
+  nodePortRange: [number, number];
+  /** How long a pod stays bound to a lost node (DefaultTolerationSeconds). */
+  defaultTolerationSeconds: number;
+}
+
+/**
+ * The kinds with allocators of their own: call it once for each store, and give each definition its stored
+ * objects through restore() before the first write.
+ * @throws RangeError for a range that cannot be used.
+ */
+export function createResources(options: ResourceOptions): ResourceDefinition[] {
+  return [
+    nodeDefinition,
+    namespaceDefinition,
+    podDefinition(options),
+    serviceDefinition(options),
+    endpointsDefinition,
+    endpointSliceDefinition,
+    deploymentDefinition,
+    replicaSetDefinition,
+    eventDefinition,
+    configMapDefinition,
+    secretDefinition,
+    serviceAccountDefinition,
+    leaseDefinition,
+  ];
+}

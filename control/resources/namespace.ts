@@ -1,0 +1,47 @@
+// Namespace: the declaration of the kind to the API engine.
+
+import { NAMESPACES } from "../../common/client.js";
+import type { Namespace } from "../../common/k8s.js";
+import { ageColumn, column, draftOf, keepStatus, nameColumn } from "./object.js";
+import type { ResourceDefinition } from "./types.js";
+import { dns1123Label } from "./validation/meta.js";
+import { qualified } from "./validation/values.js";
+
+const NAME_LABEL = "kubernetes.io/metadata.name";
+const FINALIZER = "kubernetes";
+
+/** The label by which selectors name a namespace. */
+function labelByName(draft: Namespace): void {
+  const { name } = draft.metadata ?? {};
+  if (!name) return;
+  draft.metadata = { ...draft.metadata, labels: { ...draft.metadata?.labels, [NAME_LABEL]: name } };
+}
+
+export const namespaceDefinition: ResourceDefinition<Namespace> = {
+  resource: NAMESPACES,
+  singular: "namespace",
+  shortNames: ["ns"],
+  schema: "io.k8s.api.core.v1.Namespace",
+  hasStatus: true,
+  columns: [nameColumn(), column("Status", (ns) => ns.status?.phase ?? ""), ageColumn()],
+  selectableFields: (ns) => ({ name: ns.metadata.name, "status.phase": ns.status?.phase ?? "" }),
+  setDefaults: labelByName,
+  prepareForCreate(draft) {
+    const finalizers = draft.spec?.finalizers ?? [];
+    draft.spec = { finalizers: finalizers.includes(FINALIZER) ? finalizers : [...finalizers, FINALIZER] };
+    draftOf(draft).status = { phase: "Active" };
+    // A generated name is known only now.
+    labelByName(draft);
+  },
+  prepareForUpdate(draft, old) {
+    // Finalizers are the finalize subresource's.
+    draft.spec = { ...draft.spec, finalizers: old.spec?.finalizers };
+    keepStatus(draft, old);
+  },
+  prepareForDelete(draft) {
+    draftOf(draft).status = { ...draft.status, phase: "Terminating" };
+  },
+  validate: (ns) =>
+    (ns.spec?.finalizers ?? []).flatMap((f) => (f === FINALIZER ? [] : qualified("spec.finalizers", f))),
+  validateName: dns1123Label,
+};
