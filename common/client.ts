@@ -100,7 +100,7 @@ export interface WriteOptions {
   dryRun?: boolean;
   fieldManager?: string;
   fieldValidation?: "Ignore" | "Warn" | "Strict";
-  subresource?: "status" | "scale" | "binding" | "eviction";
+  subresource?: "status" | "scale" | "binding" | "eviction" | "finalize";
 }
 
 export interface DeleteOptions {

@@ -1,0 +1,87 @@
+// Services and EndpointSlices as an API server would hand them out, with as few words as a test can have.
+
+import type { Endpoint, EndpointSlice, Service, Stored } from "../../common/k8s.js";
+
+type ServiceSpec = NonNullable<Service["spec"]>;
+type PortSpec = NonNullable<ServiceSpec["ports"]>[number];
+
+let version = 0;
+
+function metadata(
+  fullName: string,
+  extra: { labels?: Record<string, string>; annotations?: Record<string, string> },
+) {
+  const [namespace = "", name = ""] = fullName.split("/");
+  version++;
+  return {
+    namespace,
+    name,
+    uid: `uid-${fullName}`,
+    resourceVersion: String(version),
+    creationTimestamp: "2026-01-01T00:00:00Z",
+    ...extra,
+  };
+}
+
+export interface ServiceOptions extends ServiceSpec {
+  labels?: Record<string, string>;
+  ingress?: { ip?: string; ipMode?: string }[];
+}
+
+/** `service("default/web", "10.96.0.10", [{ name: "http", port: 80 }])`. */
+export function service(
+  fullName: string,
+  clusterIP: string,
+  ports: PortSpec[],
+  { labels, ingress, ...spec }: ServiceOptions = {},
+): Stored<Service> {
+  return {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: metadata(fullName, labels ? { labels } : {}),
+    spec: { type: "ClusterIP", clusterIP, clusterIPs: [clusterIP], ports, ...spec },
+    status: ingress ? { loadBalancer: { ingress } } : {},
+  };
+}
+
+export interface SliceOptions {
+  name?: string;
+  annotations?: Record<string, string>;
+  labels?: Record<string, string>;
+  addressType?: string;
+}
+
+export interface EndpointWords {
+  ip: string;
+  node?: string;
+  conditions?: Endpoint["conditions"];
+}
+
+/** `slice("default/web", [{ name: "http", port: 8080 }], ["10.244.1.2"])`. */
+export function slice(
+  serviceName: string,
+  ports: { name?: string; port: number; protocol?: string }[],
+  endpoints: (string | EndpointWords)[],
+  options: SliceOptions = {},
+): Stored<EndpointSlice> {
+  const { name = `${serviceName}-abc`, annotations, labels, addressType = "IPv4" } = options;
+  const [, service = ""] = serviceName.split("/");
+  return {
+    apiVersion: "discovery.k8s.io/v1",
+    kind: "EndpointSlice",
+    metadata: metadata(name, {
+      labels: { "kubernetes.io/service-name": service, ...labels },
+      ...(annotations && { annotations }),
+    }),
+    addressType,
+    ports: ports.map((port) => ({ name: "", protocol: "TCP", ...port })),
+    endpoints: endpoints.map((words) => {
+      const {
+        ip,
+        node = "node-1",
+        conditions = { ready: true },
+      } = typeof words === "string" ? { ip: words } : words;
+      return { addresses: [ip], nodeName: node, conditions };
+    }),
+  };
+}

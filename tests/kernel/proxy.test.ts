@@ -1,0 +1,555 @@
+// The iptables driver and the service proxy against the real kernel: real connections through ClusterIPs and node
+// ports, in namespaces that the test makes; both variants of iptables where this machine has them.
+
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer, type Server } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import t from "tap";
+import type { EndpointSlice, Service, Stored } from "../../common/k8s.js";
+import { silentLogger } from "../../common/log.js";
+import {
+  canonicalRule,
+  chainsOf,
+  findTools,
+  Iptables,
+  parseSave,
+  RestoreError,
+  type Ruleset,
+  type TableName,
+  type Variant,
+} from "../../dataplane/iptables/index.js";
+import { NetNs } from "../../dataplane/kernel/netns.js";
+import { Conntrack } from "../../dataplane/proxy/conntrack.js";
+import {
+  endpointChain,
+  renderAll,
+  ServiceProxy,
+  type ServiceProxyOptions,
+} from "../../dataplane/proxy/index.js";
+import { type ServiceOptions, service, slice } from "../helpers/service-objects.js";
+import { CHI_SQUARE_1E5, chiSquare } from "../helpers/stats.js";
+
+const NODE_IP = "192.168.56.11";
+const CLIENT_IP = "192.168.56.1";
+const VIP = "10.96.0.10";
+
+const folder = mkdtempSync(join(tmpdir(), "kubeplumb-proxy-test-"));
+t.teardown(() => rmSync(folder, { recursive: true, force: true }));
+
+const variants = (["nft", "legacy"] as Variant[]).filter((variant) => {
+  try {
+    return findTools(4, variant).version !== "";
+  } catch {
+    return false;
+  }
+});
+t.ok(variants.length > 0, `variants of iptables here: ${variants.join(", ")}`);
+
+let count = 0;
+function open(ns: NetNs, variant: Variant): Iptables {
+  return Iptables.open(ns, { variant, lockFile: join(folder, `lock-${count++}`) });
+}
+
+function meaning(rules: Ruleset, keep: (table: TableName, chain: string) => boolean = () => true) {
+  const chains = chainsOf(rules)
+    .filter(({ table, name }) => keep(table, name))
+    // Looking at a table makes the kernel create its built-in chains.
+    .filter(({ policy, rules: list }) => policy !== "ACCEPT" || list.length > 0)
+    .sort((a, b) => (`${a.table} ${a.name}` < `${b.table} ${b.name}` ? -1 : 1));
+  return Object.fromEntries(
+    chains.map(({ table, name, policy = "-", rules: list }) => [
+      `${table} ${name} ${policy}`,
+      list.map(canonicalRule),
+    ]),
+  );
+}
+
+interface Pod {
+  name: string;
+  ip: string;
+  ns: NetNs;
+}
+
+/** One host with a bridge and pods on it, and a client on the other side of its uplink. */
+class Lab {
+  readonly host = NetNs.create("node-1");
+  readonly outside = NetNs.create("outside");
+  readonly pods: Pod[] = [];
+  readonly #servers: Server[] = [];
+  readonly #close: (() => void)[] = [];
+
+  static async create(pods: number): Promise<Lab> {
+    const lab = new Lab();
+    const { host, outside } = lab;
+    await run(host, "link set lo up");
+    await run(host, "link add eth0 type veth peer name eth1");
+    await run(host, `link set eth1 netns ${outside.path}`);
+    await run(host, `addr add ${NODE_IP}/24 dev eth0`, "link set eth0 up");
+    // As any host: a packet to a ClusterIP needs a route before the rules can send it elsewhere.
+    await run(host, `route add default via ${CLIENT_IP}`);
+    await run(outside, `addr add ${CLIENT_IP}/24 dev eth1`, "link set eth1 up");
+    // A client that was told to reach ClusterIPs by way of the node.
+    await run(outside, `route add 10.96.0.0/16 via ${NODE_IP}`);
+    await run(host, "link add cni0 type bridge", "addr add 10.244.1.1/24 dev cni0", "link set cni0 up");
+    host.sysctl("net/ipv4/ip_forward", 1);
+    host.sysctl("net/bridge/bridge-nf-call-iptables", 1);
+    for (let i = 0; i < pods; i++) await lab.#addPod(i);
+    return lab;
+  }
+
+  async #addPod(i: number): Promise<void> {
+    const [ns, ip, name] = [NetNs.create(`pod-${i}`), `10.244.1.${i + 2}`, `veth${i}`];
+    await run(this.host, `link add ${name} type veth peer name eth0 netns ${ns.path}`);
+    await run(this.host, `link set ${name} master cni0`, `link set ${name} type bridge_slave hairpin on`);
+    await run(this.host, `link set ${name} up`);
+    await run(
+      ns,
+      "link set lo up",
+      `addr add ${ip}/24 dev eth0`,
+      "link set eth0 up",
+      "route add default via 10.244.1.1",
+    );
+    const pod = { name: `pod-${i}`, ip, ns };
+    this.pods.push(pod);
+    const server = createServer((socket) => {
+      socket.on("error", () => socket.destroy());
+      socket.end(`${pod.name} ${socket.remoteAddress}`);
+    });
+    await ns.listen(server, { port: 8080 });
+    this.#servers.push(server);
+    const udp = await ns.udp({ port: 5353 });
+    udp.on("message", (_data, from) => udp.send(`${pod.name} ${from.address}`, from.port, from.address));
+    this.#close.push(() => udp.close());
+  }
+
+  pod(i: number): Pod {
+    return this.pods[i] as Pod;
+  }
+
+  close(): void {
+    for (const server of this.#servers) server.close();
+    for (const close of this.#close) close();
+    for (const ns of [this.host, this.outside, ...this.pods.map((pod) => pod.ns)]) ns.close();
+  }
+}
+
+async function run(ns: NetNs, ...commands: string[]): Promise<void> {
+  for (const command of commands) await ns.exec("ip", command.split(" "));
+}
+
+/** "pod-1 10.244.1.3", or the code of the error. */
+async function ask(from: NetNs, host: string, port: number): Promise<string> {
+  const socket = from.connect({ host, port, timeout: 3000 });
+  let text = "";
+  socket.setEncoding("utf8").on("data", (chunk: string) => {
+    text += chunk;
+  });
+  try {
+    await once(socket, "close");
+    return text;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code ?? String(error);
+  }
+}
+
+type Udp = Awaited<ReturnType<NetNs["udp"]>>;
+
+/** The answer to one datagram from an open socket; "nothing" when none comes. */
+async function askUdp(socket: Udp, host: string, port: number): Promise<string> {
+  for (let attempt = 0; attempt < 20; attempt++) {
+    const answer = once(socket, "message") as Promise<[Buffer]>;
+    socket.send("?", port, host);
+    const [data] = await Promise.race([answer, sleep(150).then(() => [undefined])]);
+    if (data) return String(data);
+  }
+  return "nothing";
+}
+
+async function tally(
+  from: NetNs,
+  host: string,
+  port: number,
+  requests: number,
+): Promise<Map<string, number>> {
+  const counts = new Map<string, number>();
+  let left = requests;
+  const worker = async () => {
+    while (left-- > 0) {
+      const [who = ""] = (await ask(from, host, port)).split(" ");
+      counts.set(who, (counts.get(who) ?? 0) + 1);
+    }
+  };
+  await Promise.all(Array.from({ length: 16 }, worker));
+  return counts;
+}
+
+class Cluster {
+  readonly proxy: ServiceProxy;
+  readonly iptables: Iptables;
+  #service: Stored<Service> | undefined;
+  readonly #slices = new Map<string, Stored<EndpointSlice>>();
+
+  constructor(ns: NetNs, variant: Variant, options: Partial<ServiceProxyOptions> = {}) {
+    this.iptables = open(ns, variant);
+    this.proxy = new ServiceProxy({
+      ns,
+      iptables: this.iptables,
+      nodeName: "node-1",
+      nodeIPs: [NODE_IP],
+      clusterCIDR: "10.244.0.0/16",
+      minSyncPeriodMs: 1,
+      log: silentLogger,
+      ...options,
+    });
+  }
+
+  async start(): Promise<void> {
+    this.proxy.setSynced("services");
+    this.proxy.setSynced("endpointslices");
+    this.proxy.start();
+    await this.proxy.flush();
+  }
+
+  async service(options: ServiceOptions = {}): Promise<void> {
+    const ports = [
+      { name: "http", port: 80, nodePort: 30080 },
+      { name: "dns", port: 53, protocol: "UDP", nodePort: 30053 },
+    ];
+    const now = service("default/web", VIP, ports, { type: "NodePort", ...options });
+    this.proxy.serviceChanged(this.#service, now);
+    this.#service = now;
+    await this.proxy.flush();
+  }
+
+  async endpoints(...pods: (Pod | { ip: string; node: string })[]): Promise<void> {
+    for (const [name, port, protocol] of [
+      ["http", 8080, "TCP"],
+      ["dns", 5353, "UDP"],
+    ] as const) {
+      const now = slice(
+        "default/web",
+        [{ name, port, protocol }],
+        pods.map(({ ip, ...rest }) => ({ ip, ...("node" in rest && { node: rest.node }) })),
+        {
+          name: `default/web-${name}`,
+        },
+      );
+      this.proxy.endpointSliceChanged(this.#slices.get(name), now);
+      this.#slices.set(name, now);
+    }
+    await this.proxy.flush();
+  }
+}
+
+for (const variant of variants) {
+  t.test(`${variant}: driver`, async (t) => {
+    using ns = NetNs.create("driver");
+    const iptables = open(ns, variant);
+    t.equal(iptables.variant, variant);
+    const jump = ["-m", "comment", "--comment", 'it\'s "mine"', "-j", "MINE"];
+    await iptables.ensureChain("nat", "MINE");
+    await iptables.ensureRule("nat", "MINE", ["-s", "10.0.0.1", "-j", "RETURN"], "append");
+    await iptables.ensureChain("nat", "MINE");
+    for (let i = 0; i < 2; i++) {
+      await iptables.ensureRules([
+        { table: "nat", chain: "POSTROUTING", rule: jump, position: "append" },
+        { table: "nat", chain: "PREROUTING", rule: ["-s", "10.0.0.2", "-j", "MINE"], position: "prepend" },
+        { table: "nat", chain: "PREROUTING", rule: ["-s", "10.0.0.3", "-j", "MINE"], position: "prepend" },
+        { table: "filter", chain: "FORWARD", rule: ["-s", "10.0.0.4", "-j", "ACCEPT"], position: "append" },
+      ]);
+    }
+    const read = await iptables.read();
+    const args = (table: TableName, chain: string) =>
+      read
+        .get(table)
+        ?.get(chain)
+        ?.rules.map((rule) => rule.args.join(" "));
+    t.same(
+      args("nat", "PREROUTING"),
+      ["-s 10.0.0.2/32 -j MINE", "-s 10.0.0.3/32 -j MINE"],
+      "once each, first on top",
+    );
+    t.same(read.get("nat")?.get("POSTROUTING")?.rules, [{ args: ["-j", "MINE"], comment: 'it\'s "mine"' }]);
+    t.same(args("nat", "MINE"), ["-s 10.0.0.1/32 -j RETURN"], "ensureChain leaves rules");
+    t.same(args("filter", "FORWARD"), ["-s 10.0.0.4/32 -j ACCEPT"]);
+
+    const before = meaning(read);
+    const refused: [string, number, RegExp][] = [
+      [
+        "*filter\n:X1 - [0:0]\n-I FORWARD -j X1\n:MINE2 - [0:0]\nCOMMIT\n*nat\n:MINE - [0:0]\n-A MINE -s 10.1.1.1 -j NOPE\nCOMMIT\n",
+        8,
+        /NOPE/,
+      ],
+      ["*nat\n:MINE - [0:0]\n-A MINE --bogus\nCOMMIT\n", 3, /bogus/],
+      ["*nat\n:MINE - [0:0]\n-X MINE\nCOMMIT\n", 3, /-X MINE/],
+    ];
+    for (const [input, line, text] of refused) {
+      const error = await iptables.restore(input).then(
+        () => undefined,
+        (reason: unknown) => reason,
+      );
+      t.ok(error instanceof RestoreError);
+      t.match(error, { line, lineText: text, message: text });
+      t.same(meaning(await iptables.read()), before, "the old state, in every table");
+    }
+    const flushing = iptables.restore("*filter\nCOMMIT\n*nat\n-A NOWHERE -j ACCEPT\nCOMMIT\n", {
+      noflush: false,
+    });
+    await t.rejects(flushing, RestoreError);
+    t.same(meaning(await iptables.read()), before, "even a table that was flushed");
+    await t.rejects(iptables.deleteChain("nat", "MINE"), RestoreError, "still referenced");
+    t.ok(await iptables.deleteRule("nat", "POSTROUTING", jump));
+    t.notOk(await iptables.deleteRule("nat", "POSTROUTING", jump));
+    t.notOk(await iptables.deleteRule("nat", "NOWHERE", jump));
+    for (const source of ["10.0.0.2", "10.0.0.3"])
+      await iptables.deleteRule("nat", "PREROUTING", ["-s", source, "-j", "MINE"]);
+    await iptables.deleteChain("nat", "MINE");
+    await iptables.deleteChain("nat", "MINE");
+    t.notOk(await iptables.chainExists("nat", "MINE"));
+    await t.rejects(iptables.deleteRule("nat", "PREROUTING", ["--bogus"]), { name: "CommandError" });
+  });
+
+  t.test(`${variant}: traffic`, async (t) => {
+    const lab = await Lab.create(4);
+    t.teardown(() => lab.close());
+    const { host, outside } = lab;
+    const cluster = new Cluster(host, variant);
+    t.teardown(() => cluster.proxy.stop());
+    await cluster.start();
+    await cluster.service();
+
+    for (const [from, ip, port] of [
+      [lab.pod(0).ns, VIP, 80],
+      [host, VIP, 80],
+      [outside, NODE_IP, 30080],
+      [host, "127.0.0.1", 30080],
+    ] as const) {
+      t.equal(await ask(from, ip, port), "ECONNREFUSED", `no endpoints: ${from.name} to ${ip}:${port}`);
+    }
+
+    await cluster.endpoints(lab.pod(1));
+    t.equal(await ask(lab.pod(0).ns, VIP, 80), `pod-1 ${lab.pod(0).ip}`, "pod to ClusterIP: own address");
+    t.equal(await ask(lab.pod(1).ns, VIP, 80), "pod-1 10.244.1.1", "hairpin: masqueraded");
+    t.equal(await ask(host, VIP, 80), "pod-1 10.244.1.1", "host to ClusterIP");
+    t.equal(await ask(outside, VIP, 80), "pod-1 10.244.1.1", "not a pod to ClusterIP: masqueraded");
+    t.equal(await ask(outside, NODE_IP, 30080), "pod-1 10.244.1.1", "outside to NodePort: masqueraded");
+    t.equal(await ask(lab.pod(0).ns, NODE_IP, 30080), "pod-1 10.244.1.1", "pod to NodePort: masqueraded");
+    t.equal(await ask(host, "127.0.0.1", 30080), "pod-1 10.244.1.1", "NodePort on loopback");
+    t.equal(await ask(lab.pod(0).ns, lab.pod(2).ip, 8080), `pod-2 ${lab.pod(0).ip}`, "pod to pod: no NAT");
+
+    const resolver = await lab.pod(0).ns.udp();
+    const remote = await outside.udp();
+    t.teardown(() => [resolver, remote].map((socket) => socket.close()));
+    t.equal(await askUdp(resolver, VIP, 53), `pod-1 ${lab.pod(0).ip}`, "UDP to ClusterIP");
+    t.equal(await askUdp(remote, NODE_IP, 30053), "pod-1 10.244.1.1", "UDP to NodePort");
+    await cluster.endpoints(lab.pod(2));
+    t.equal(
+      await askUdp(resolver, VIP, 53),
+      `pod-2 ${lab.pod(0).ip}`,
+      "same source port: the old flow is forgotten",
+    );
+    t.equal(await askUdp(remote, NODE_IP, 30053), "pod-2 10.244.1.1", "and that to the NodePort");
+    t.match(await cluster.proxy.metrics(), /conntrack_reconciler_deleted_entries_total [1-9]/);
+
+    await cluster.endpoints(...lab.pods);
+    const counts = await tally(lab.pod(0).ns, VIP, 80, 1000);
+    t.same([...counts.keys()].sort(), ["pod-0", "pod-1", "pod-2", "pod-3"]);
+    const chi = chiSquare([...counts.values()]);
+    t.ok(chi < (CHI_SQUARE_1E5[3] ?? 0), `even: chi-square ${chi.toFixed(2)} with 3 degrees of freedom`);
+    await cluster.endpoints(...lab.pods.slice(1));
+    t.notOk(
+      (await tally(lab.pod(0).ns, VIP, 80, 100)).has("pod-0"),
+      "none to a removed endpoint after the sync",
+    );
+
+    await cluster.service({ sessionAffinity: "ClientIP" });
+    const sticky = await tally(lab.pod(0).ns, VIP, 80, 30);
+    t.equal(sticky.size, 1, "ClientIP affinity");
+    t.match([...sticky.keys()], [/^pod-[123]$/]);
+    await cluster.service();
+    t.equal((await tally(lab.pod(0).ns, VIP, 80, 60)).size, 3, "and without");
+
+    await cluster.service({ externalTrafficPolicy: "Local" });
+    t.match(
+      await ask(outside, NODE_IP, 30080),
+      new RegExp(`^pod-[123] ${CLIENT_IP}$`),
+      "policy Local keeps the client's address",
+    );
+    await cluster.endpoints();
+    t.equal(await ask(lab.pod(0).ns, VIP, 80), "ECONNREFUSED");
+    t.equal(await ask(outside, NODE_IP, 30080), "ECONNREFUSED");
+  });
+
+  t.test(`${variant}: the kernel holds what was meant, whatever happens to it`, async (t) => {
+    using ns = NetNs.create("state");
+    const foreign = open(ns, variant);
+    await foreign.restore(
+      "*filter\n:MINE - [0:0]\n-A MINE -s 10.1.1.1 -j DROP\n-A FORWARD -j MINE\nCOMMIT\n*nat\n:MINE - [0:0]\n-A MINE -s 10.1.1.1 -j RETURN\n-A POSTROUTING -j MINE\nCOMMIT\n",
+    );
+    const before = meaning(await foreign.read());
+    const routeLocalnet = ns.sysctl("net/ipv4/conf/all/route_localnet");
+    const cluster = new Cluster(ns, variant, { syncPeriodMs: 40 });
+    await cluster.start();
+    await cluster.service({
+      sessionAffinity: "ClientIP",
+      externalTrafficPolicy: "Local",
+      externalIPs: ["198.51.100.7"],
+    });
+    await cluster.endpoints(
+      { ip: "10.244.1.2", node: "node-1" },
+      { ip: "10.244.2.2", node: "node-2" },
+      { ip: "10.244.3.2", node: "node-3" },
+    );
+    await cluster.endpoints(
+      { ip: "10.244.1.2", node: "node-1" },
+      { ip: "10.244.2.3", node: "node-2" },
+      { ip: "10.244.3.2", node: "node-3" },
+    );
+
+    const ours = (_table: TableName, name: string) => name.startsWith("KUBE-");
+    const wanted = () =>
+      meaning(
+        parseSave(
+          renderAll(cluster.proxy.ports.values(), {
+            family: 4,
+            clusterCIDR: "10.244.0.0/16",
+            masqueradeAll: false,
+            localhostNodePorts: true,
+            randomFully: cluster.iptables.randomFully,
+            tcpBeLiberal: ns.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal") !== "0",
+          }),
+        ),
+      );
+    const inKernel = async () => meaning(await foreign.read(), ours);
+    t.same(await inKernel(), wanted(), "partial syncs led to what rendering everything gives");
+    for (let round = 1; round <= 12; round++) {
+      // Every combination of policies and numbers of endpoints, in an order that looks like chance.
+      const die = (round * 7) % 12;
+      const nodes = ["node-1", "node-2", "node-2", "node-3"].slice(die % 4);
+      await cluster.service({
+        externalTrafficPolicy: die % 2 ? "Local" : "Cluster",
+        internalTrafficPolicy: die % 3 ? "Cluster" : "Local",
+        sessionAffinity: die % 5 ? "None" : "ClientIP",
+      });
+      await cluster.endpoints(...nodes.map((node, i) => ({ ip: `10.244.${die}.${i}`, node })));
+      t.same(await inKernel(), wanted(), `round ${round}`);
+    }
+    t.match(await cluster.proxy.metrics(), /iptables_restore_failures_total 0\n/);
+    t.match(
+      await cluster.proxy.metrics(),
+      /sync_full_proxy_rules_duration_seconds_count 1\n/,
+      "all of it by partial syncs",
+    );
+    await cluster.service({
+      sessionAffinity: "ClientIP",
+      externalTrafficPolicy: "Local",
+      externalIPs: ["198.51.100.7"],
+    });
+    await cluster.endpoints(
+      { ip: "10.244.1.2", node: "node-1" },
+      { ip: "10.244.2.3", node: "node-2" },
+      { ip: "10.244.3.2", node: "node-3" },
+    );
+    const good = meaning(await foreign.read());
+    const saved = await foreign.save("nat");
+    t.match(saved, /-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES/);
+    t.match(
+      saved,
+      /-m comment --comment "default\/web:http -> 10\.244\.1\.2:8080" -m statistic --mode random --probability 0\.333333333/,
+    );
+
+    const healed = async (what: string) => {
+      for (let i = 0; i < 200 && JSON.stringify(await inKernel()) !== JSON.stringify(wanted()); i++)
+        await sleep(20);
+      await cluster.proxy.flush();
+      t.same(await inKernel(), wanted(), `healed: ${what}`);
+    };
+    await foreign.restore("*nat\n-F KUBE-POSTROUTING\n-F PREROUTING\nCOMMIT\n");
+    await healed("chains emptied");
+    await foreign.restore("*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n", { noflush: false });
+    await healed("all tables flushed");
+    t.ok(
+      await foreign.hasRules([
+        {
+          table: "nat",
+          chain: "PREROUTING",
+          rule: ["-m", "comment", "--comment", "kubernetes service portals", "-j", "KUBE-SERVICES"],
+        },
+      ]),
+    );
+
+    await foreign.restore(
+      "*filter\n:MINE - [0:0]\n-A MINE -s 10.1.1.1 -j DROP\n-A FORWARD -j MINE\nCOMMIT\n*nat\n:MINE - [0:0]\n-A MINE -s 10.1.1.1 -j RETURN\n-A POSTROUTING -j MINE\nCOMMIT\n",
+    );
+    t.same(Object.keys(meaning(await foreign.read())).sort(), Object.keys(good).sort());
+
+    // Somebody's rule holds on to an endpoint's chain: the partial sync is refused, the full one goes around it.
+    const sep = endpointChain({ id: "default/web:http", protocol: "tcp" }, { text: "10.244.3.2:8080" });
+    await foreign.restore(`*nat\n:HOLD - [0:0]\n-A HOLD -j ${sep}\nCOMMIT\n`);
+    await cluster.endpoints({ ip: "10.244.1.2", node: "node-1" }, { ip: "10.244.2.3", node: "node-2" });
+    const refused = await foreign.read("nat");
+    t.same(refused.get("nat")?.get(sep)?.rules, [], "kept for the foreign rule, but empty");
+    t.notMatch(await foreign.save("nat"), /--to-destination 10\.244\.3\.2/);
+    t.match(await cluster.proxy.metrics(), /partial_restore_failures_total 1\n/);
+    await foreign.deleteChain("nat", "HOLD");
+
+    // A second proxy, as after a restart: it finds everything in place and sends nothing but what differs.
+    await cluster.proxy.stop();
+    const again = new Cluster(ns, variant);
+    const queued = [
+      again.service({
+        sessionAffinity: "ClientIP",
+        externalTrafficPolicy: "Local",
+        externalIPs: ["198.51.100.7"],
+      }),
+      again.endpoints({ ip: "10.244.1.2", node: "node-1" }, { ip: "10.244.2.3", node: "node-2" }),
+    ];
+    await again.start();
+    await Promise.all(queued);
+    t.match(await again.proxy.metrics(), /iptables_last\{table="nat"\} 0\n/, "no rule is sent again");
+    t.notOk(await foreign.chainExists("nat", sep), "but the stale chain is gone");
+    await again.proxy.stop({ cleanup: true });
+    t.same(meaning(await foreign.read()), before, "all of ours is gone, nothing else");
+
+    using fresh = NetNs.create("fresh");
+    const last = new Cluster(fresh, variant);
+    await last.start();
+    t.equal(fresh.sysctl("net/ipv4/conf/all/route_localnet"), "1");
+    await last.proxy.stop({ cleanup: true });
+    t.equal(fresh.sysctl("net/ipv4/conf/all/route_localnet"), routeLocalnet, "the sysctl is as it was");
+    t.notMatch(await last.iptables.save(), /KUBE-/);
+  });
+}
+
+t.test("conntrack: list and delete", async (t) => {
+  using ns = NetNs.create("conntrack");
+  await run(ns, "link set lo up");
+  // Connections are tracked as soon as a rule asks for their state.
+  await open(ns, variants[0] as Variant).restore(
+    "*filter\n-A INPUT -m conntrack --ctstate INVALID -j DROP\nCOMMIT\n",
+  );
+  using conntrack = Conntrack.open(ns, 4);
+  t.same(await conntrack.udpFlows(), []);
+  const [server, client] = [
+    await ns.udp({ host: "127.0.0.1", port: 5300 }),
+    await ns.udp({ host: "127.0.0.1", port: 5400 }),
+  ];
+  t.teardown(() => [server, client].map((socket) => socket.close()));
+  const received = once(server, "message");
+  client.send("?", 5300, "127.0.0.1");
+  await received;
+  const flows = await conntrack.udpFlows();
+  t.match(flows, [
+    {
+      original: { src: "127.0.0.1", srcPort: 5400, dst: "127.0.0.1", dstPort: 5300 },
+      reply: { src: "127.0.0.1", srcPort: 5300 },
+    },
+  ]);
+  const [flow] = flows;
+  t.ok(flow && (await conntrack.delete(flow)));
+  t.notOk(flow && (await conntrack.delete(flow)), "gone already: no error");
+  t.same(await conntrack.udpFlows(), []);
+});
