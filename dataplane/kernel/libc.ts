@@ -1,5 +1,5 @@
 // The handful of system calls that Node does not offer, through koffi. Knows numbers and structs of Linux,
-// nothing of networking policy. All calls are synchronous and act on the calling (main) thread.
+// nothing of networking policy. All calls but sendInThread are synchronous and act on the calling (main) thread.
 
 import { isIPv6 } from "node:net";
 import { getSystemErrorName } from "node:util";
@@ -13,11 +13,16 @@ const cSocket = libc.func("int socket(int domain, int type, int protocol)");
 const cBind = libc.func("int bind(int fd, const uint8_t *addr, uint32_t len)");
 const cListen = libc.func("int listen(int fd, int backlog)");
 const cSetsockopt = libc.func("int setsockopt(int fd, int level, int name, const int *value, uint32_t len)");
+const cSend = libc.func("intptr_t send(int fd, const uint8_t *data, size_t len, int flags)");
+const cRecv = libc.func("intptr_t recv(int fd, uint8_t *data, size_t len, int flags)");
 const cMount = libc.func(
   "int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)",
 );
 const cUmount2 = libc.func("int umount2(const char *target, int flags)");
+const cFlock = libc.func("int flock(int fd, int operation)");
+const cSethostname = libc.func("int sethostname(const char *name, size_t len)");
 
+export const CLONE_FS = 0x0000_0200;
 export const CLONE_NEWNS = 0x0002_0000;
 export const CLONE_NEWUTS = 0x0400_0000;
 export const CLONE_NEWNET = 0x4000_0000;
@@ -28,15 +33,35 @@ export const MS_PRIVATE = 1 << 18;
 export const MNT_DETACH = 2;
 
 const AF_INET = 2;
+const AF_NETLINK = 16;
 const AF_INET6 = 10;
 const SOCK_STREAM = 1;
 const SOCK_DGRAM = 2;
+const SOCK_RAW = 3;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
+const SOL_NETLINK = 270;
+const MSG_TRUNC = 0x20;
+const MSG_DONTWAIT = 0x40;
 const IPPROTO_IPV6 = 41;
 const IPV6_V6ONLY = 26;
+
+/** Names of Linux that libuv has no error of its own for and that a network can meet (errno(3)). */
+const OTHER_ERRORS: Readonly<Record<number, string>> = {
+  52: "EBADE",
+  53: "EBADR",
+  54: "EXFULL",
+  76: "ENOTUNIQ",
+  96: "EPFNOSUPPORT",
+  126: "ENOKEY",
+};
+
+/** EEXIST for 17: the name of a positive errno. */
+export function errorName(errno: number): string {
+  return OTHER_ERRORS[errno] ?? getSystemErrorName(-errno);
+}
 
 /** A failed system call: `code` is the errno name (EADDRINUSE, EPERM, …), as in Node's own errors. */
 export class SyscallError extends Error {
@@ -46,7 +71,7 @@ export class SyscallError extends Error {
   readonly syscall: string;
 
   constructor(syscall: string, detail: string, errno: number) {
-    const code = getSystemErrorName(-errno);
+    const code = errorName(errno);
     super(`${code}: ${syscall} ${detail}`);
     this.code = code;
     this.errno = errno;
@@ -83,6 +108,22 @@ export function mount(
 /** umount2(2). */
 export function umount(target: string, flags = 0): void {
   check(cUmount2(target, flags), "umount2", target);
+}
+
+/** sethostname(2) in the calling thread's UTS namespace. */
+export function sethostname(name: string): void {
+  check(cSethostname(name, Buffer.byteLength(name)), "sethostname", name);
+}
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** Exclusive flock(2) without waiting; false when somebody else holds it. The kernel drops it with the last copy of `fd`. */
+export function tryLock(fd: number): boolean {
+  if (cFlock(fd, LOCK_EX | LOCK_NB) === 0) return true;
+  const errno = koffi.errno();
+  if (getSystemErrorName(-errno) === "EAGAIN") return false;
+  throw new SyscallError("flock", `fd ${fd}`, errno);
 }
 
 /** struct sockaddr_in / sockaddr_in6 (ip(7), ipv6(7)); `host` is a literal address. */
@@ -140,6 +181,45 @@ export function bind(fd: number, kind: SocketKind, host: string, port: number): 
 /** listen(2). */
 export function listen(fd: number, backlog: number): void {
   check(cListen(fd, backlog), "listen", `fd ${fd}`);
+}
+
+/** A netlink(7) socket of `protocol` in the calling thread's network namespace; returns its descriptor. */
+export function netlinkSocket(protocol: number): number {
+  return check(cSocket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol), "socket", `netlink ${protocol}`);
+}
+
+/** Turns a SOL_NETLINK option on; a kernel that does not know it (ENOPROTOOPT) is left as it is. */
+export function enableNetlinkOption(fd: number, name: number): void {
+  try {
+    setOption(fd, SOL_NETLINK, name, 1);
+  } catch (error) {
+    if (!(error instanceof SyscallError && error.code === "ENOPROTOOPT")) throw error;
+  }
+}
+
+/** send(2) of the first `length` bytes; to a netlink socket's default peer, the kernel. */
+export function send(fd: number, data: Uint8Array, length: number): void {
+  check(Number(cSend(fd, data, length, 0)), "send", `fd ${fd}, ${length} bytes`);
+}
+
+/** {@link send} on a thread of libuv's pool, for requests that make the kernel wait long. */
+export function sendInThread(fd: number, data: Uint8Array): Promise<void> {
+  return new Promise((resolve, reject) => {
+    cSend.async(fd, data, data.length, 0, (error: Error | null, sent: number) => {
+      if (error) reject(error);
+      else if (Number(sent) === data.length) resolve();
+      // errno is the other thread's and lost; netlink tells its refusals in the answer, so this is no refusal.
+      else reject(new Error(`send fd ${fd}: ${sent} of ${data.length} bytes were taken`));
+    });
+  });
+}
+
+/**
+ * recv(2) without waiting. Returns the length of the datagram, which is more than `into.length` when it was cut.
+ * @throws SyscallError EAGAIN when nothing is there.
+ */
+export function recv(fd: number, into: Uint8Array): number {
+  return check(Number(cRecv(fd, into, into.length, MSG_DONTWAIT | MSG_TRUNC)), "recv", `fd ${fd}`);
 }
 
 function setOption(fd: number, level: number, name: number, value: number): void {

@@ -1,0 +1,31 @@
+// The table of commands: name and one line each. The rest of a command is read from its file when it is asked for,
+// so that `kubeplumb version` does not load a network stack.
+
+import type { CommandEntry } from "../command.js";
+
+export const commands: readonly CommandEntry[] = [
+  { name: "up", summary: "create a cluster and start it", load: () => import("./up.js") },
+  { name: "down", summary: "stop a cluster and remove it", load: () => import("./down.js") },
+  { name: "status", summary: "show how a cluster is", load: () => import("./status.js") },
+  { name: "exec", summary: "run a command in a host or a pod", load: () => import("./exec.js") },
+  { name: "shell", summary: "open a shell in a host or a pod", load: () => import("./shell.js") },
+  {
+    name: "publish",
+    summary: "open a NodePort on this machine's loopback",
+    load: () => import("./publish.js"),
+  },
+  { name: "kubeconfig", summary: "print or merge the kubeconfig", load: () => import("./kubeconfig.js") },
+  { name: "logs", summary: "show the log of a process or a pod", load: () => import("./logs.js") },
+  { name: "get", summary: "list clusters or hosts", load: () => import("./get.js") },
+  { name: "list", summary: "list clusters", load: () => import("./list.js") },
+  { name: "doctor", summary: "check what this machine offers", load: () => import("./doctor.js") },
+  { name: "demo", summary: "show Services at work, step by step", load: () => import("./demo.js") },
+  { name: "completion", summary: "print a shell completion script", load: () => import("./completion.js") },
+  { name: "version", summary: "print the version", load: () => import("./version.js") },
+  {
+    name: "__complete",
+    summary: "candidates for shell completion",
+    hidden: true,
+    load: () => import("./complete.js"),
+  },
+];

@@ -1,0 +1,66 @@
+// What the shells need in order to ask us: each script calls `kubeplumb __complete -- WORDS`, which answers with
+// lines VALUE<tab>DESCRIPTION, and ":files" where file names are wanted. Pure.
+
+export const SHELLS = ["bash", "zsh", "fish"] as const;
+
+export type Shell = (typeof SHELLS)[number];
+
+const BASH = `# kubeplumb completion for bash; to load it: source <(kubeplumb completion bash)
+_kubeplumb() {
+  local line
+  local IFS=$'\\n'
+  COMPREPLY=()
+  for line in $("\${COMP_WORDS[0]}" __complete -- "\${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null); do
+    if [ "$line" = ":files" ]; then
+      COMPREPLY+=($(compgen -f -- "\${COMP_WORDS[COMP_CWORD]}"))
+      compopt -o filenames 2>/dev/null
+    else
+      COMPREPLY+=("\${line%%$'\\t'*}")
+    fi
+  done
+}
+complete -F _kubeplumb kubeplumb
+`;
+
+const ZSH = `#compdef kubeplumb
+# kubeplumb completion for zsh; to load it: source <(kubeplumb completion zsh)
+_kubeplumb() {
+  local line
+  local -a described
+  for line in "\${(@f)$("\${words[1]}" __complete -- "\${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
+    if [[ "$line" == ":files" ]]; then
+      _files
+    elif [[ "$line" == *$'\\t'* ]]; then
+      described+=("\${\${line%%$'\\t'*}//:/\\\\:}:\${line#*$'\\t'}")
+    elif [[ -n "$line" ]]; then
+      described+=("\${line//:/\\\\:}")
+    fi
+  done
+  (( \${#described} )) && _describe -V kubeplumb described
+}
+if [[ "\${funcstack[1]}" == "_kubeplumb" ]]; then
+  _kubeplumb "$@"
+else
+  compdef _kubeplumb kubeplumb
+fi
+`;
+
+const FISH = `# kubeplumb completion for fish; to load it: kubeplumb completion fish | source
+function __kubeplumb_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    for line in ($words[1] __complete -- $words[2..-1] "$current" 2>/dev/null)
+        if test "$line" = ":files"
+            __fish_complete_path "$current"
+        else
+            echo $line
+        end
+    end
+end
+complete -c kubeplumb -f -a '(__kubeplumb_complete)'
+`;
+
+/** The script of a shell, ready to be sourced. */
+export function completionScript(shell: Shell): string {
+  return { bash: BASH, zsh: ZSH, fish: FISH }[shell];
+}

@@ -1,0 +1,66 @@
+// The control process: API server, controllers and store, and the relays for published ports. Outside every
+// namespace; listens on loopback and on unix sockets only.
+
+import { rmSync, writeFileSync } from "node:fs";
+import { basename, dirname } from "node:path";
+import { createLogger } from "../../common/log.js";
+import { startControl } from "../../control/server.js";
+import { ChildChannel } from "../../lab/channel.js";
+import { removeTree } from "../../lab/files.js";
+import { stopProcess } from "../../lab/launch.js";
+import { startPublishing } from "../../lab/publishing.js";
+import { type ClusterPaths, clusterPaths, contextName, readConfig } from "../../lab/state.js";
+
+const dir = process.argv.find((argument) => argument.startsWith("--kubeplumb-control="))?.split("=")[1];
+if (!dir) throw new Error("this program is started by kubeplumb up");
+const paths = clusterPaths(basename(dir), dirname(dir));
+const log = createLogger("control");
+
+const channel = new ChildChannel(() => {
+  log.info("whoever started this cluster has gone: ending");
+  if (process.argv.includes("--ephemeral")) void removeAll(paths).finally(() => process.exit(0));
+  else process.exit(0);
+});
+
+/** An ephemeral cluster leaves nothing, even when the program that made it was killed. */
+async function removeAll({ home }: ClusterPaths): Promise<void> {
+  await stopProcess(paths, "lab");
+  removeTree(home);
+}
+
+log.debug({ ms: Math.round(performance.now()) }, "code loaded");
+try {
+  const config = readConfig(paths);
+  if (!config) throw new Error(`${paths.config} is missing or unreadable`);
+  const { networking, controlPlane } = config;
+  // Left by a killed predecessor; `up` has made sure that it is dead.
+  rmSync(paths.controlSocket, { force: true });
+  const control = await startControl({
+    dataDir: paths.data,
+    listen: { host: "127.0.0.1", port: controlPlane.apiPort },
+    socketPath: paths.controlSocket,
+    clusterName: config.name,
+    clusterCIDR: networking.podSubnet,
+    nodeCIDRMaskSize: 24,
+    serviceCIDR: networking.serviceSubnet,
+    nodePortRange: networking.nodePortRange,
+    kubelet: (node) => ({ socketPath: paths.labSocket, pathPrefix: `/nodes/${node.metadata.name}` }),
+    nodeMonitorGracePeriodSeconds: controlPlane.nodeMonitorGracePeriodSeconds,
+    defaultTolerationSeconds: controlPlane.defaultTolerationSeconds,
+    log,
+  });
+  writeFileSync(paths.kubeconfig, control.adminKubeconfig(contextName(config.name)), { mode: 0o600 });
+  await startPublishing({
+    paths,
+    client: control.client,
+    published: config.publish,
+    apiPort: control.port,
+    log,
+  });
+  log.info({ ms: Math.round(performance.now()), port: control.port }, "control is ready");
+  channel.send({ event: "ready", apiPort: control.port });
+} catch (error) {
+  log.fatal({ err: error }, "control did not start");
+  await channel.fail(error);
+  process.exit(1);
+}

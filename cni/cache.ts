@@ -1,0 +1,82 @@
+// What the runtime remembers of each attachment: the configuration and the result of its ADD, in libcni's file layout
+// (kind cniCacheV1), because DEL and CHECK get that result back.
+
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Attachment } from "./types.js";
+
+const KIND = "cniCacheV1";
+
+export interface CachedAttachment {
+  kind: typeof KIND;
+  containerId: string;
+  networkName: string;
+  ifName: string;
+  netns?: string;
+  /** The configuration list as JSON, base64. */
+  config: string;
+  cniArgs?: [string, string][];
+  capabilityArgs?: Record<string, unknown>;
+  result: unknown;
+}
+
+export class ResultCache {
+  readonly #dir: string;
+
+  /** Files go to <stateDir>/results. */
+  constructor(stateDir: string) {
+    this.#dir = join(stateDir, "results");
+  }
+
+  #path(network: string, owner: Attachment): string {
+    return join(this.#dir, `${network}-${owner.containerID}-${owner.ifname}`);
+  }
+
+  write(entry: Omit<CachedAttachment, "kind">): void {
+    mkdirSync(this.#dir, { recursive: true });
+    const path = this.#path(entry.networkName, { containerID: entry.containerId, ifname: entry.ifName });
+    const fresh = `${path}.new-${process.pid}`;
+    writeFileSync(fresh, JSON.stringify({ kind: KIND, ...entry }), { mode: 0o600 });
+    renameSync(fresh, path);
+  }
+
+  /** undefined when there is none. A file that is not ours or is damaged counts as none: DEL must work without. */
+  read(network: string, owner: Attachment): CachedAttachment | undefined {
+    return parse(this.#path(network, owner));
+  }
+
+  remove(network: string, owner: Attachment): void {
+    rmSync(this.#path(network, owner), { force: true });
+  }
+
+  list(network: string): CachedAttachment[] {
+    let names: string[];
+    try {
+      names = readdirSync(this.#dir);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+      throw error;
+    }
+    return names
+      .filter((name) => name.startsWith(`${network}-`))
+      .map((name) => parse(join(this.#dir, name)))
+      .filter((entry) => entry?.networkName === network)
+      .filter((entry) => entry !== undefined);
+  }
+}
+
+function parse(path: string): CachedAttachment | undefined {
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+  try {
+    const entry = JSON.parse(text) as Partial<CachedAttachment> | null;
+    return entry?.kind === KIND ? (entry as CachedAttachment) : undefined;
+  } catch {
+    return undefined;
+  }
+}

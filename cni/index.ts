@@ -1,0 +1,227 @@
+// Runs a configuration list as a container runtime does (what libcni is in Go): our own plugin in this process
+// without a fork, any other by the protocol inside the host. CNI specification 1.1, sections 3 and 4.
+
+import type { NetNs } from "../dataplane/kernel/netns.js";
+import * as bridge from "./bridge.js";
+import { ResultCache } from "./cache.js";
+import { execPlugin, findPlugin } from "./exec.js";
+import {
+  type Attachment,
+  CniError,
+  type CniResult,
+  CODE,
+  checkAttachment,
+  type NetConf,
+  type NetConfList,
+  type PluginConf,
+  VALID_ATTACHMENTS,
+} from "./types.js";
+import { atLeast, negotiate, resultAs, resultFrom } from "./version.js";
+
+export {
+  DEFAULT_CONFLIST_NAME,
+  type DefaultConflistOptions,
+  defaultConflist,
+  parseConflist,
+  readConflist,
+} from "./conflist.js";
+export * from "./types.js";
+export { SUPPORTED_VERSIONS } from "./version.js";
+
+/** The type that runs in this process. */
+export const OWN_TYPE = "kubeplumb-cni";
+
+export interface NetworkContext {
+  /** Where binaries of other types are looked for. */
+  binDirs: readonly string[];
+  /** The configuration's file or directory, for messages. */
+  confPath?: string;
+  /** Results and addresses are kept here: /var/lib/cni of that host. */
+  stateDir: string;
+  /** The host; plugins work and run there. */
+  hostNs: NetNs;
+}
+
+export interface AttachmentOptions extends NetworkContext {
+  containerId: string;
+  /** Path of the pod's network namespace. Missing for DEL when it is gone. */
+  netns?: string;
+  ifName: string;
+  /** CNI_ARGS: K8S_POD_NAMESPACE, K8S_POD_NAME, … */
+  args?: Readonly<Record<string, string>>;
+  /** By capability; a plugin that declares the capability gets it in runtimeConfig. */
+  capabilityArgs?: Readonly<Record<string, unknown>>;
+}
+
+const ownerOf = (o: AttachmentOptions): Attachment => ({ containerID: o.containerId, ifname: o.ifName });
+
+/**
+ * ADD through all plugins of the list; the result is in the list's version's terms of 1.1, cached for DEL and CHECK.
+ * @throws CniError; then what the earlier plugins had made is gone again.
+ */
+export async function addNetwork(conflist: NetConfList, options: AttachmentOptions): Promise<CniResult> {
+  checkAttachment(options.containerId, options.ifName);
+  const version = negotiate(conflist.cniVersion, conflist.cniVersions);
+  const done: PluginConf[] = [];
+  let previous: CniResult | undefined;
+  try {
+    for (const plugin of conflist.plugins) {
+      // A foreign plugin that fails may have left something, ours never does.
+      if (plugin.type !== OWN_TYPE) done.push(plugin);
+      const conf = confOf(conflist, plugin, { version, previous, options });
+      const result = await addOne(conf, options);
+      if (plugin.type === OWN_TYPE) done.push(plugin);
+      previous = result ?? previous;
+    }
+  } catch (error) {
+    const left = await undo(conflist, done, { version, previous, options });
+    if (left.length === 0) throw error;
+    throw new CniError((error as Partial<CniError>).code ?? CODE.plugin, (error as Error).message, {
+      details: `and the clean-up failed: ${left.join("; ")}`,
+      cause: error,
+    });
+  }
+  if (previous === undefined)
+    throw new CniError(CODE.plugin, `network ${conflist.name}: no plugin gave a result`);
+  new ResultCache(options.stateDir).write({
+    containerId: options.containerId,
+    networkName: conflist.name,
+    ifName: options.ifName,
+    ...(options.netns !== undefined && { netns: options.netns }),
+    config: Buffer.from(JSON.stringify(conflist)).toString("base64"),
+    ...(options.args && { cniArgs: Object.entries(options.args) }),
+    ...(options.capabilityArgs && { capabilityArgs: { ...options.capabilityArgs } }),
+    result: resultAs(previous, version),
+  });
+  return previous;
+}
+
+/** DEL in reverse order. Fine when there is nothing (left) to delete. Throws CniError. */
+export async function delNetwork(conflist: NetConfList, options: AttachmentOptions): Promise<void> {
+  checkAttachment(options.containerId, options.ifName);
+  const version = negotiate(conflist.cniVersion, conflist.cniVersions);
+  const cache = new ResultCache(options.stateDir);
+  const cached = cache.read(conflist.name, ownerOf(options));
+  const previous = cached && atLeast(version, "0.4.0") ? resultFrom(cached.result) : undefined;
+  for (const plugin of conflist.plugins.toReversed()) {
+    await delOne(confOf(conflist, plugin, { version, previous, options }), options);
+  }
+  cache.remove(conflist.name, ownerOf(options));
+}
+
+/** CHECK of an attachment that ADD made. Throws CniError: 104 or a plugin's own when something is not as it was. */
+export async function checkNetwork(conflist: NetConfList, options: AttachmentOptions): Promise<void> {
+  checkAttachment(options.containerId, options.ifName);
+  const version = negotiate(conflist.cniVersion, conflist.cniVersions);
+  if (!atLeast(version, "0.4.0")) {
+    throw new CniError(CODE.incompatibleVersion, `CHECK needs cniVersion 0.4.0 or newer, not ${version}`);
+  }
+  if (conflist.disableCheck) return;
+  const cached = new ResultCache(options.stateDir).read(conflist.name, ownerOf(options));
+  if (!cached) {
+    throw new CniError(
+      CODE.unknownContainer,
+      `container ${options.containerId} has no attachment ${options.ifName} to network ${conflist.name}`,
+    );
+  }
+  const previous = resultFrom(cached.result);
+  for (const plugin of conflist.plugins) {
+    const conf = confOf(conflist, plugin, { version, previous, options });
+    if (plugin.type === OWN_TYPE) await bridge.check(conf, invocation(options));
+    else await execPlugin("CHECK", conf, options);
+  }
+}
+
+/** Deletes every attachment of the network that is not in `valid`: first those in the cache, then what plugins find. */
+export async function gcNetwork(
+  conflist: NetConfList,
+  options: NetworkContext & { valid: readonly Attachment[] },
+): Promise<void> {
+  const version = negotiate(conflist.cniVersion, conflist.cniVersions);
+  if (conflist.disableGC) return;
+  const { valid, ...context } = options;
+  const failures: unknown[] = [];
+  const attempt = (work: Promise<unknown>) => work.catch((error: unknown) => failures.push(error));
+  for (const entry of new ResultCache(options.stateDir).list(conflist.name)) {
+    const { containerId, ifName, netns } = entry;
+    if (valid.some((v) => v.containerID === containerId && v.ifname === ifName)) continue;
+    await attempt(delNetwork(conflist, { ...context, containerId, ifName, ...(netns && { netns }) }));
+  }
+  for (const plugin of conflist.plugins) {
+    const conf = { ...confOf(conflist, plugin, { version }), [VALID_ATTACHMENTS]: valid };
+    if (plugin.type === OWN_TYPE) {
+      await attempt(bridge.gc(conf, { hostNs: options.hostNs, dataDir: options.stateDir }));
+    } else if (atLeast(version, "1.1.0")) {
+      await attempt(execPlugin("GC", conf, options));
+    }
+  }
+  if (failures.length > 0)
+    throw new AggregateError(failures, `GC of network ${conflist.name}: ${failures.join("; ")}`);
+}
+
+/** Throws CniError 50, 51 or 105 when ADD could not work now. */
+export async function statusNetwork(conflist: NetConfList, options: NetworkContext): Promise<void> {
+  const version = negotiate(conflist.cniVersion, conflist.cniVersions);
+  for (const plugin of conflist.plugins) {
+    const conf = confOf(conflist, plugin, { version });
+    if (plugin.type === OWN_TYPE) await bridge.status(conf);
+    else if (atLeast(version, "1.1.0")) await execPlugin("STATUS", conf, options);
+    else findPlugin(plugin.type, options.binDirs);
+  }
+}
+
+interface ConfFacts {
+  version: string;
+  previous?: CniResult | undefined;
+  options?: AttachmentOptions;
+}
+
+/** What one plugin gets: its own part of the list and what the runtime adds (specification, section 3). */
+function confOf(conflist: NetConfList, plugin: PluginConf, facts: ConfFacts): NetConf {
+  const { version, previous, options } = facts;
+  const { capabilities = {}, ...own } = plugin;
+  const runtimeConfig = Object.fromEntries(
+    Object.entries(options?.capabilityArgs ?? {}).filter(([capability]) => capabilities[capability]),
+  );
+  return {
+    ...own,
+    type: plugin.type,
+    cniVersion: version,
+    name: conflist.name,
+    ...(Object.keys(runtimeConfig).length > 0 && { runtimeConfig }),
+    ...(previous && { prevResult: resultAs(previous, version) }),
+  };
+}
+
+function invocation(options: AttachmentOptions): bridge.Invocation {
+  const { containerId, ifName, netns, hostNs, stateDir } = options;
+  return { containerId, ifName, hostNs, dataDir: stateDir, ...(netns !== undefined && { netns }) };
+}
+
+async function addOne(conf: NetConf, options: AttachmentOptions): Promise<CniResult | undefined> {
+  if (conf.type === OWN_TYPE) return bridge.add(conf, invocation(options));
+  const printed = await execPlugin("ADD", conf, options);
+  return printed === undefined ? undefined : resultFrom(printed);
+}
+
+async function delOne(conf: NetConf, options: AttachmentOptions): Promise<void> {
+  if (conf.type === OWN_TYPE) await bridge.del(conf, invocation(options));
+  else await execPlugin("DEL", conf, options);
+}
+
+/** DEL of the plugins that had run, last first; returns what went wrong. */
+async function undo(
+  conflist: NetConfList,
+  done: readonly PluginConf[],
+  facts: ConfFacts & { options: AttachmentOptions },
+): Promise<string[]> {
+  const left: string[] = [];
+  for (const plugin of done.toReversed()) {
+    try {
+      await delOne(confOf(conflist, plugin, facts), facts.options);
+    } catch (error) {
+      left.push((error as Error).message);
+    }
+  }
+  return left;
+}

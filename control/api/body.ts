@@ -1,0 +1,100 @@
+// From the JSON of a request to an object of the expected kind: apiVersion and kind checked, unknown and repeated
+// fields refused, warned of or dropped as fieldValidation says. Knows no HTTP.
+
+import type { KubeObject } from "../../common/k8s.js";
+import { DecodeError } from "./decode.js";
+import type { Engine } from "./engine.js";
+import { badRequest, failure } from "./status.js";
+
+export type FieldValidation = "Ignore" | "Warn" | "Strict";
+
+export interface Expected {
+  apiVersion: string;
+  kind: string;
+  /** Definition in the schema. */
+  schema: string;
+}
+
+export interface DecodedBody {
+  object: KubeObject;
+  warnings: string[];
+}
+
+const version = (apiVersion: string): string => apiVersion.slice(apiVersion.indexOf("/") + 1);
+
+/** What a request brought: its value, and keys that stood twice. */
+export interface Body {
+  value: unknown;
+  duplicates: readonly string[];
+}
+
+/** Decodes the body of a create or update. @throws StatusError BadRequest */
+export function decodeBody(
+  engine: Engine,
+  body: Body,
+  expected: Expected,
+  mode: FieldValidation,
+): DecodedBody {
+  const { value, duplicates } = body;
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw badRequest(
+      `the object provided is unrecognized (must be of type ${expected.kind}): couldn't get version/kind; json parse error: not an object`,
+    );
+  const { apiVersion = expected.apiVersion, kind = expected.kind } = value as KubeObject;
+  const what = `${kind} in version "${version(String(apiVersion))}" cannot be handled as a ${expected.kind}`;
+  if (apiVersion !== expected.apiVersion)
+    throw badRequest(
+      `the API version in the data (${apiVersion}) does not match the expected API version (${expected.apiVersion})`,
+    );
+  if (kind !== expected.kind)
+    throw badRequest(
+      `${what}: the kind in the data (${kind}) does not match the expected kind (${expected.kind})`,
+    );
+  try {
+    const { object, unknownFields } = engine.decoders.decode(expected.schema, value);
+    const problems = fieldProblems(unknownFields, duplicates);
+    if (problems.length > 0 && mode === "Strict")
+      throw badRequest(`${what}: strict decoding error: ${problems.join(", ")}`);
+    return {
+      object: { ...object, apiVersion: expected.apiVersion, kind: expected.kind },
+      warnings: mode === "Warn" ? problems : [],
+    };
+  } catch (error) {
+    if (error instanceof DecodeError) throw badRequest(`${what}: ${error.message}`);
+    throw error;
+  }
+}
+
+/** Decodes what a patch has made of an object. @throws StatusError Invalid, as the real server answers it. */
+export function decodePatched(
+  engine: Engine,
+  patched: unknown,
+  patch: Body,
+  expected: Expected,
+  mode: FieldValidation,
+): DecodedBody {
+  const refuse = (why: string): Error => {
+    const value = JSON.stringify(JSON.stringify(patch.value));
+    const cause = `Invalid value: ${value}: ${why}`;
+    return failure({
+      code: 422,
+      reason: "Invalid",
+      message: ` "" is invalid: patch: ${cause}`,
+      details: { causes: [{ reason: "FieldValueInvalid", message: cause, field: "patch" }] },
+    });
+  };
+  try {
+    const { object, unknownFields } = engine.decoders.decode(expected.schema, patched);
+    const problems = fieldProblems(unknownFields, patch.duplicates);
+    if (problems.length > 0 && mode === "Strict")
+      throw refuse(`strict decoding error: ${problems.join(", ")}`);
+    return { object, warnings: mode === "Warn" ? problems : [] };
+  } catch (error) {
+    if (error instanceof DecodeError) throw refuse(error.message);
+    throw error;
+  }
+}
+
+function fieldProblems(unknown: readonly string[], duplicates: readonly string[]): string[] {
+  return [...unknown.map((f) => `unknown field "${f}"`), ...duplicates.map((f) => `duplicate field "${f}"`)];
+}

@@ -1,0 +1,106 @@
+// What every verb works with: the store, the schema, the kinds that are served. Knows no HTTP.
+
+import { apiVersionOf, type Resource } from "../../common/client.js";
+import type { KubeObject, Stored } from "../../common/k8s.js";
+import type { Logger } from "../../common/log.js";
+import type { RequestContext, ResourceDefinition } from "../resources/types.js";
+import type { Store } from "../store/store.js";
+import { Decoders } from "./decode.js";
+import { ProtobufReader } from "./protobuf.js";
+import type { Schema } from "./schema.js";
+
+export interface User {
+  name: string;
+  groups: readonly string[];
+}
+
+/** A kind as it is served: its definition, and where its objects are kept. */
+export class Kind {
+  readonly definition: ResourceDefinition;
+  readonly resource: Resource;
+  readonly apiVersion: string;
+  /** Key prefix of all its objects. */
+  readonly prefix: string;
+
+  constructor(definition: ResourceDefinition) {
+    this.definition = definition;
+    this.resource = definition.resource;
+    this.apiVersion = apiVersionOf(definition.resource);
+    this.prefix = `/registry/${definition.resource.plural}/`;
+  }
+
+  key(namespace: string | undefined, name: string): string {
+    return this.resource.namespaced ? `${this.prefix}${namespace}/${name}` : this.prefix + name;
+  }
+
+  /** Key prefix of one namespace, or of all. */
+  range(namespace: string | undefined): string {
+    return namespace ? `${this.prefix}${namespace}/` : this.prefix;
+  }
+
+  keyOf(object: Stored): string {
+    return this.key(object.metadata.namespace, object.metadata.name);
+  }
+}
+
+export interface EngineOptions {
+  store: Store<Stored>;
+  schema: Schema;
+  definitions: readonly ResourceDefinition[];
+  log: Logger;
+}
+
+export class Engine {
+  readonly store: Store<Stored>;
+  readonly schema: Schema;
+  readonly decoders: Decoders;
+  readonly protobuf: ProtobufReader;
+  readonly log: Logger;
+  readonly kinds: readonly Kind[];
+  readonly #byResource = new Map<string, Kind>();
+
+  constructor({ store, schema, definitions, log }: EngineOptions) {
+    this.store = store;
+    this.schema = schema;
+    this.decoders = new Decoders(schema);
+    this.protobuf = new ProtobufReader(schema);
+    this.log = log;
+    this.kinds = definitions.map((definition) => new Kind(definition));
+    for (const kind of this.kinds) {
+      const { group, version, plural } = kind.resource;
+      this.#byResource.set(`${group}/${version}/${plural}`, kind);
+    }
+  }
+
+  kind(group: string, version: string, plural: string): Kind | undefined {
+    return this.#byResource.get(`${group}/${version}/${plural}`);
+  }
+
+  /** @throws Error for a resource that is not served: a mistake of the program, not of a user. */
+  kindOf(r: Resource): Kind {
+    const kind = this.kind(r.group, r.version, r.plural);
+    if (!kind) throw new Error(`resource ${apiVersionOf(r)} ${r.plural} is not served`);
+    return kind;
+  }
+
+  /** Lets the allocators of the kinds rebuild themselves from what is stored. */
+  async restore(): Promise<void> {
+    for (const { definition, prefix } of this.kinds)
+      if (definition.restore)
+        definition.restore((await this.store.range(prefix)).entries.map((entry) => entry.value));
+  }
+
+  context(user: User, dryRun: boolean): RequestContext {
+    return { user, dryRun, now: timestamp() };
+  }
+}
+
+/** RFC 3339, whole seconds: metav1.Time. */
+export function timestamp(milliseconds = Date.now()): string {
+  return `${new Date(milliseconds).toISOString().slice(0, 19)}Z`;
+}
+
+/** A copy that may be changed. */
+export function draftOf(object: Stored): KubeObject & { metadata: Stored["metadata"] } {
+  return structuredClone(object) as KubeObject & { metadata: Stored["metadata"] };
+}

@@ -1,0 +1,163 @@
+// Discovery: which groups, versions and resources there are, plain (/api, /apis, …) and aggregated. Pure: the
+// documents follow from the kinds.
+
+import type { Kind } from "../engine.js";
+
+const ALL_VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const PART_VERBS = ["get", "patch", "update"];
+
+interface ResponseKind {
+  group: string;
+  version: string;
+  kind: string;
+}
+
+export interface Subresource {
+  name: string;
+  responseKind: ResponseKind;
+  verbs: string[];
+}
+
+const core = (kind: string): ResponseKind => ({ group: "", version: "v1", kind });
+
+/** Subresources of single kinds, which the API engine itself implements. */
+const EXTRA: Readonly<Record<string, readonly Subresource[]>> = {
+  pods: [
+    { name: "attach", responseKind: core("PodAttachOptions"), verbs: ["create", "get"] },
+    { name: "binding", responseKind: core("Binding"), verbs: ["create"] },
+    {
+      name: "eviction",
+      responseKind: { group: "policy", version: "v1", kind: "Eviction" },
+      verbs: ["create"],
+    },
+    { name: "exec", responseKind: core("PodExecOptions"), verbs: ["create", "get"] },
+    { name: "log", responseKind: core("Pod"), verbs: ["get"] },
+    { name: "portforward", responseKind: core("PodPortForwardOptions"), verbs: ["create", "get"] },
+  ],
+  nodes: [
+    {
+      name: "proxy",
+      responseKind: core("NodeProxyOptions"),
+      verbs: ["create", "delete", "get", "patch", "update"],
+    },
+  ],
+  namespaces: [{ name: "finalize", responseKind: core("Namespace"), verbs: ["update"] }],
+};
+
+export function subresourcesOf(kind: Kind): Subresource[] {
+  const { group, version, plural, kind: name } = kind.resource;
+  const out: Subresource[] = group === "" ? [...(EXTRA[plural] ?? [])] : [];
+  const { scale, hasStatus } = kind.definition;
+  if (scale)
+    out.push({
+      name: "scale",
+      responseKind: { group: "autoscaling", version: "v1", kind: "Scale" },
+      verbs: PART_VERBS,
+    });
+  if (hasStatus)
+    out.push({ name: "status", responseKind: { group, version, kind: name }, verbs: PART_VERBS });
+  return out.sort((a, b) => (a.name < b.name ? -1 : 1));
+}
+
+/** Group versions in the order of their names, the core group ("") first. */
+export function groupVersions(kinds: readonly Kind[]): { group: string; version: string; kinds: Kind[] }[] {
+  const found = new Map<string, { group: string; version: string; kinds: Kind[] }>();
+  for (const kind of kinds) {
+    const { group, version } = kind.resource;
+    const entry = found.get(kind.apiVersion) ?? { group, version, kinds: [] };
+    entry.kinds.push(kind);
+    found.set(kind.apiVersion, entry);
+  }
+  return [...found.values()].sort((a, b) => (a.group < b.group ? -1 : 1));
+}
+
+const byPlural = (a: Kind, b: Kind): number => (a.resource.plural < b.resource.plural ? -1 : 1);
+
+export function apiVersions(serverAddress: string): object {
+  return {
+    kind: "APIVersions",
+    versions: ["v1"],
+    serverAddressByClientCIDRs: [{ clientCIDR: "0.0.0.0/0", serverAddress }],
+  };
+}
+
+export function apiGroup(group: string, version: string): Record<string, unknown> {
+  const versions = [{ groupVersion: `${group}/${version}`, version }];
+  return { name: group, versions, preferredVersion: versions[0] };
+}
+
+export function apiGroupList(kinds: readonly Kind[]): object {
+  const groups = groupVersions(kinds)
+    .filter(({ group }) => group !== "")
+    .map(({ group, version }) => apiGroup(group, version));
+  return { kind: "APIGroupList", apiVersion: "v1", groups };
+}
+
+export function apiResourceList(groupVersion: string, kinds: readonly Kind[]): object {
+  const resources = kinds.toSorted(byPlural).flatMap((kind) => {
+    const { plural, namespaced, kind: name, group, version } = kind.resource;
+    const { singular, shortNames, categories } = kind.definition;
+    const main = {
+      name: plural,
+      singularName: singular,
+      namespaced,
+      kind: name,
+      verbs: ALL_VERBS,
+      ...(shortNames?.length ? { shortNames } : {}),
+      ...(categories?.length ? { categories } : {}),
+    };
+    const parts = subresourcesOf(kind).map(({ name: part, responseKind, verbs }) => ({
+      name: `${plural}/${part}`,
+      singularName: "",
+      namespaced,
+      ...(responseKind.group !== group || responseKind.version !== version
+        ? { group: responseKind.group, version: responseKind.version }
+        : {}),
+      kind: responseKind.kind,
+      verbs,
+    }));
+    return [main, ...parts];
+  });
+  return { kind: "APIResourceList", apiVersion: "v1", groupVersion, resources };
+}
+
+/** apidiscovery.k8s.io: everything at once; `core` chooses between what /api and /apis hold. */
+export function aggregatedDiscovery(
+  kinds: readonly Kind[],
+  core: boolean,
+  apiVersion: "v2" | "v2beta1",
+): object {
+  const items = groupVersions(kinds)
+    .filter(({ group }) => (group === "") === core)
+    .map(({ group, version, kinds: members }) => ({
+      metadata: { ...(group ? { name: group } : {}), creationTimestamp: null },
+      versions: [
+        { version, freshness: "Current", resources: members.toSorted(byPlural).map(aggregatedResource) },
+      ],
+    }));
+  return {
+    kind: "APIGroupDiscoveryList",
+    apiVersion: `apidiscovery.k8s.io/${apiVersion}`,
+    metadata: {},
+    items,
+  };
+}
+
+function aggregatedResource(kind: Kind): object {
+  const { group, version, plural, namespaced, kind: name } = kind.resource;
+  const { singular, shortNames, categories } = kind.definition;
+  return {
+    resource: plural,
+    responseKind: { group, version, kind: name },
+    scope: namespaced ? "Namespaced" : "Cluster",
+    singularResource: singular,
+    verbs: ALL_VERBS,
+    ...(shortNames?.length ? { shortNames } : {}),
+    ...(categories?.length ? { categories } : {}),
+    subresources: subresourcesOf(kind).map(({ name: subresource, responseKind, verbs }) => ({
+      subresource,
+      responseKind,
+      verbs,
+    })),
+  };
+}

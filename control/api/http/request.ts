@@ -1,0 +1,230 @@
+// Reading requests: which resource a path names, what the query asks, and the body within limits. Knows the shapes
+// of URLs, no verbs.
+
+import type { IncomingMessage } from "node:http";
+import type { DeleteOptions, ListOptions, PatchType } from "../../../common/client.js";
+import type { Body, FieldValidation } from "../body.js";
+import type { Engine, Kind } from "../engine.js";
+import { parseJson, parseYaml, SyntaxProblem } from "../json.js";
+import { PROTOBUF, ProtobufError } from "../protobuf.js";
+import { badRequest, tooLarge, unsupportedMediaType } from "../status.js";
+import type { WatchRequest } from "../watching.js";
+
+/** What a path under /api or /apis names. */
+export interface Target {
+  kind: Kind;
+  namespace: string | undefined;
+  /** Absent: the collection. */
+  name: string | undefined;
+  subresource: string | undefined;
+  /** What follows the subresource: the path behind …/proxy/. */
+  rest: string;
+}
+
+const DELETE_OPTIONS = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+const MAX_BODY_BYTES = 3 << 20;
+
+/** Undefined when no resource that is served has that path. @throws StatusError BadRequest for a bad escape. */
+export function parseTarget(engine: Engine, pathname: string): Target | undefined {
+  const parts = pathname.split("/").slice(1);
+  const isCore = parts[0] === "api";
+  const [group, version] = isCore ? ["", parts[1]] : [parts[1], parts[2]];
+  const path = parts.slice(isCore ? 2 : 3);
+  if (group === undefined || version === undefined || path.length === 0) return undefined;
+  let namespace: string | undefined;
+  // /namespaces/NAME and its own subresources name the namespace; everything longer is inside it.
+  const inside = path[0] === "namespaces" && path.length > 2 && engine.kind(group, version, path[2] ?? "");
+  if (inside) {
+    namespace = decode(path[1] ?? "");
+    path.splice(0, 2);
+  }
+  const kind = engine.kind(group, version, path[0] ?? "");
+  if (!kind || (namespace !== undefined && !kind.resource.namespaced)) return undefined;
+  const name = path[1] === undefined || path[1] === "" ? undefined : decode(path[1]);
+  const subresource = path[2] === "" ? undefined : path[2];
+  if (path.length > 3 && subresource !== "proxy") return undefined;
+  // One object of a namespaced kind is only found in its namespace.
+  if (kind.resource.namespaced && namespace === undefined && name !== undefined) return undefined;
+  return { kind, namespace, name, subresource, rest: path.slice(3).join("/") };
+}
+
+function decode(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch (error) {
+    throw badRequest(
+      `the path segment ${JSON.stringify(part)} cannot be decoded: ${(error as Error).message}`,
+    );
+  }
+}
+
+export function flag(query: URLSearchParams, name: string): boolean | undefined {
+  const text = query.get(name);
+  if (text === null) return undefined;
+  // As apimachinery converts query values: everything but these is true.
+  return text !== "false" && text !== "0" && text.toLowerCase() !== "f";
+}
+
+function integer(query: URLSearchParams, name: string): number | undefined {
+  const text = query.get(name);
+  if (text === null || text === "") return undefined;
+  if (!/^-?\d{1,15}$/.test(text))
+    throw badRequest(
+      `strconv.ParseInt: parsing ${JSON.stringify(text)}: invalid syntax (query parameter ${name} must be an integer)`,
+    );
+  return Number(text);
+}
+
+function oneOf<T extends string>(query: URLSearchParams, name: string, allowed: readonly T[]): T | undefined {
+  const text = query.get(name);
+  if (text === null || text === "") return undefined;
+  const found = allowed.find((value) => value === text);
+  if (found === undefined)
+    throw badRequest(
+      `${name}: Unsupported value: ${JSON.stringify(text)}: supported values: ${allowed.map((v) => JSON.stringify(v)).join(", ")}`,
+    );
+  return found;
+}
+
+type Optional<T> = { [K in keyof T]?: T[K] | undefined };
+
+/** Leaves out what is undefined. */
+function present<T extends object>(options: Optional<T>): T {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as T;
+}
+
+export function listOptions(query: URLSearchParams, namespace: string | undefined): ListOptions {
+  const limit = integer(query, "limit");
+  if (limit !== undefined && limit < 0) throw badRequest(`limit: Invalid value: ${limit}: must be 0 or more`);
+  return present<ListOptions>({
+    namespace,
+    labelSelector: query.get("labelSelector") ?? undefined,
+    fieldSelector: query.get("fieldSelector") ?? undefined,
+    limit,
+    continue: query.get("continue") || undefined,
+    resourceVersion: query.get("resourceVersion") ?? undefined,
+    resourceVersionMatch: oneOf(query, "resourceVersionMatch", ["Exact", "NotOlderThan"]),
+  });
+}
+
+export function watchOptions(query: URLSearchParams, namespace: string | undefined): WatchRequest {
+  const { limit: _, continue: __, ...selection } = listOptions(query, namespace);
+  return present<WatchRequest>({
+    ...selection,
+    allowWatchBookmarks: flag(query, "allowWatchBookmarks"),
+    timeoutSeconds: integer(query, "timeoutSeconds"),
+    sendInitialEvents: flag(query, "sendInitialEvents"),
+  });
+}
+
+/** @throws StatusError BadRequest: only "All" is known. */
+export function dryRunOf(query: URLSearchParams): boolean {
+  const values = query.getAll("dryRun").filter((value) => value !== "");
+  for (const value of values)
+    if (value !== "All")
+      throw badRequest(`dryRun: Unsupported value: ${JSON.stringify(value)}: supported values: "All"`);
+  return values.length > 0;
+}
+
+export function fieldValidationOf(query: URLSearchParams): FieldValidation {
+  return oneOf(query, "fieldValidation", ["Ignore", "Warn", "Strict"]) ?? "Warn";
+}
+
+/** The body as bytes. @throws StatusError RequestEntityTooLarge */
+export async function readBody(req: IncomingMessage): Promise<Buffer> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of req as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > MAX_BODY_BYTES) throw tooLarge(MAX_BODY_BYTES);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+const mediaType = (req: IncomingMessage): string =>
+  (req.headers["content-type"] ?? "application/json").split(";")[0]?.trim().toLowerCase() ?? "";
+
+function parse(bytes: Buffer, yaml: boolean, findDuplicates: boolean): Body {
+  try {
+    const text = bytes.toString("utf8");
+    return yaml ? parseYaml(text) : parseJson(text, findDuplicates);
+  } catch (error) {
+    if (error instanceof SyntaxProblem)
+      throw badRequest(`the object provided is unrecognized: couldn't get version/kind; ${error.message}`);
+    throw error;
+  }
+}
+
+function parseProtobuf(engine: Engine, bytes: Buffer, definition: string): Body {
+  try {
+    return { value: engine.protobuf.read(bytes, definition), duplicates: [] };
+  } catch (error) {
+    if (error instanceof ProtobufError)
+      throw badRequest(`the object provided is unrecognized: protobuf: ${error.message}`);
+    throw error;
+  }
+}
+
+/**
+ * An object of the definition, in JSON, YAML or protobuf; undefined for an empty body.
+ * @throws StatusError UnsupportedMediaType, BadRequest
+ */
+export async function readObject(
+  engine: Engine,
+  req: IncomingMessage,
+  mode: FieldValidation,
+  definition: string,
+): Promise<Body | undefined> {
+  const type = mediaType(req);
+  const bytes = await readBody(req);
+  if (bytes.length === 0) return undefined;
+  if (type === PROTOBUF) return parseProtobuf(engine, bytes, definition);
+  const isYaml = type === "application/yaml" || type === "application/x-yaml" || type === "text/yaml";
+  if (!isYaml && type !== "application/json")
+    throw unsupportedMediaType(["application/json", "application/yaml", PROTOBUF], type);
+  return parse(bytes, isYaml, mode !== "Ignore");
+}
+
+const PATCH_TYPES: Readonly<Record<string, PatchType>> = {
+  "application/json-patch+json": "json",
+  "application/merge-patch+json": "merge",
+  "application/strategic-merge-patch+json": "strategic",
+};
+
+/** @throws StatusError UnsupportedMediaType: server-side apply, too, which kubectl uses only when told to. */
+export async function readPatch(
+  req: IncomingMessage,
+  mode: FieldValidation,
+): Promise<{ type: PatchType; patch: Body }> {
+  const type = PATCH_TYPES[mediaType(req)];
+  const bytes = await readBody(req);
+  if (!type) throw unsupportedMediaType(Object.keys(PATCH_TYPES), mediaType(req));
+  return { type, patch: parse(bytes, false, mode !== "Ignore") };
+}
+
+/** DeleteOptions of body and query; the query counts more, as in the real server. */
+export async function readDeleteOptions(
+  engine: Engine,
+  req: IncomingMessage,
+  query: URLSearchParams,
+): Promise<DeleteOptions> {
+  const body = (await readObject(engine, req, "Ignore", DELETE_OPTIONS))?.value ?? {};
+  let decoded: Record<string, unknown>;
+  try {
+    decoded = engine.decoders.decode(DELETE_OPTIONS, body).object;
+  } catch (error) {
+    throw badRequest((error as Error).message);
+  }
+  const { gracePeriodSeconds, propagationPolicy, preconditions, orphanDependents, dryRun } = decoded;
+  const orphans = flag(query, "orphanDependents") ?? orphanDependents;
+  const fromOrphans = orphans === undefined ? undefined : orphans ? "Orphan" : "Background";
+  return present<DeleteOptions>({
+    gracePeriodSeconds: integer(query, "gracePeriodSeconds") ?? (gracePeriodSeconds as number | undefined),
+    propagationPolicy: (query.get("propagationPolicy") ??
+      propagationPolicy ??
+      fromOrphans) as DeleteOptions["propagationPolicy"],
+    preconditions: preconditions as DeleteOptions["preconditions"],
+    dryRun: dryRunOf(query) || (Array.isArray(dryRun) && dryRun.includes("All")),
+  });
+}

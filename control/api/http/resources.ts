@@ -1,0 +1,256 @@
+// The verbs over HTTP: from a request on a resource to the registry, and back as the representation the client
+// accepts.
+
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Stored } from "../../../common/k8s.js";
+import { type Body, decodeBody } from "../body.js";
+import type { Kind, User } from "../engine.js";
+import type { Registry } from "../registry.js";
+import { badRequest, methodNotAllowed } from "../status.js";
+import { BINDING, EVICTION, SCALE } from "../subresources.js";
+import { expectedOf, patchChange, type WriteRequest, type Written } from "../write.js";
+import { type Accepted, negotiate } from "./negotiate.js";
+import {
+  dryRunOf,
+  fieldValidationOf,
+  flag,
+  listOptions,
+  readDeleteOptions,
+  readObject,
+  readPatch,
+  type Target,
+  watchOptions,
+} from "./request.js";
+import { type Reply, send, sendList } from "./respond.js";
+import { type IncludeObject, parseIncludeObject, partialMetadata, tableOf } from "./table.js";
+import { WatchStream } from "./watch-stream.js";
+
+export interface Call {
+  req: IncomingMessage;
+  res: ServerResponse;
+  query: URLSearchParams;
+  target: Target;
+  user: User;
+}
+
+interface View {
+  accepted: Accepted;
+  includeObject: IncludeObject;
+  reply: Reply;
+}
+
+export class ResourceHandlers {
+  readonly #registry: Registry;
+  readonly #streams = new Set<WatchStream>();
+
+  constructor(registry: Registry) {
+    this.#registry = registry;
+  }
+
+  /** Ends all watches as at their time limit. */
+  closeWatches(): void {
+    for (const stream of [...this.#streams]) stream.close();
+  }
+
+  /** Answers a request on a collection, an object or a plain subresource. @throws StatusError */
+  async handle(call: Call): Promise<void> {
+    const { target } = call;
+    if (target.name === undefined) return await this.#collection(call);
+    if (target.subresource === undefined) return await this.#item(call, target.name);
+    return await this.#subresource(call, target.name, target.subresource);
+  }
+
+  #view({ req, res, query }: Call, warnings?: readonly string[]): View {
+    const accepted = negotiate(req.headers.accept);
+    const pretty = flag(query, "pretty") ?? false;
+    return {
+      accepted,
+      includeObject: parseIncludeObject(query.get("includeObject")),
+      reply: { res, format: accepted.format, pretty, ...(warnings ? { warnings } : {}) },
+    };
+  }
+
+  #request({ target, user, query }: Call): WriteRequest {
+    return {
+      kind: target.kind,
+      namespace: target.namespace,
+      user,
+      dryRun: dryRunOf(query),
+      fieldValidation: fieldValidationOf(query),
+    };
+  }
+
+  #sendObject(call: Call, code: number, { object, warnings }: Written): void {
+    const { accepted, includeObject, reply } = this.#view(call, warnings);
+    const { kind } = call.target;
+    if (accepted.as === "Table") {
+      const { resourceVersion } = object.metadata;
+      send(reply, code, tableOf(kind, [object], { resourceVersion }, includeObject));
+    } else if (accepted.as === "PartialObjectMetadata") send(reply, code, partialMetadata(object));
+    else send(reply, code, object);
+  }
+
+  async #collection(call: Call): Promise<void> {
+    const { req, target, query } = call;
+    switch (req.method) {
+      case "GET":
+      case "HEAD":
+        return flag(query, "watch") ? await this.#watch(call) : await this.#list(call);
+      case "POST": {
+        if (target.kind.resource.namespaced && target.namespace === undefined) throw methodNotAllowed();
+        this.#view(call);
+        const request = this.#request(call);
+        const body = await this.#object(call);
+        return this.#sendObject(call, 201, await this.#registry.writer.create(request, body));
+      }
+      case "DELETE": {
+        const options = await readDeleteOptions(this.#registry.engine, req, query);
+        const { remover } = this.#registry;
+        const selection = listOptions(query, target.namespace);
+        const { items, resourceVersion } = await remover.deleteCollection(
+          target.kind,
+          call.user,
+          selection,
+          options,
+        );
+        return await sendList(call.res, listHead(target.kind, { resourceVersion }), items);
+      }
+      default:
+        throw methodNotAllowed();
+    }
+  }
+
+  async #object(call: Call, definition = call.target.kind.definition.schema): Promise<Body> {
+    const mode = fieldValidationOf(call.query);
+    const body = await readObject(this.#registry.engine, call.req, mode, definition);
+    if (!body) throw badRequest("the request has no body");
+    return body;
+  }
+
+  async #list(call: Call): Promise<void> {
+    const { accepted, includeObject, reply } = this.#view(call);
+    const { kind, namespace } = call.target;
+    const { items, ...metadata } = await this.#registry.reader.list(kind, listOptions(call.query, namespace));
+    if (accepted.as === "Table") return send(reply, 200, tableOf(kind, items, metadata, includeObject));
+    const partial = accepted.as !== undefined;
+    const head = partial
+      ? { kind: "PartialObjectMetadataList", apiVersion: "meta.k8s.io/v1", metadata }
+      : listHead(kind, metadata);
+    const shown = partial ? items.map(partialMetadata) : items;
+    if (reply.pretty || reply.format === "yaml") return send(reply, 200, { ...head, items: shown });
+    await sendList(call.res, head, shown);
+  }
+
+  async #watch(call: Call, name?: string): Promise<void> {
+    const { accepted, includeObject } = this.#view(call);
+    const { kind, namespace } = call.target;
+    const request = watchOptions(call.query, namespace);
+    if (name !== undefined) request.fieldSelector = `metadata.name=${name}`;
+    const options = {
+      kind,
+      accepted,
+      includeObject,
+      bookmarks: request.allowWatchBookmarks ?? false,
+      timeoutSeconds: request.timeoutSeconds ?? 0,
+    };
+    const stream = new WatchStream(call.res, options, () => this.#streams.delete(stream));
+    const running = await this.#registry.watch(kind, request, stream);
+    this.#streams.add(stream);
+    stream.begin(running);
+  }
+
+  async #item(call: Call, name: string): Promise<void> {
+    const { req, target, query, user } = call;
+    const { engine, reader, remover } = this.#registry;
+    const { kind, namespace } = target;
+    switch (req.method) {
+      case "GET":
+      case "HEAD":
+        if (flag(query, "watch")) return await this.#watch(call, name);
+        return this.#sendObject(call, 200, { object: await reader.get(kind, namespace, name), warnings: [] });
+      case "PUT":
+      case "PATCH":
+        return await this.#modify(call, name, "main");
+      case "DELETE": {
+        const options = await readDeleteOptions(engine, req, query);
+        const result = await remover.delete({ kind, namespace, name, user, options });
+        if (!result.gone) return this.#sendObject(call, 200, { object: result.object, warnings: [] });
+        const { code: _, ...body } = result.status;
+        return send(this.#view(call).reply, 200, body);
+      }
+      default:
+        throw methodNotAllowed();
+    }
+  }
+
+  async #modify(call: Call, name: string, part: "main" | "status" | "finalize"): Promise<void> {
+    const { req } = call;
+    const { engine, writer } = this.#registry;
+    this.#view(call);
+    const request = this.#request(call);
+    const { kind, fieldValidation } = request;
+    if (req.method === "PATCH") {
+      const { type, patch } = await readPatch(req, fieldValidation);
+      const change = patchChange(engine, kind, type, patch, fieldValidation);
+      return this.#sendObject(call, 200, await writer.modify(request, { name, part, change }));
+    }
+    const body = await this.#object(call);
+    const change = () => decodeBody(engine, body, expectedOf(kind), fieldValidation);
+    this.#sendObject(call, 200, await writer.modify(request, { name, part, change }));
+  }
+
+  async #subresource(call: Call, name: string, subresource: string): Promise<void> {
+    const { req, target } = call;
+    const { reader, subresources } = this.#registry;
+    const { kind, namespace } = target;
+    const method = req.method === "HEAD" ? "GET" : req.method;
+    switch (`${method} ${subresource}`) {
+      case "GET status":
+        return this.#sendObject(call, 200, { object: await reader.get(kind, namespace, name), warnings: [] });
+      case "PUT status":
+      case "PATCH status":
+        return await this.#modify(call, name, "status");
+      case "PUT finalize":
+      case "PATCH finalize":
+        return await this.#modify(call, name, "finalize");
+      case "GET scale":
+        return this.#sendScale(call, {
+          object: await subresources.getScale(kind, namespace, name),
+          warnings: [],
+        });
+      case "PUT scale":
+        return this.#sendScale(
+          call,
+          await subresources.setScale(this.#request(call), name, await this.#object(call, SCALE.schema)),
+        );
+      case "PATCH scale": {
+        const { type, patch } = await readPatch(req, fieldValidationOf(call.query));
+        return this.#sendScale(call, await subresources.setScale(this.#request(call), name, patch, type));
+      }
+      case "POST binding":
+        return this.#sendStatus(
+          call,
+          await subresources.bind(this.#request(call), name, await this.#object(call, BINDING.schema)),
+        );
+      case "POST eviction":
+        return this.#sendStatus(
+          call,
+          await subresources.evict(this.#request(call), name, await this.#object(call, EVICTION.schema)),
+        );
+      default:
+        throw methodNotAllowed();
+    }
+  }
+
+  #sendScale(call: Call, { object, warnings }: Written): void {
+    send(this.#view(call, warnings).reply, 200, object as Stored);
+  }
+
+  #sendStatus(call: Call, status: { code: number }): void {
+    send(this.#view(call).reply, status.code, status);
+  }
+}
+
+function listHead(kind: Kind, metadata: object): object {
+  return { kind: `${kind.resource.kind}List`, apiVersion: kind.apiVersion, metadata };
+}

@@ -1,0 +1,193 @@
+// The API over HTTP: routes a request by its path to discovery, OpenAPI, health, a resource or a kubelet. Knows
+// nothing of TLS or sockets: who asks is told by the caller.
+
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Duplex } from "node:stream";
+import type { Logger } from "../../../common/log.js";
+import type { User } from "../engine.js";
+import type { Registry } from "../registry.js";
+import { badRequest, methodNotAllowed } from "../status.js";
+import * as discovery from "./discovery.js";
+import { isKubeletTarget, type KubeletConnector, KubeletProxy } from "./kubelet.js";
+import { acceptsAggregated } from "./negotiate.js";
+import { OpenApi } from "./openapi.js";
+import { flag, parseTarget } from "./request.js";
+import { ResourceHandlers } from "./resources.js";
+import { render, sendError, sendText } from "./respond.js";
+
+export const GIT_VERSION = "v1.36.0+kubeplumb";
+
+const VERSION = {
+  major: "1",
+  minor: "36",
+  gitVersion: GIT_VERSION,
+  gitCommit: "",
+  gitTreeState: "",
+  buildDate: "1970-01-01T00:00:00Z",
+  goVersion: `node-${process.version}`,
+  compiler: "tsc",
+  platform: `${process.platform}/${process.arch === "x64" ? "amd64" : process.arch}`,
+};
+
+export interface ApiServerOptions {
+  registry: Registry;
+  kubelet: KubeletConnector;
+  /** host:port that discovery names. */
+  address: () => string;
+  log: Logger;
+}
+
+export class ApiServer {
+  readonly #registry: Registry;
+  readonly #resources: ResourceHandlers;
+  readonly #kubelet: KubeletProxy;
+  readonly #openApi: OpenApi;
+  readonly #address: () => string;
+  readonly #log: Logger;
+  #closing = false;
+
+  constructor({ registry, kubelet, address, log }: ApiServerOptions) {
+    this.#registry = registry;
+    this.#resources = new ResourceHandlers(registry);
+    this.#kubelet = new KubeletProxy(registry, kubelet, log);
+    this.#openApi = new OpenApi(registry.engine.kinds, registry.engine.schema, GIT_VERSION);
+    this.#address = address;
+    this.#log = log;
+  }
+
+  /** Ends watches and cuts streams; the caller closes its listeners. */
+  close(): void {
+    this.#closing = true;
+    this.#resources.closeWatches();
+    this.#kubelet.close();
+  }
+
+  handle(req: IncomingMessage, res: ServerResponse, user: User): void {
+    this.#route(req, res, user).catch((error: unknown) => sendError(req, res, error, this.#log));
+  }
+
+  async #route(req: IncomingMessage, res: ServerResponse, user: User): Promise<void> {
+    const url = parseUrl(req);
+    const { pathname, searchParams: query } = url;
+    if (pathname.startsWith("/api/v") || pathname.startsWith("/apis/")) {
+      const target = parseTarget(this.#registry.engine, trim(pathname));
+      if (target && isKubeletTarget(target)) return await this.#kubelet.handle({ req, query, target }, res);
+      if (target && this.#isServed(target))
+        return await this.#resources.handle({ req, res, query, target, user });
+    }
+    const found = this.#document(req, res, trim(pathname), query);
+    if (!found) sendText(res, 404, "text/plain; charset=utf-8", "404 page not found\n");
+  }
+
+  #isServed(target: NonNullable<ReturnType<typeof parseTarget>>): boolean {
+    if (target.subresource === undefined) return true;
+    return discovery.subresourcesOf(target.kind).some(({ name }) => name === target.subresource);
+  }
+
+  /** Documents that describe the server; false when there is none of that path. */
+  #document(req: IncomingMessage, res: ServerResponse, path: string, query: URLSearchParams): boolean {
+    const value = this.#describe(req, res, path);
+    if (value === undefined) return this.#health(req, res, path, query);
+    if (req.method !== "GET" && req.method !== "HEAD") throw methodNotAllowed();
+    if (typeof value === "string") sendText(res, 200, "application/json", value);
+    else sendText(res, 200, contentTypeOf(value), render(value, "json", flag(query, "pretty") ?? false));
+    return true;
+  }
+
+  #describe(req: IncomingMessage, res: ServerResponse, path: string): object | string | undefined {
+    const { kinds } = this.#registry.engine;
+    if (path === "/api" || path === "/apis") {
+      res.setHeader("Vary", "Accept");
+      const aggregated = acceptsAggregated(req.headers.accept);
+      if (aggregated) return discovery.aggregatedDiscovery(kinds, path === "/api", aggregated);
+      return path === "/api" ? discovery.apiVersions(this.#address()) : discovery.apiGroupList(kinds);
+    }
+    if (path === "" || path === "/") return { paths: this.#paths() };
+    if (path === "/version") return VERSION;
+    if (path === "/openapi/v3") return this.#openApi.index();
+    if (path.startsWith("/openapi/v3/"))
+      return this.#openApi.document(path.slice("/openapi/v3/".length))?.text;
+    if (path === "/openapi/v2") return this.#openApi.swagger();
+    for (const { group, version, kinds: members } of discovery.groupVersions(kinds)) {
+      const groupVersion = group ? `${group}/${version}` : version;
+      if (path === (group ? `/apis/${groupVersion}` : `/api/${version}`))
+        return discovery.apiResourceList(groupVersion, members);
+      if (group && path === `/apis/${group}`)
+        return { kind: "APIGroup", apiVersion: "v1", ...discovery.apiGroup(group, version) };
+    }
+    return undefined;
+  }
+
+  #paths(): string[] {
+    const groups = discovery.groupVersions(this.#registry.engine.kinds).flatMap(({ group, version }) => {
+      return group ? [`/apis/${group}`, `/apis/${group}/${version}`] : [`/api/${version}`];
+    });
+    const fixed = [
+      "/api",
+      "/apis",
+      "/healthz",
+      "/livez",
+      "/openapi/v2",
+      "/openapi/v3",
+      "/readyz",
+      "/version",
+    ];
+    return [...fixed, ...groups].sort();
+  }
+
+  #health(req: IncomingMessage, res: ServerResponse, path: string, query: URLSearchParams): boolean {
+    if (path !== "/healthz" && path !== "/livez" && path !== "/readyz") return false;
+    if (req.method !== "GET" && req.method !== "HEAD") throw methodNotAllowed();
+    const checks: [string, boolean][] = [
+      ["ping", true],
+      ["store", this.#registry.engine.store.failure() === undefined],
+    ];
+    if (path === "/readyz") checks.push(["shutdown", !this.#closing]);
+    const ok = checks.every(([, good]) => good);
+    const lines = checks.map(([name, good]) =>
+      good ? `[+]${name} ok` : `[-]${name} failed: reason withheld`,
+    );
+    const verdict = `${path.slice(1)} check ${ok ? "passed" : "failed"}`;
+    const text = !ok || query.has("verbose") ? `${lines.join("\n")}\n${verdict}\n` : "ok";
+    sendText(res, ok ? 200 : 500, "text/plain; charset=utf-8", text);
+    return true;
+  }
+
+  /** The upgrade of a connection: exec, attach, port-forward. */
+  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
+    // Without a listener an error of the client's connection would end the process.
+    socket.on("error", (error) => this.#log.debug({ err: error }, "client connection failed"));
+    this.#upgrade(req, socket, head).catch((error: unknown) => this.#kubelet.refuse(socket, error));
+  }
+
+  refuseUpgrade(socket: Duplex, error: Error): void {
+    socket.on("error", (cause) => this.#log.debug({ err: cause }, "client connection failed"));
+    this.#kubelet.refuse(socket, error);
+  }
+
+  async #upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+    const { pathname, searchParams: query } = parseUrl(req);
+    const target = parseTarget(this.#registry.engine, trim(pathname));
+    if (!target || !isKubeletTarget(target)) throw badRequest(`${pathname} cannot be upgraded`);
+    await this.#kubelet.upgrade({ req, query, target }, socket, head);
+  }
+}
+
+function parseUrl(req: IncomingMessage): URL {
+  try {
+    return new URL(req.url ?? "/", "http://server");
+  } catch (error) {
+    throw badRequest(`the request's path cannot be read: ${(error as Error).message}`);
+  }
+}
+
+function trim(pathname: string): string {
+  return pathname.length > 1 && pathname.endsWith("/") ? pathname.slice(0, -1) : pathname;
+}
+
+function contentTypeOf(document: object): string {
+  const { kind, apiVersion = "" } = document as { kind?: string; apiVersion?: string };
+  if (kind !== "APIGroupDiscoveryList") return "application/json";
+  const version = apiVersion.slice(apiVersion.indexOf("/") + 1);
+  return `application/json;g=apidiscovery.k8s.io;v=${version};as=APIGroupDiscoveryList`;
+}

@@ -1,0 +1,37 @@
+// The API without a transport: every verb on every kind. The HTTP handlers and the in-process client are two
+// doors to this one room, so that both have the same semantics.
+
+import type { Kind } from "./engine.js";
+import { Engine, type EngineOptions } from "./engine.js";
+import { Reader } from "./read.js";
+import { Remover } from "./remove.js";
+import { Subresources } from "./subresources.js";
+import { type EventSink, type RunningWatch, startWatch, type WatchRequest } from "./watching.js";
+import { Writer } from "./write.js";
+
+export class Registry {
+  readonly engine: Engine;
+  readonly reader: Reader;
+  readonly writer: Writer;
+  readonly remover: Remover;
+  readonly subresources: Subresources;
+
+  private constructor(engine: Engine) {
+    this.engine = engine;
+    this.reader = new Reader(engine);
+    this.writer = new Writer(engine);
+    this.remover = new Remover(engine, this.reader);
+    this.subresources = new Subresources(engine, this.reader, this.writer, this.remover);
+  }
+
+  /** Reads what is stored into the kinds' allocators. */
+  static async open(options: EngineOptions): Promise<Registry> {
+    const engine = new Engine(options);
+    await engine.restore();
+    return new Registry(engine);
+  }
+
+  watch(kind: Kind, request: WatchRequest, sink: EventSink): Promise<RunningWatch> {
+    return startWatch(this.engine, kind, request, sink);
+  }
+}

@@ -1,0 +1,287 @@
+// create, update and patch: the order of hooks, optimistic concurrency, allocation around the write. Knows no HTTP.
+
+import type { PatchType } from "../../common/client.js";
+import type { KubeObject, Namespace, Stored } from "../../common/k8s.js";
+import { applyJsonPatch, jsonEqual, PatchApplyError, PatchSyntaxError } from "../patch/json-patch.js";
+import { applyMergePatch } from "../patch/merge-patch.js";
+import { applyStrategicPatch } from "../patch/strategic.js";
+import { invalidStatus } from "../resources/validation/field.js";
+import { type Entry, RevisionMismatch } from "../store/store.js";
+import { type Body, decodeBody, decodePatched, type Expected, type FieldValidation } from "./body.js";
+import { draftOf, type Engine, type Kind, type User } from "./engine.js";
+import { fillForCreate, generatedName, isHeld, keepForUpdate, validateMeta } from "./metadata.js";
+import * as status from "./status.js";
+
+export interface WriteRequest {
+  kind: Kind;
+  namespace: string | undefined;
+  user: User;
+  dryRun: boolean;
+  fieldValidation: FieldValidation;
+}
+
+export interface Written {
+  object: Stored;
+  warnings: string[];
+}
+
+const MAX_NAME_ATTEMPTS = 8;
+const MAX_CONFLICT_ATTEMPTS = 20;
+const NAMESPACE_PREFIX = "/registry/namespaces/";
+
+export function expectedOf(kind: Kind): Expected {
+  return { apiVersion: kind.apiVersion, kind: kind.resource.kind, schema: kind.definition.schema };
+}
+
+/** What an update makes of the stored object. */
+export interface Change {
+  object: KubeObject;
+  warnings: string[];
+}
+
+export interface Modification {
+  name: string;
+  /** The part that may change: all but status, or one subresource. */
+  part: "main" | "status" | "finalize" | "unchecked";
+  /** Called again, with the newer object, when somebody else wrote in between. */
+  change(old: Stored): Change;
+}
+
+export class Writer {
+  readonly #engine: Engine;
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+  }
+
+  /** @throws StatusError BadRequest, Invalid, AlreadyExists, Forbidden, NotFound (the namespace). */
+  async create(request: WriteRequest, body: Body): Promise<Written> {
+    const { kind, namespace, user, dryRun, fieldValidation } = request;
+    const { object, warnings } = decodeBody(this.#engine, body, expectedOf(kind), fieldValidation);
+    checkNamespace(kind, object, namespace);
+    if (object.metadata?.resourceVersion)
+      throw status.badRequest("resourceVersion should not be set on objects to be created");
+    const generate = object.metadata?.name ? undefined : object.metadata?.generateName;
+    await this.#checkNamespaceOpen(kind, namespace, object.metadata?.name ?? generate ?? "");
+    const context = this.#engine.context(user, dryRun);
+    for (let attempt = 1; ; attempt++) {
+      const draft = structuredClone(object);
+      const name = draft.metadata?.name || (generate ? generatedName(generate) : "");
+      fillForCreate(draft, name, kind.resource.namespaced ? (namespace ?? "") : "", context);
+      kind.definition.setDefaults?.(draft);
+      kind.definition.prepareForCreate?.(draft, context);
+      this.#validate(kind, draft, undefined);
+      const key = kind.key(namespace, name);
+      const taken = (await this.#engine.store.get(key)) !== undefined;
+      if (taken && generate && attempt < MAX_NAME_ATTEMPTS) continue;
+      if (taken) throw status.alreadyExists(kind.resource, name);
+      return { object: await this.#write(kind, key, draft, undefined, dryRun), warnings };
+    }
+  }
+
+  /**
+   * Reads, changes and writes. A change that names a resourceVersion fails with Conflict when it is not the
+   * current one; one that does not is tried again on what somebody else wrote.
+   */
+  async modify(request: Omit<WriteRequest, "fieldValidation">, modification: Modification): Promise<Written> {
+    const { kind, namespace, user, dryRun } = request;
+    const { name, part } = modification;
+    const key = kind.key(namespace, name);
+    for (let attempt = 1; ; attempt++) {
+      const entry = await this.#engine.store.get(key);
+      if (!entry) throw status.notFound(kind.resource, name);
+      const old = entry.value;
+      const { object: changed, warnings } = modification.change(old);
+      // A patch and a kept status share parts with the stored object; defaulting must not write into those.
+      const object = structuredClone(changed);
+      checkIdentity(kind, object, old, namespace);
+      const wanted = object.metadata?.resourceVersion;
+      const pinned = wanted !== undefined && wanted !== "" && wanted !== "0";
+      if (pinned && wanted !== old.metadata.resourceVersion) throw status.modified(kind.resource, name);
+      try {
+        const draft = this.#prepare(kind, part, object, old, this.#engine.context(user, dryRun));
+        if (jsonEqual(draft, old)) return { object: old, warnings };
+        return { object: await this.#write(kind, key, draft, entry, dryRun), warnings };
+      } catch (error) {
+        if (!(error instanceof RevisionMismatch)) throw error;
+        if (attempt >= MAX_CONFLICT_ATTEMPTS) throw status.modified(kind.resource, name);
+      }
+    }
+  }
+
+  #prepare(
+    kind: Kind,
+    part: Modification["part"],
+    object: KubeObject,
+    old: Stored,
+    context: ReturnType<Engine["context"]>,
+  ): KubeObject {
+    const { definition } = kind;
+    if (part === "unchecked") {
+      keepForUpdate(object, old);
+      return object;
+    }
+    if (part === "finalize") {
+      const { spec, ...rest } = draftOf(old) as KubeObject & { spec?: Record<string, unknown> };
+      const { finalizers: _, ...others } = spec ?? {};
+      return {
+        ...rest,
+        spec: { ...others, ...pick((object as { spec?: object }).spec, "finalizers") },
+      } as KubeObject;
+    }
+    if (part === "status") {
+      const { status: _, ...rest } = draftOf(old) as KubeObject & { status?: unknown };
+      const draft = { ...rest, ...pick(object, "status") } as KubeObject;
+      definition.setDefaults?.(draft);
+      definition.prepareForStatusUpdate?.(draft, old);
+      this.#validate(kind, draft, old);
+      return draft;
+    }
+    keepForUpdate(object, old);
+    if (definition.hasStatus) keepStatus(object, draftOf(old) as Stored);
+    definition.setDefaults?.(object);
+    definition.prepareForUpdate?.(object, old, context);
+    this.#validate(kind, object, old);
+    return object;
+  }
+
+  #validate(kind: Kind, draft: KubeObject, old: Stored | undefined): void {
+    const errors = [...validateMeta(kind, draft, old), ...kind.definition.validate(draft, old)];
+    if (errors.length > 0) throw invalidStatus(kind.resource, draft.metadata?.name ?? "", errors);
+  }
+
+  /** Reserves, writes, and gives back what was not used; an object nobody holds any more is deleted instead. */
+  async #write(
+    kind: Kind,
+    key: string,
+    draft: KubeObject,
+    entry: Entry<Stored> | undefined,
+    dryRun: boolean,
+  ): Promise<Stored> {
+    const object = draft as Stored;
+    if (entry && isFinished(object)) return await this.#deleteFinished(kind, object, entry, dryRun);
+    const reservation = kind.definition.allocate?.(draft, entry?.value);
+    if (dryRun) {
+      reservation?.rollback();
+      return object;
+    }
+    try {
+      const written = await this.#engine.store.put(key, object, entry?.revision ?? 0);
+      reservation?.commit();
+      return written.value;
+    } catch (error) {
+      reservation?.rollback();
+      if (!entry && error instanceof RevisionMismatch)
+        throw status.alreadyExists(kind.resource, object.metadata.name);
+      throw error;
+    }
+  }
+
+  async #deleteFinished(kind: Kind, object: Stored, entry: Entry<Stored>, dryRun: boolean): Promise<Stored> {
+    if (dryRun) return object;
+    const { value } = await this.#engine.store.delete(entry.key, entry.revision);
+    kind.definition.released?.(value);
+    const { resourceVersion } = value.metadata;
+    return { ...object, metadata: { ...object.metadata, resourceVersion } };
+  }
+
+  /** The NamespaceLifecycle admission of the real server. */
+  async #checkNamespaceOpen(kind: Kind, namespace: string | undefined, name: string): Promise<void> {
+    if (!kind.resource.namespaced) return;
+    const namespaces = { group: "", plural: "namespaces" };
+    const found = await this.#engine.store.get(NAMESPACE_PREFIX + namespace);
+    if (!found) throw status.notFound(namespaces, namespace ?? "");
+    if ((found.value as Stored<Namespace>).metadata.deletionTimestamp)
+      throw status.forbidden(
+        kind.resource,
+        name,
+        `unable to create new content in namespace ${namespace} because it is being terminated`,
+        [
+          {
+            reason: "NamespaceTerminating",
+            message: `namespace ${namespace} is being terminated`,
+            field: "metadata.namespace",
+          },
+        ],
+      );
+  }
+}
+
+function pick(object: object | undefined, field: string): object {
+  const value = (object as Record<string, unknown> | undefined)?.[field];
+  return value === undefined ? {} : { [field]: value };
+}
+
+function keepStatus(draft: KubeObject, old: Stored): void {
+  const target = draft as { status?: unknown };
+  delete target.status;
+  Object.assign(draft, pick(old, "status"));
+}
+
+/** Marked for deletion, with nothing and nobody left to wait for. */
+function isFinished(object: Stored): boolean {
+  const { deletionTimestamp, deletionGracePeriodSeconds } = object.metadata;
+  return deletionTimestamp !== undefined && !deletionGracePeriodSeconds && !isHeld(object);
+}
+
+function checkNamespace(kind: Kind, object: KubeObject, namespace: string | undefined): void {
+  const own = object.metadata?.namespace;
+  if (kind.resource.namespaced && own && own !== namespace)
+    throw status.badRequest(
+      `the namespace of the provided object does not match the namespace sent on the request`,
+    );
+}
+
+function checkIdentity(kind: Kind, object: KubeObject, old: Stored, namespace: string | undefined): void {
+  checkNamespace(kind, object, namespace);
+  const { name, uid } = object.metadata ?? {};
+  if (name && name !== old.metadata.name)
+    throw status.badRequest(
+      `the name of the object (${name}) does not match the name on the URL (${old.metadata.name})`,
+    );
+  if (uid && uid !== old.metadata.uid)
+    throw status.conflict(
+      kind.resource,
+      old.metadata.name,
+      `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${old.metadata.uid}`,
+    );
+}
+
+/**
+ * Applies a patch to a JSON object.
+ * @throws StatusError BadRequest for a malformed patch, Invalid for one that does not fit.
+ */
+export function applyPatch(
+  engine: Engine,
+  type: PatchType,
+  document: unknown,
+  patch: unknown,
+  schema: string,
+): unknown {
+  try {
+    if (type === "json") return applyJsonPatch(document, patch);
+    if (typeof patch !== "object" || patch === null || Array.isArray(patch))
+      throw new PatchSyntaxError("the patch must be an object");
+    if (type === "merge") return applyMergePatch(document, patch);
+    return applyStrategicPatch(document, patch, engine.schema, schema);
+  } catch (error) {
+    if (error instanceof PatchSyntaxError) throw status.badRequest(error.message);
+    if (error instanceof PatchApplyError) throw status.patchRejected(error.message);
+    throw error;
+  }
+}
+
+/** A change that patches the stored object and decodes the result. */
+export function patchChange(
+  engine: Engine,
+  kind: Kind,
+  type: PatchType,
+  patch: Body,
+  mode: FieldValidation,
+): (old: Stored) => Change {
+  const expected = expectedOf(kind);
+  return (old) => {
+    const patched = applyPatch(engine, type, old, patch.value, expected.schema);
+    return decodePatched(engine, patched, patch, expected, mode);
+  };
+}

@@ -1,0 +1,174 @@
+// What every cluster has from the start: the system namespaces, and the Service default/kubernetes with its endpoints,
+// through which the API server is reached from within. Put back when somebody removes it. Knows those objects.
+
+import {
+  ENDPOINT_SLICES,
+  ENDPOINTS,
+  isAlreadyExists,
+  isConflict,
+  isNotFound,
+  type KubeClient,
+  NAMESPACES,
+  type Resource,
+  SERVICES,
+} from "../../common/client.js";
+import type { Informer } from "../../common/informer.js";
+import { Cidr, ipFamily } from "../../common/ip.js";
+import type { EndpointSlice, Endpoints, KubeObject, Namespace, Service, Stored } from "../../common/k8s.js";
+import { WorkQueue } from "../../common/workqueue.js";
+import { semanticallyEqual } from "./canonical.js";
+import type { Controller, ControllerContext } from "./context.js";
+import { SERVICE_NAME } from "./endpointslice-plan.js";
+
+export interface BootstrapOptions {
+  serviceCIDR: string;
+  /** Where the API server listens. */
+  serverAddresses: { ip: string; port: number };
+}
+
+const SYSTEM_NAMESPACES = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const NAMESPACE = "default";
+const NAME = "kubernetes";
+const PORT_NAME = "https";
+/** Endpoints with this label are not copied into slices: they have one of their own. */
+const SKIP_MIRROR = "endpointslice.kubernetes.io/skip-mirror";
+const LABELS = { component: "apiserver", provider: "kubernetes" };
+
+export function kubernetesService({ serviceCIDR, serverAddresses }: BootstrapOptions): Service {
+  return {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name: NAME, namespace: NAMESPACE, labels: LABELS },
+    spec: {
+      type: "ClusterIP",
+      clusterIP: Cidr.parse(serviceCIDR).at(1),
+      ports: [{ name: PORT_NAME, protocol: "TCP", port: 443, targetPort: serverAddresses.port }],
+      sessionAffinity: "None",
+    },
+  };
+}
+
+/** The API allows no endpoint on loopback, since a pod's loopback is its own: then there is none to reach. */
+function reachable(ip: string): boolean {
+  if (ipFamily(ip) === 4) return !ip.startsWith("127.") && ip !== "0.0.0.0";
+  return ipFamily(ip) === 6 && ip !== "::1" && ip !== "::";
+}
+
+export function kubernetesEndpoints({ serverAddresses: { ip, port } }: BootstrapOptions): Endpoints {
+  const subset = { addresses: [{ ip }], ports: [{ name: PORT_NAME, port, protocol: "TCP" }] };
+  return {
+    apiVersion: "v1",
+    kind: "Endpoints",
+    metadata: { name: NAME, namespace: NAMESPACE, labels: { [SKIP_MIRROR]: "true" } },
+    subsets: reachable(ip) ? [subset] : [],
+  };
+}
+
+export function kubernetesSlice({ serverAddresses: { ip, port } }: BootstrapOptions): EndpointSlice {
+  return {
+    apiVersion: "discovery.k8s.io/v1",
+    kind: "EndpointSlice",
+    metadata: { name: NAME, namespace: NAMESPACE, labels: { [SERVICE_NAME]: NAME } },
+    addressType: ipFamily(ip) === 6 ? "IPv6" : "IPv4",
+    ports: [{ name: PORT_NAME, port, protocol: "TCP" }],
+    endpoints: reachable(ip) ? [{ addresses: [ip], conditions: { ready: true } }] : [],
+  };
+}
+
+/** Creates the system namespaces that are missing. @throws StatusError */
+export async function ensureNamespaces(client: KubeClient): Promise<void> {
+  for (const name of SYSTEM_NAMESPACES) {
+    const namespace: Namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name } };
+    try {
+      await client.create(NAMESPACES, namespace);
+    } catch (error) {
+      if (!isAlreadyExists(error)) throw error;
+    }
+  }
+}
+
+export class BootstrapController implements Controller {
+  readonly name = "bootstrap";
+  readonly #context: ControllerContext;
+  readonly #options: BootstrapOptions;
+  readonly #namespaces: Informer<Namespace>;
+  readonly #services: Informer<Service>;
+  readonly #endpoints: Informer<Endpoints>;
+  readonly #slices: Informer<EndpointSlice>;
+  readonly #queue: WorkQueue;
+
+  constructor(context: ControllerContext, options: BootstrapOptions) {
+    this.#context = context;
+    this.#options = options;
+    this.#namespaces = context.informers.get(NAMESPACES);
+    this.#services = context.informers.get(SERVICES);
+    this.#endpoints = context.informers.get(ENDPOINTS);
+    this.#slices = context.informers.get(ENDPOINT_SLICES);
+    this.#queue = new WorkQueue({
+      name: this.name,
+      worker: (what) => (what === "namespaces" ? ensureNamespaces(context.client) : this.#publish()),
+      log: context.log.child({ controller: this.name }),
+    });
+  }
+
+  start(): void {
+    this.#namespaces.subscribe({ delete: () => this.#queue.add("namespaces") });
+    const mine = ({ metadata }: Stored) => {
+      if (metadata.name === NAME && metadata.namespace === NAMESPACE) this.#queue.add("service");
+    };
+    const handler = { update: (_old: Stored, now: Stored) => mine(now), delete: mine };
+    this.#services.subscribe(handler);
+    this.#endpoints.subscribe(handler);
+    this.#slices.subscribe(handler);
+    this.#queue.add("namespaces");
+    this.#queue.add("service");
+    this.#queue.start();
+  }
+
+  stop(): Promise<void> {
+    return this.#queue.stop();
+  }
+
+  async #publish(): Promise<void> {
+    const service = kubernetesService(this.#options);
+    const ports = service.spec?.ports;
+    await this.#ensure(SERVICES, service, (present: Stored<Service>) =>
+      present.spec?.ports?.[0]?.targetPort === ports?.[0]?.targetPort
+        ? undefined
+        : { ...present, spec: { ...present.spec, ports } },
+    );
+    const endpoints = kubernetesEndpoints(this.#options);
+    await this.#ensure(ENDPOINTS, endpoints, (present: Stored<Endpoints>) =>
+      semanticallyEqual(present.subsets ?? [], endpoints.subsets)
+        ? undefined
+        : { ...present, subsets: endpoints.subsets ?? [] },
+    );
+    const slice = kubernetesSlice(this.#options);
+    await this.#ensure(ENDPOINT_SLICES, slice, (present: Stored<EndpointSlice>) =>
+      semanticallyEqual([present.ports, present.endpoints ?? []], [slice.ports, slice.endpoints])
+        ? undefined
+        : { ...present, ports: slice.ports ?? [], endpoints: slice.endpoints },
+    );
+  }
+
+  /** @param change The object as it should be; undefined when it is right. */
+  async #ensure<T extends KubeObject>(
+    resource: Resource<T>,
+    wanted: T,
+    change: (present: Stored<T>) => Stored<T> | undefined,
+  ): Promise<void> {
+    const { client } = this.#context;
+    try {
+      const present = await client.get(resource, NAME, NAMESPACE);
+      const changed = change(present);
+      if (changed) await client.update(resource, changed as unknown as T, { namespace: NAMESPACE });
+    } catch (error) {
+      if (isConflict(error)) {
+        this.#queue.add("service");
+        return;
+      }
+      if (!isNotFound(error)) throw error;
+      await client.create(resource, wanted, { namespace: NAMESPACE });
+    }
+  }
+}

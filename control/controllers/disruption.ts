@@ -1,0 +1,34 @@
+// Marks a pod that is about to be deleted for the cluster's reasons, not for its own (condition DisruptionTarget).
+// Knows Pods.
+
+import { type KubeClient, PODS } from "../../common/client.js";
+import type { Pod, Stored } from "../../common/k8s.js";
+import { namespaceOf } from "./objects.js";
+import { podCondition } from "./pod-state.js";
+import { timestamp } from "./time.js";
+
+/** `failed` also sets the phase Failed, for a pod that nobody can run any more. @throws StatusError */
+export async function disrupt(
+  client: KubeClient,
+  pod: Stored<Pod>,
+  why: { reason: string; message: string; now: number; failed?: boolean },
+): Promise<void> {
+  const present = podCondition(pod, "DisruptionTarget");
+  const marked = present?.status === "True" && present.reason === why.reason;
+  if (marked && (!why.failed || pod.status?.phase === "Failed")) return;
+  const condition = {
+    type: "DisruptionTarget",
+    status: "True",
+    reason: why.reason,
+    message: why.message,
+    lastTransitionTime: timestamp(why.now),
+  };
+  const patch = {
+    metadata: { uid: pod.metadata.uid },
+    status: { ...(why.failed ? { phase: "Failed" } : {}), conditions: [condition] },
+  };
+  await client.patch(PODS, pod.metadata.name, "strategic", patch, {
+    ...namespaceOf(pod),
+    subresource: "status",
+  });
+}

@@ -1,0 +1,169 @@
+// Keeps the EndpointSlices of every Service with a selector. What they should be is decided in
+// endpointslice-plan.ts; here are the effects. Knows Services, Pods, Nodes and EndpointSlices.
+
+import { ENDPOINT_SLICES, isNotFound, NODES, PODS, SERVICES } from "../../common/client.js";
+import type { Informer } from "../../common/informer.js";
+import {
+  type EndpointSlice,
+  keyOf,
+  type Node,
+  type Pod,
+  type Service,
+  type Stored,
+} from "../../common/k8s.js";
+import { WorkQueue } from "../../common/workqueue.js";
+import type { Controller, ControllerContext } from "./context.js";
+import { CONTROLLER_NAME, MANAGED_BY, planSlices, SERVICE_NAME } from "./endpointslice-plan.js";
+import type { EventRecorder } from "./events.js";
+import { Freshness, STALE_RETRY_MS } from "./freshness.js";
+import { ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
+import { indexByNode, podsOnNode } from "./pod-index.js";
+import {
+  indexServicesAndPods,
+  podsBehind,
+  serviceSelector,
+  servicesOf,
+  TriggerTimes,
+  watchPods,
+} from "./service-pods.js";
+
+const ZONE = "topology.kubernetes.io/zone";
+const BY_SERVICE = "kubeplumb:service";
+
+export class EndpointSliceController implements Controller {
+  readonly name = "endpointslice";
+  readonly #context: ControllerContext;
+  readonly #recorder: EventRecorder;
+  readonly #services: Informer<Service>;
+  readonly #pods: Informer<Pod>;
+  readonly #nodes: Informer<Node>;
+  readonly #slices: Informer<EndpointSlice>;
+  readonly #writes: Freshness<EndpointSlice>;
+  readonly #triggers = new TriggerTimes();
+  readonly #queue: WorkQueue;
+
+  constructor(context: ControllerContext) {
+    this.#context = context;
+    this.#recorder = context.events.recorder("endpoint-slice-controller");
+    this.#services = context.informers.get(SERVICES);
+    this.#pods = context.informers.get(PODS);
+    this.#nodes = context.informers.get(NODES);
+    this.#slices = context.informers.get(ENDPOINT_SLICES);
+    indexServicesAndPods(this.#services, this.#pods);
+    indexByNode(this.#pods);
+    this.#slices.addIndex(BY_SERVICE, (slice) => (isManaged(slice) ? [serviceKeyOf(slice)] : []));
+    this.#writes = new Freshness(this.#slices, context.now);
+    this.#queue = new WorkQueue({
+      name: this.name,
+      worker: (key) => this.#sync(key).catch(ignoreNotFound),
+      concurrency: 8,
+      log: context.log.child({ controller: this.name }),
+    });
+  }
+
+  start(): void {
+    const enqueue = (key: string) => this.#queue.add(key);
+    this.#services.subscribe({
+      add: (service) => enqueue(keyOf(service)),
+      update: (_old, service) => enqueue(keyOf(service)),
+      delete: (service) => enqueue(keyOf(service)),
+    });
+    watchPods(this.#services, this.#pods, enqueue);
+    this.#slices.subscribe({
+      add: (slice) => this.#sliceChanged(slice),
+      update: (old, now) => {
+        if (serviceKeyOf(old) !== serviceKeyOf(now) || isManaged(old) !== isManaged(now))
+          this.#sliceChanged(old);
+        this.#sliceChanged(now);
+      },
+      delete: (slice) => this.#sliceChanged(slice),
+    });
+    this.#nodes.subscribe({
+      add: (node) => this.#nodeChanged(node),
+      update: (old, now) => {
+        if (old.metadata.labels?.[ZONE] !== now.metadata.labels?.[ZONE]) this.#nodeChanged(now);
+      },
+      delete: (node) => this.#nodeChanged(node),
+    });
+    this.#queue.start();
+  }
+
+  stop(): Promise<void> {
+    return this.#queue.stop();
+  }
+
+  #sliceChanged(slice: Stored<EndpointSlice>): void {
+    if (isManaged(slice)) this.#queue.add(serviceKeyOf(slice));
+  }
+
+  #nodeChanged(node: Stored<Node>): void {
+    for (const pod of podsOnNode(this.#pods, node.metadata.name)) {
+      for (const service of servicesOf(pod, this.#services)) this.#queue.add(keyOf(service));
+    }
+  }
+
+  #zoneOf(nodeName: string): string | undefined {
+    const node = this.#nodes.get(nodeName);
+    return node && (node.metadata.labels?.[ZONE] ?? "");
+  }
+
+  async #sync(key: string): Promise<void> {
+    const service = this.#services.get(key);
+    if (!service) {
+      // Its slices are its dependents: the garbage collector takes them.
+      this.#triggers.forget(key);
+      this.#writes.forget(key);
+      return;
+    }
+    if (!serviceSelector(service) || service.metadata.deletionTimestamp) return;
+    if (!this.#writes.isFresh(key)) {
+      this.#queue.addAfter(key, STALE_RETRY_MS);
+      return;
+    }
+    const pods = podsBehind(service, this.#pods);
+    const trigger = this.#triggers.since(service, pods);
+    const changes = planSlices({
+      service,
+      pods,
+      existing: this.#slices.byIndex(BY_SERVICE, key).filter((slice) => !slice.metadata.deletionTimestamp),
+      zoneOf: (nodeName) => this.#zoneOf(nodeName),
+      triggerTime: trigger.time,
+    });
+    try {
+      await this.#apply(key, service, changes);
+    } catch (error) {
+      if (isNamespaceTerminating(error)) return;
+      const text = `Error updating Endpoint Slices for Service ${key}: ${messageOf(error)}`;
+      this.#recorder.event(service, "Warning", "FailedToUpdateEndpointSlices", text);
+      throw error;
+    }
+    trigger.commit();
+  }
+
+  async #apply(key: string, service: Stored<Service>, changes: ReturnType<typeof planSlices>): Promise<void> {
+    const { client } = this.#context;
+    const options = namespaceOf(service);
+    for (const slice of changes.create) {
+      this.#writes.wrote(key, await client.create(ENDPOINT_SLICES, slice, options));
+    }
+    for (const slice of changes.update) {
+      this.#writes.wrote(key, await client.update(ENDPOINT_SLICES, slice as EndpointSlice, options));
+    }
+    for (const slice of changes.delete) {
+      try {
+        await client.delete(ENDPOINT_SLICES, slice.metadata.name, options);
+      } catch (error) {
+        if (!isNotFound(error)) throw error;
+      }
+      this.#writes.deleted(key, slice);
+    }
+  }
+}
+
+function isManaged(slice: Stored<EndpointSlice>): boolean {
+  return slice.metadata.labels?.[MANAGED_BY] === CONTROLLER_NAME;
+}
+
+function serviceKeyOf(slice: Stored<EndpointSlice>): string {
+  return `${slice.metadata.namespace}/${slice.metadata.labels?.[SERVICE_NAME] ?? ""}`;
+}

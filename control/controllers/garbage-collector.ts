@@ -1,0 +1,237 @@
+// Deletes what its owners left behind, and holds up or cuts loose what foreground and orphan deletion ask for.
+// Knows metadata only, of all kinds. The verdict on one object is pure: judge().
+
+import { isNotFound, type KubeClient, type Resource } from "../../common/client.js";
+import type { Informer } from "../../common/informer.js";
+import { type KubeObject, keyOf, type OwnerReference, type Stored } from "../../common/k8s.js";
+import { WorkQueue } from "../../common/workqueue.js";
+import { semanticallyEqual } from "./canonical.js";
+import type { Controller, ControllerContext } from "./context.js";
+import { ignoreNotFound, namespaceOf } from "./objects.js";
+import { setOwners } from "./owners.js";
+import { resourceName, resourceOf, SERVED } from "./served.js";
+
+const FOREGROUND = "foregroundDeletion";
+const ORPHAN = "orphan";
+const BY_OWNER = "kubeplumb:owner";
+const REMEMBERED_ABSENT = 10_000;
+
+export type OwnerState = "solid" | "waiting" | "absent";
+
+export type Verdict =
+  | { type: "keep" }
+  /** Some owners are gone or want to be rid of it, but not all. */
+  | { type: "forget-owners"; uids: string[] }
+  | { type: "delete"; policy: "Background" | "Foreground" | "Orphan" };
+
+/**
+ * What becomes of an object with these owners. It lives as long as one owner is solid: present and not waiting for
+ * its dependents to go. (The rules of Kubernetes' garbage collector.)
+ */
+export function judge(
+  object: Stored,
+  owners: readonly { uid: string; state: OwnerState }[],
+  hasDependents: boolean,
+): Verdict {
+  if (owners.length === 0 || object.metadata.deletionTimestamp) return { type: "keep" };
+  const leaving = owners.filter(({ state }) => state !== "solid").map(({ uid }) => uid);
+  if (leaving.length === 0) return { type: "keep" };
+  if (leaving.length < owners.length) return { type: "forget-owners", uids: leaving };
+  const waiting = owners.some(({ state }) => state === "waiting");
+  if (waiting && hasDependents) return { type: "delete", policy: "Foreground" };
+  const { finalizers = [] } = object.metadata;
+  if (finalizers.includes(ORPHAN)) return { type: "delete", policy: "Orphan" };
+  if (finalizers.includes(FOREGROUND)) return { type: "delete", policy: "Foreground" };
+  return { type: "delete", policy: "Background" };
+}
+
+function isDeletingDependents(object: Stored): boolean {
+  return !!object.metadata.deletionTimestamp && (object.metadata.finalizers ?? []).includes(FOREGROUND);
+}
+
+function isOrphaning(object: Stored): boolean {
+  return !!object.metadata.deletionTimestamp && (object.metadata.finalizers ?? []).includes(ORPHAN);
+}
+
+interface Source {
+  resource: Resource;
+  informer: Informer<KubeObject>;
+}
+
+export class GarbageCollector implements Controller {
+  readonly name = "garbage-collector";
+  readonly #client: KubeClient;
+  readonly #sources = new Map<string, Source>();
+  /** uid → where the object is in the caches. */
+  readonly #present = new Map<string, { source: Source; key: string }>();
+  /** uids the API said do not exist; they never come back. */
+  readonly #absent = new Set<string>();
+  readonly #queue: WorkQueue;
+
+  constructor(context: ControllerContext, resources: readonly Resource[] = SERVED) {
+    this.#client = context.client;
+    for (const resource of resources) {
+      const informer = context.informers.get(resource);
+      informer.addIndex(BY_OWNER, (object) => (object.metadata.ownerReferences ?? []).map(({ uid }) => uid));
+      this.#sources.set(resourceName(resource), { resource, informer });
+    }
+    this.#queue = new WorkQueue({
+      name: this.name,
+      worker: (key) => this.#sync(key).catch(ignoreNotFound),
+      concurrency: 16,
+      log: context.log.child({ controller: this.name }),
+    });
+  }
+
+  start(): void {
+    for (const source of this.#sources.values()) {
+      source.informer.subscribe({
+        add: (object) => this.#seen(source, undefined, object),
+        update: (old, now) => this.#seen(source, old, now),
+        delete: (object) => this.#gone(object),
+      });
+    }
+    this.#queue.start();
+  }
+
+  stop(): Promise<void> {
+    return this.#queue.stop();
+  }
+
+  #enqueue({ resource }: Source, object: Stored): void {
+    this.#queue.add(`${resourceName(resource)}|${keyOf(object)}`);
+  }
+
+  #seen(source: Source, old: Stored | undefined, now: Stored): void {
+    const { uid, ownerReferences = [] } = now.metadata;
+    if (!old) this.#present.set(uid, { source, key: keyOf(now) });
+    const ownersChanged = !old || !semanticallyEqual(old.metadata.ownerReferences, ownerReferences);
+    if (ownerReferences.length > 0 && ownersChanged) this.#enqueue(source, now);
+    // What a waiting owner was held up by may hold it up no longer.
+    if (old && ownersChanged)
+      for (const reference of old.metadata.ownerReferences ?? []) this.#ownerMayGo(reference.uid);
+    const marked = isDeletingDependents(now) || isOrphaning(now);
+    if (marked && (!old || (!isDeletingDependents(old) && !isOrphaning(old)))) this.#enqueue(source, now);
+  }
+
+  #gone(object: Stored): void {
+    const { uid, ownerReferences = [] } = object.metadata;
+    this.#present.delete(uid);
+    this.#rememberAbsent(uid);
+    for (const { source, dependent } of this.#dependents(uid)) this.#enqueue(source, dependent);
+    for (const reference of ownerReferences) this.#ownerMayGo(reference.uid);
+  }
+
+  #ownerMayGo(uid: string): void {
+    const place = this.#present.get(uid);
+    const owner = place?.source.informer.get(place.key);
+    if (place && owner && isDeletingDependents(owner)) this.#enqueue(place.source, owner);
+  }
+
+  #rememberAbsent(uid: string): void {
+    this.#absent.add(uid);
+    if (this.#absent.size <= REMEMBERED_ABSENT) return;
+    for (const oldest of this.#absent) {
+      this.#absent.delete(oldest);
+      return;
+    }
+  }
+
+  #dependents(uid: string): { source: Source; dependent: Stored }[] {
+    const found: { source: Source; dependent: Stored }[] = [];
+    for (const source of this.#sources.values()) {
+      for (const dependent of source.informer.byIndex(BY_OWNER, uid)) found.push({ source, dependent });
+    }
+    return found;
+  }
+
+  async #sync(queueKey: string): Promise<void> {
+    const bar = queueKey.indexOf("|");
+    const source = this.#sources.get(queueKey.slice(0, bar));
+    const object = source?.informer.get(queueKey.slice(bar + 1));
+    if (!source || !object) return;
+    if (isOrphaning(object)) await this.#orphanDependents(source, object);
+    else if (isDeletingDependents(object)) await this.#deleteDependents(source, object);
+    else await this.#judgeAndAct(source, object);
+  }
+
+  async #judgeAndAct({ resource }: Source, object: Stored): Promise<void> {
+    const { name, uid, resourceVersion, ownerReferences = [] } = object.metadata;
+    if (object.metadata.deletionTimestamp) return;
+    const owners = await Promise.all(
+      ownerReferences.map(async (reference) => ({
+        uid: reference.uid,
+        state: await this.#stateOf(reference, object),
+      })),
+    );
+    const verdict = judge(object, owners, this.#dependents(uid).length > 0);
+    if (verdict.type === "keep") return;
+    if (verdict.type === "forget-owners") {
+      const kept = ownerReferences.filter((reference) => !verdict.uids.includes(reference.uid));
+      await setOwners(this.#client, resource, object, kept);
+      return;
+    }
+    try {
+      // Only as we saw it: somebody may have given it another owner in this moment.
+      await this.#client.delete(resource, name, {
+        ...namespaceOf(object),
+        propagationPolicy: verdict.policy,
+        preconditions: { uid, resourceVersion },
+      });
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+  }
+
+  async #stateOf(reference: OwnerReference, dependent: Stored): Promise<OwnerState> {
+    if (this.#absent.has(reference.uid)) return "absent";
+    const place = this.#present.get(reference.uid);
+    const cached = place?.source.informer.get(place.key);
+    if (cached?.metadata.uid === reference.uid) return isDeletingDependents(cached) ? "waiting" : "solid";
+    const resource = resourceOf(reference);
+    // Of a kind we do not know, or out of reach for a cluster-scoped dependent: not ours to judge.
+    if (!resource || (resource.namespaced && !dependent.metadata.namespace)) return "solid";
+    try {
+      const namespace = resource.namespaced ? dependent.metadata.namespace : undefined;
+      const owner = await this.#client.get(resource, reference.name, namespace);
+      if (owner.metadata.uid === reference.uid) return isDeletingDependents(owner) ? "waiting" : "solid";
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+    this.#rememberAbsent(reference.uid);
+    return "absent";
+  }
+
+  /** Foreground: dependents that block go first, then the object itself may. */
+  async #deleteDependents(source: Source, object: Stored): Promise<void> {
+    const { uid } = object.metadata;
+    const dependents = this.#dependents(uid);
+    for (const { source: of, dependent } of dependents) this.#enqueue(of, dependent);
+    const blocking = dependents.some(({ dependent }) =>
+      dependent.metadata.ownerReferences?.some(
+        (reference) => reference.uid === uid && reference.blockOwnerDeletion,
+      ),
+    );
+    if (!blocking) await this.#removeFinalizer(source, object, FOREGROUND);
+  }
+
+  async #orphanDependents(source: Source, object: Stored): Promise<void> {
+    const { uid } = object.metadata;
+    for (const { source: of, dependent } of this.#dependents(uid)) {
+      const kept = (dependent.metadata.ownerReferences ?? []).filter((reference) => reference.uid !== uid);
+      await setOwners(this.#client, of.resource, dependent, kept);
+    }
+    await this.#removeFinalizer(source, object, ORPHAN);
+  }
+
+  async #removeFinalizer({ resource }: Source, object: Stored, finalizer: string): Promise<void> {
+    const { name, uid, resourceVersion, finalizers = [] } = object.metadata;
+    const kept = finalizers.filter((other) => other !== finalizer);
+    const patch = { metadata: { uid, resourceVersion, finalizers: kept } };
+    try {
+      await this.#client.patch(resource, name, "merge", patch, namespaceOf(object));
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+  }
+}

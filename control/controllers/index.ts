@@ -1,0 +1,100 @@
+// Puts the controllers together and starts them when their informers have synced. Knows all of them, does none of
+// their work.
+
+import type { KubeClient } from "../../common/client.js";
+import type { InformerFactory } from "../../common/informer.js";
+import type { Logger } from "../../common/log.js";
+import { BootstrapController, ensureNamespaces } from "./bootstrap.js";
+import type { Controller, ControllerContext } from "./context.js";
+import { DeploymentController } from "./deployment.js";
+import { EndpointsController } from "./endpoints.js";
+import { EndpointSliceController } from "./endpointslice.js";
+import { EventBroadcaster } from "./events.js";
+import { EventTtlController } from "./events-ttl.js";
+import { GarbageCollector } from "./garbage-collector.js";
+import { NamespaceController } from "./namespace.js";
+import { NodeIpamController } from "./node-ipam.js";
+import { NodeLifecycleController } from "./node-lifecycle.js";
+import { PodGcController } from "./pod-gc.js";
+import { ReplicaSetController } from "./replicaset.js";
+import { Scheduler } from "./scheduler.js";
+import { ServiceAccountController } from "./service-account.js";
+import { TaintEvictionController } from "./taint-eviction.js";
+
+export interface ControllersOptions {
+  client: KubeClient;
+  /** Started by this call; stopped by whoever made it. */
+  informers: InformerFactory;
+  clusterCIDR: string;
+  nodeCIDRMaskSize: number;
+  nodeMonitorGracePeriodSeconds: number;
+  /** Where the API server listens, for the Service default/kubernetes. */
+  serverAddresses: { ip: string; port: number };
+  serviceCIDR: string;
+  log: Logger;
+  /** Milliseconds since the epoch; for tests. */
+  now?: () => number;
+}
+
+export interface Controllers {
+  /** Resolves when all of them work; rejects when they were stopped before. */
+  readonly ready: Promise<void>;
+  /** Ends all work; resolves when nothing runs any more. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts every controller. Returns at once; they begin when the informers have synced.
+ * @throws RangeError when clusterCIDR, nodeCIDRMaskSize or serviceCIDR cannot be used.
+ */
+export function startControllers(options: ControllersOptions): Controllers {
+  const { client, informers, log } = options;
+  const now = options.now ?? Date.now;
+  const events = new EventBroadcaster({ client, log, now });
+  const context: ControllerContext = { client, informers, events, log, now };
+  const controllers = createControllers(context, options);
+  let stopped = false;
+  events.start();
+  informers.start();
+  const begin = async () => {
+    // First, since others (kubelets with their Leases) write there at once.
+    await ensureNamespaces(client);
+    await informers.synced();
+    if (stopped) throw new Error("the controllers were stopped before they had started");
+    for (const controller of controllers) controller.start();
+    log.info({ controllers: controllers.map(({ name }) => name) }, "controllers started");
+  };
+  const ready = begin();
+  ready.catch((error: unknown) => {
+    if (!stopped) log.error({ err: error }, "controllers could not start");
+  });
+  return {
+    ready,
+    async stop() {
+      stopped = true;
+      await Promise.all(controllers.map((controller) => controller.stop()));
+      await events.stop();
+    },
+  };
+}
+
+function createControllers(context: ControllerContext, options: ControllersOptions): Controller[] {
+  const { clusterCIDR, nodeCIDRMaskSize, nodeMonitorGracePeriodSeconds } = options;
+  const { serverAddresses, serviceCIDR } = options;
+  return [
+    new BootstrapController(context, { serverAddresses, serviceCIDR }),
+    new NodeIpamController(context, { clusterCIDR, nodeCIDRMaskSize }),
+    new NodeLifecycleController(context, { nodeMonitorGracePeriodSeconds }),
+    new TaintEvictionController(context),
+    new PodGcController(context, { quarantineMs: nodeMonitorGracePeriodSeconds * 1000 }),
+    new ServiceAccountController(context),
+    new DeploymentController(context),
+    new ReplicaSetController(context),
+    new Scheduler(context),
+    new EndpointSliceController(context),
+    new EndpointsController(context),
+    new NamespaceController(context),
+    new GarbageCollector(context),
+    new EventTtlController(context),
+  ];
+}

@@ -1,0 +1,159 @@
+// Empties a namespace that is being deleted and then lets it go. Knows Namespaces; everything else only by kind.
+
+import { isNotFound, NAMESPACES } from "../../common/client.js";
+import type { Informer } from "../../common/informer.js";
+import type { KubeObject, Namespace, Stored } from "../../common/k8s.js";
+import { WorkQueue } from "../../common/workqueue.js";
+import { semanticallyEqual } from "./canonical.js";
+import type { Controller, ControllerContext } from "./context.js";
+import { ignoreNotFound } from "./objects.js";
+import { SERVED } from "./served.js";
+import { timestamp } from "./time.js";
+
+const FINALIZER = "kubernetes";
+/** Objects go in crowds (a pod an event): look once for many of them. */
+const GATHER_MS = 50;
+const RETRY_MS = 5000;
+
+type Condition = NonNullable<NonNullable<Namespace["status"]>["conditions"]>[number];
+
+/** What is still in a namespace: counts by resource, and by finalizer that holds it. */
+export interface Remaining {
+  resources: Map<string, number>;
+  finalizers: Map<string, number>;
+}
+
+/** The conditions that tell what a deletion waits for, with kube-controller-manager's reasons and messages. */
+export function deletionConditions(
+  present: readonly Condition[] | undefined,
+  remaining: Remaining,
+  now: string,
+): Condition[] {
+  const list = (counts: ReadonlyMap<string, number>, word: string) =>
+    [...counts]
+      .map(([name, count]) => `${name} ${word} ${count} resource instances`)
+      .sort()
+      .join(", ");
+  const { resources, finalizers } = remaining;
+  const wanted: Omit<Condition, "lastTransitionTime">[] = [
+    {
+      type: "NamespaceContentRemaining",
+      ...(resources.size > 0
+        ? {
+            status: "True",
+            reason: "SomeResourcesRemain",
+            message: `Some resources are remaining: ${list(resources, "has")}`,
+          }
+        : { status: "False", reason: "ContentRemoved", message: "All content successfully removed" }),
+    },
+    {
+      type: "NamespaceFinalizersRemaining",
+      ...(finalizers.size > 0
+        ? {
+            status: "True",
+            reason: "SomeFinalizersRemain",
+            message: `Some content in the namespace has finalizers remaining: ${list(finalizers, "in")}`,
+          }
+        : {
+            status: "False",
+            reason: "ContentHasNoFinalizers",
+            message: "All content-preserving finalizers finished",
+          }),
+    },
+  ];
+  return wanted.map((condition) => {
+    const before = present?.find((other) => other.type === condition.type);
+    const same = before?.status === condition.status && before.lastTransitionTime;
+    return { ...condition, lastTransitionTime: same || now };
+  });
+}
+
+export class NamespaceController implements Controller {
+  readonly name = "namespace";
+  readonly #context: ControllerContext;
+  readonly #namespaces: Informer<Namespace>;
+  readonly #contents: Informer<KubeObject>[];
+  readonly #queue: WorkQueue;
+
+  constructor(context: ControllerContext) {
+    this.#context = context;
+    this.#namespaces = context.informers.get(NAMESPACES);
+    this.#contents = SERVED.filter((r) => r.namespaced).map((r) => context.informers.get(r));
+    this.#queue = new WorkQueue({
+      name: this.name,
+      worker: (name) => this.#sync(name).catch(ignoreNotFound),
+      concurrency: 4,
+      log: context.log.child({ controller: this.name }),
+    });
+  }
+
+  start(): void {
+    const enqueue = (namespace: Stored<Namespace>) => {
+      if (namespace.metadata.deletionTimestamp) this.#queue.add(namespace.metadata.name);
+    };
+    this.#namespaces.subscribe({ add: enqueue, update: (_old, now) => enqueue(now) });
+    for (const informer of this.#contents) {
+      informer.subscribe({ delete: (object) => this.#contentGone(object.metadata.namespace ?? "") });
+    }
+    this.#queue.start();
+  }
+
+  stop(): Promise<void> {
+    return this.#queue.stop();
+  }
+
+  #contentGone(name: string): void {
+    if (this.#namespaces.get(name)?.metadata.deletionTimestamp) this.#queue.addAfter(name, GATHER_MS);
+  }
+
+  async #sync(name: string): Promise<void> {
+    const namespace = this.#namespaces.get(name);
+    if (!namespace?.metadata.deletionTimestamp) return;
+    const finalizers = namespace.spec?.finalizers ?? [];
+    if (!finalizers.includes(FINALIZER)) return;
+    const remaining = await this.#empty(name);
+    try {
+      if (remaining.resources.size > 0) {
+        await this.#tell(namespace, remaining);
+        this.#queue.addAfter(name, RETRY_MS);
+        return;
+      }
+      const draft = {
+        ...namespace,
+        spec: { ...namespace.spec, finalizers: finalizers.filter((finalizer) => finalizer !== FINALIZER) },
+      } as Namespace;
+      await this.#context.client.update(NAMESPACES, draft, { subresource: "finalize" });
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+  }
+
+  /** Asks for the deletion of everything; returns what is still there. Asks the API, not the cache: it decides. */
+  async #empty(name: string): Promise<Remaining> {
+    const { client } = this.#context;
+    const remaining: Remaining = { resources: new Map(), finalizers: new Map() };
+    for (const { resource } of this.#contents) {
+      let { items } = await client.list(resource, { namespace: name });
+      if (items.some((item) => !item.metadata.deletionTimestamp)) {
+        await client.deleteCollection(resource, { namespace: name, propagationPolicy: "Background" });
+        ({ items } = await client.list(resource, { namespace: name }));
+      }
+      if (items.length === 0) continue;
+      remaining.resources.set(`${resource.plural}.${resource.group}`, items.length);
+      for (const finalizer of items.flatMap((item) => item.metadata.finalizers ?? [])) {
+        remaining.finalizers.set(finalizer, (remaining.finalizers.get(finalizer) ?? 0) + 1);
+      }
+    }
+    return remaining;
+  }
+
+  async #tell(namespace: Stored<Namespace>, remaining: Remaining): Promise<void> {
+    const now = timestamp(this.#context.now());
+    const conditions = deletionConditions(namespace.status?.conditions, remaining, now);
+    if (semanticallyEqual(conditions, namespace.status?.conditions)) return;
+    const patch = { status: { phase: "Terminating", conditions } };
+    await this.#context.client.patch(NAMESPACES, namespace.metadata.name, "merge", patch, {
+      subresource: "status",
+    });
+  }
+}

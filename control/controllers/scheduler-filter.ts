@@ -1,0 +1,122 @@
+// Which nodes a pod may run on, and why not on the others, in kube-scheduler's words. Pure; knows what
+// scheduler-node.ts holds. Rules between pods (spread constraints, affinity) are in scheduler-topology.ts.
+
+import type { Pod, Stored } from "../../common/k8s.js";
+import { matchLabels, type Requirement } from "../../common/selector.js";
+import type { NodeInfo, PodFacts } from "./scheduler-node.js";
+import type { TopologyRules } from "./scheduler-topology.js";
+import { isTolerated, noScheduleTaints, UNSCHEDULABLE } from "./taints.js";
+
+/** Why a node is out. `fixed`: removing other pods from the node would not help. */
+export interface Refusal {
+  reasons: string[];
+  fixed: boolean;
+}
+
+/** Pods a node takes when it does not say; the kubelet's default. */
+const DEFAULT_MAX_PODS = 110;
+
+const refuse = (reason: string, fixed = true): Refusal => ({ reasons: [reason], fixed });
+
+/** Undefined: the pod may run here. The checks come in kube-scheduler's order; the first that fails counts. */
+export function filterNode(facts: PodFacts, info: NodeInfo, topology: TopologyRules): Refusal | undefined {
+  return (
+    filterByNode(facts.pod, info) ??
+    filterPorts(facts, info) ??
+    filterResources(facts, info) ??
+    topology.check(info)
+  );
+}
+
+/** Everything that depends on the node's own object only. */
+function filterByNode(pod: Stored<Pod>, info: NodeInfo): Refusal | undefined {
+  const { node } = info;
+  if (!node) return refuse("node(s) didn't match the requested node name");
+  const { tolerations } = pod.spec ?? {};
+  if (node.spec?.unschedulable && !isTolerated({ key: UNSCHEDULABLE, effect: "NoSchedule" }, tolerations)) {
+    return refuse("node(s) were unschedulable");
+  }
+  // The taints that its conditions call for count before the lifecycle controller has written them.
+  const taints = [...(node.spec?.taints ?? []), ...noScheduleTaints(node)];
+  const taint = taints.find(
+    (taint) =>
+      (taint.effect === "NoSchedule" || taint.effect === "NoExecute") && !isTolerated(taint, tolerations),
+  );
+  if (taint) return refuse(`node(s) had untolerated taint {${taint.key}: ${taint.value ?? ""}}`);
+  if (!matchesNodeAffinity(pod, info)) return refuse("node(s) didn't match Pod's node affinity/selector");
+  return undefined;
+}
+
+type NodeSelectorTerm = NonNullable<
+  NonNullable<
+    NonNullable<
+      NonNullable<NonNullable<Pod["spec"]>["affinity"]>["nodeAffinity"]
+    >["requiredDuringSchedulingIgnoredDuringExecution"]
+  >["nodeSelectorTerms"]
+>[number];
+
+/** spec.nodeSelector and the required node affinity: the terms are alternatives, an empty one matches nothing. */
+export function matchesNodeAffinity(pod: Stored<Pod>, { node }: NodeInfo): boolean {
+  if (!node) return false;
+  for (const [key, value] of Object.entries(pod.spec?.nodeSelector ?? {})) {
+    if (node.metadata.labels?.[key] !== value) return false;
+  }
+  const required = pod.spec?.affinity?.nodeAffinity?.requiredDuringSchedulingIgnoredDuringExecution;
+  if (!required) return true;
+  return required.nodeSelectorTerms.some((term) => matchesNodeTerm(term, node.metadata));
+}
+
+export function matchesNodeTerm(
+  term: NodeSelectorTerm,
+  node: { name: string; labels?: Record<string, string> },
+): boolean {
+  const { matchExpressions = [], matchFields = [] } = term;
+  if (matchExpressions.length === 0 && matchFields.length === 0) return false;
+  const requirements = (list: typeof matchExpressions) =>
+    list.map(({ key, operator, values = [] }) => ({ key, operator, values }) as Requirement);
+  return (
+    matchLabels(requirements(matchExpressions), node.labels) &&
+    matchLabels(requirements(matchFields), { "metadata.name": node.name })
+  );
+}
+
+function filterPorts(facts: PodFacts, info: NodeInfo): Refusal | undefined {
+  if (!info.conflictingPort(facts.hostPorts)) return undefined;
+  return refuse("node(s) didn't have free ports for the requested pod ports", false);
+}
+
+function filterResources(facts: PodFacts, info: NodeInfo): Refusal | undefined {
+  const reasons: string[] = [];
+  if (info.pods.size + 1 > (info.allocatable("pods") ?? DEFAULT_MAX_PODS)) reasons.push("Too many pods");
+  let fixed = false;
+  for (const [name, amount] of facts.requests) {
+    if (amount === 0) continue;
+    const allocatable = info.allocatable(name) ?? 0;
+    if ((info.requested.get(name) ?? 0) + amount <= allocatable) continue;
+    reasons.push(`Insufficient ${name}`);
+    if (amount > allocatable) fixed = true;
+  }
+  return reasons.length > 0 ? { reasons, fixed } : undefined;
+}
+
+/** The message of the PodScheduled condition and the FailedScheduling Event. */
+export function unschedulableMessage(nodes: number, refusals: readonly Refusal[]): string {
+  if (nodes === 0) return "no nodes available to schedule pods";
+  const preemption = refusals.map(({ fixed }) =>
+    fixed ? "Preemption is not helpful for scheduling" : "No preemption victims found for incoming pod",
+  );
+  const why = countReasons(refusals.flatMap(({ reasons }) => reasons));
+  return (
+    `0/${nodes} nodes are available: ${why}. ` +
+    `preemption: 0/${nodes} nodes are available: ${countReasons(preemption)}.`
+  );
+}
+
+function countReasons(reasons: readonly string[]): string {
+  const counts = new Map<string, number>();
+  for (const reason of reasons) counts.set(reason, (counts.get(reason) ?? 0) + 1);
+  return [...counts]
+    .map(([reason, count]) => `${count} ${reason}`)
+    .sort()
+    .join(", ");
+}

@@ -1,0 +1,298 @@
+// Gives pods a node. Filters and scores are pure (scheduler-{filter,topology,score}.ts); here are the cache of
+// nodes, the retries and the effects. Knows Pods, Nodes and Services.
+
+import type { Binding } from "kubernetes-types/core/v1.js";
+import {
+  isConflict,
+  isNotFound,
+  NAMESPACES,
+  NODES,
+  PODS,
+  type Resource,
+  SERVICES,
+} from "../../common/client.js";
+import type { Informer } from "../../common/informer.js";
+import { keyOf, type Namespace, type Node, type Pod, type Service, type Stored } from "../../common/k8s.js";
+import { WorkQueue } from "../../common/workqueue.js";
+import { semanticallyEqual } from "./canonical.js";
+import type { Controller, ControllerContext } from "./context.js";
+import type { EventRecorder } from "./events.js";
+import { namespaceOf } from "./objects.js";
+import { controllerOf } from "./owners.js";
+import { isPodTerminal, podCondition } from "./pod-state.js";
+import { filterNode, type Refusal, unschedulableMessage } from "./scheduler-filter.js";
+import { NodeInfo, type PodFacts, podFacts } from "./scheduler-node.js";
+import { bestNode } from "./scheduler-score.js";
+import { hasAntiAffinity, topologyRules } from "./scheduler-topology.js";
+import { indexServicesAndPods, servicesOf } from "./service-pods.js";
+import { timestamp } from "./time.js";
+
+const SCHEDULER_NAME = "default-scheduler";
+/** Changes that may help waiting pods come in crowds: look once for all of them. */
+const RETRY_DELAY_MS = 20;
+/** pods/binding takes a Binding, but is a subresource of pods. */
+const BINDINGS: Resource<Binding> = {
+  group: "",
+  version: "v1",
+  plural: "pods",
+  kind: "Pod",
+  namespaced: true,
+};
+
+export class Scheduler implements Controller {
+  readonly name = "scheduler";
+  readonly #context: ControllerContext;
+  readonly #recorder: EventRecorder;
+  readonly #pods: Informer<Pod>;
+  readonly #nodes: Informer<Node>;
+  readonly #services: Informer<Service>;
+  readonly #namespaces: Informer<Namespace>;
+  readonly #infos = new Map<string, NodeInfo>();
+  /** uid → node name: where each pod is counted, bound or only assumed to be. */
+  readonly #placed = new Map<string, string>();
+  /** uids of placed pods with required anti-affinity. */
+  readonly #guarded = new Set<string>();
+  /** Pods no node can take now, and whether other pods' places matter to them. */
+  readonly #waiting = new Map<string, { needsOthers: boolean }>();
+  /** Those of them that are looked at again when the timer ends. */
+  readonly #retry = new Set<string>();
+  readonly #queue: WorkQueue;
+  #retryTimer: NodeJS.Timeout | undefined;
+
+  constructor(context: ControllerContext) {
+    this.#context = context;
+    this.#recorder = context.events.recorder(SCHEDULER_NAME);
+    this.#pods = context.informers.get(PODS);
+    this.#nodes = context.informers.get(NODES);
+    this.#services = context.informers.get(SERVICES);
+    this.#namespaces = context.informers.get(NAMESPACES);
+    indexServicesAndPods(this.#services, this.#pods);
+    this.#queue = new WorkQueue({
+      name: this.name,
+      worker: (key) => this.#schedule(key),
+      // Decisions are made synchronously, one after the other; it is the bindings that overlap.
+      concurrency: 32,
+      log: context.log.child({ controller: this.name }),
+    });
+  }
+
+  start(): void {
+    this.#nodes.subscribe({
+      add: (node) => this.#nodeChanged(undefined, node),
+      update: (old, now) => this.#nodeChanged(old, now),
+      delete: (node) => this.#nodeDeleted(node),
+    });
+    this.#pods.subscribe({
+      add: (pod) => this.#podChanged(pod),
+      update: (old, now) => {
+        if (this.#waiting.has(keyOf(now)) && !semanticallyEqual(wishesOf(old), wishesOf(now))) {
+          this.#waiting.delete(keyOf(now));
+        }
+        this.#podChanged(now);
+      },
+      delete: (pod) => this.#podDeleted(pod),
+    });
+    this.#queue.start();
+  }
+
+  stop(): Promise<void> {
+    clearTimeout(this.#retryTimer);
+    return this.#queue.stop();
+  }
+
+  #info(name: string): NodeInfo {
+    let info = this.#infos.get(name);
+    if (!info) {
+      info = new NodeInfo();
+      this.#infos.set(name, info);
+    }
+    return info;
+  }
+
+  #nodeChanged(old: Stored<Node> | undefined, now: Stored<Node>): void {
+    this.#info(now.metadata.name).node = now;
+    if (!old || !semanticallyEqual(placementView(old), placementView(now))) this.#retryWaiting();
+  }
+
+  #nodeDeleted(node: Stored<Node>): void {
+    const info = this.#info(node.metadata.name);
+    info.node = undefined;
+    if (info.pods.size === 0) this.#infos.delete(node.metadata.name);
+  }
+
+  #podChanged(pod: Stored<Pod>): void {
+    const { nodeName } = pod.spec ?? {};
+    if (isPodTerminal(pod)) {
+      this.#waiting.delete(keyOf(pod));
+      this.#unplace(pod.metadata.uid);
+    } else if (nodeName) {
+      this.#waiting.delete(keyOf(pod));
+      this.#place(podFacts(pod, this.#groupOf(pod)), nodeName);
+    } else if (isMine(pod) && !this.#placed.has(pod.metadata.uid) && !this.#waiting.has(keyOf(pod))) {
+      this.#queue.add(keyOf(pod));
+    }
+  }
+
+  #podDeleted(pod: Stored<Pod>): void {
+    this.#waiting.delete(keyOf(pod));
+    this.#unplace(pod.metadata.uid);
+  }
+
+  #place(facts: PodFacts, nodeName: string): void {
+    const { uid } = facts.pod.metadata;
+    if (this.#placed.get(uid) !== nodeName) this.#unplace(uid);
+    const before = this.#info(nodeName).pods.get(uid)?.pod;
+    this.#info(nodeName).add(facts);
+    const moved = !before || !semanticallyEqual(before.metadata.labels, facts.pod.metadata.labels);
+    if (moved) this.#retryWaiting(({ needsOthers }) => needsOthers);
+    this.#placed.set(uid, nodeName);
+    if (hasAntiAffinity(facts.pod)) this.#guarded.add(uid);
+  }
+
+  #unplace(uid: string): void {
+    const nodeName = this.#placed.get(uid);
+    if (nodeName === undefined) return;
+    this.#placed.delete(uid);
+    this.#guarded.delete(uid);
+    const info = this.#info(nodeName);
+    info.remove(uid);
+    if (!info.node && info.pods.size === 0) this.#infos.delete(nodeName);
+    this.#retryWaiting();
+  }
+
+  /** The more wait, the longer the pause: a crowd that fits nowhere must not keep the process busy. */
+  #retryWaiting(which: (pod: { needsOthers: boolean }) => boolean = () => true): void {
+    for (const [key, pod] of this.#waiting) if (which(pod)) this.#retry.add(key);
+    if (this.#retry.size === 0) return;
+    this.#retryTimer ??= setTimeout(() => {
+      this.#retryTimer = undefined;
+      for (const key of this.#retry) if (this.#waiting.delete(key)) this.#queue.add(key);
+      this.#retry.clear();
+    }, RETRY_DELAY_MS + this.#waiting.size);
+  }
+
+  /** Pods of one controller, else pods that the same Services select, are spread. */
+  #groupOf(pod: Stored<Pod>): string | undefined {
+    const controller = controllerOf(pod);
+    if (controller) return controller.uid;
+    const names = servicesOf(pod, this.#services).map((service) => service.metadata.name);
+    return names.length > 0 ? `${pod.metadata.namespace}/${names.sort().join(",")}` : undefined;
+  }
+
+  async #schedule(key: string): Promise<void> {
+    const pod = this.#pods.get(key);
+    if (!pod || pod.spec?.nodeName || !isMine(pod) || this.#placed.has(pod.metadata.uid)) return;
+    const facts = podFacts(pod, this.#groupOf(pod));
+    const decision = this.#decide(facts);
+    if (typeof decision === "string") {
+      this.#waiting.set(key, { needsOthers: needsOthers(pod) });
+      await this.#tellUnschedulable(pod, decision);
+      return;
+    }
+    const nodeName = decision.metadata.name;
+    this.#place(facts, nodeName);
+    try {
+      await this.#bind(pod, nodeName);
+    } catch (error) {
+      // Deleted or bound by somebody else meanwhile: the informer tells what is true.
+      if (this.#pods.get(key)?.spec?.nodeName === undefined) this.#unplace(pod.metadata.uid);
+      if (isNotFound(error)) return;
+      if (!isConflict(error)) {
+        const reason = error instanceof Error ? error.message : String(error);
+        this.#recorder.event(pod, "Warning", "FailedScheduling", `binding rejected: ${reason}`);
+      }
+      throw error;
+    }
+    const text = `Successfully assigned ${key} to ${nodeName}`;
+    this.#recorder.event(pod, "Normal", "Scheduled", text);
+  }
+
+  /** The node, or why there is none. Synchronous: the next decision sees this one's placement. */
+  #decide(facts: PodFacts): Stored<Node> | string {
+    const infos = [...this.#infos.values()].filter((info) => info.node);
+    const guarded = [...this.#guarded].flatMap((uid) => {
+      const info = this.#infos.get(this.#placed.get(uid) ?? "");
+      const facts = info?.pods.get(uid);
+      return info && facts ? [{ info, facts }] : [];
+    });
+    const topology = topologyRules(
+      facts,
+      infos,
+      guarded,
+      (name) => this.#namespaces.get(name)?.metadata.labels,
+    );
+    const possible: NodeInfo[] = [];
+    const refusals: Refusal[] = [];
+    for (const info of infos) {
+      const refusal = filterNode(facts, info, topology);
+      if (refusal) refusals.push(refusal);
+      else possible.push(info);
+    }
+    return bestNode(facts, possible)?.node ?? unschedulableMessage(infos.length, refusals);
+  }
+
+  async #bind(pod: Stored<Pod>, nodeName: string): Promise<void> {
+    const { name, namespace, uid } = pod.metadata;
+    const binding: Binding = {
+      apiVersion: "v1",
+      kind: "Binding",
+      metadata: { name, uid, ...(namespace ? { namespace } : {}) },
+      target: { apiVersion: "v1", kind: "Node", name: nodeName },
+    };
+    await this.#context.client.create(BINDINGS, binding, { ...namespaceOf(pod), subresource: "binding" });
+  }
+
+  async #tellUnschedulable(pod: Stored<Pod>, message: string): Promise<void> {
+    this.#recorder.event(pod, "Warning", "FailedScheduling", message);
+    const present = podCondition(pod, "PodScheduled");
+    if (present?.status === "False" && present.message === message) return;
+    const condition = {
+      type: "PodScheduled",
+      status: "False",
+      reason: "Unschedulable",
+      message,
+      lastTransitionTime:
+        present?.status === "False" && present.lastTransitionTime
+          ? present.lastTransitionTime
+          : timestamp(this.#context.now()),
+    };
+    const options = { ...namespaceOf(pod), subresource: "status" as const };
+    try {
+      await this.#context.client.patch(
+        PODS,
+        pod.metadata.name,
+        "strategic",
+        { status: { conditions: [condition] } },
+        options,
+      );
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+  }
+}
+
+function isMine(pod: Stored<Pod>): boolean {
+  if (pod.metadata.deletionTimestamp || (pod.spec?.schedulingGates ?? []).length > 0) return false;
+  return (pod.spec?.schedulerName ?? SCHEDULER_NAME) === SCHEDULER_NAME;
+}
+
+/** Whether pods that come or move may make room for it: affinity and spread constraints. */
+function needsOthers(pod: Stored<Pod>): boolean {
+  return !!pod.spec?.affinity?.podAffinity || (pod.spec?.topologySpreadConstraints ?? []).length > 0;
+}
+
+/** What of a waiting pod decides about placement: its status does not. */
+function wishesOf(pod: Stored<Pod>) {
+  return { labels: pod.metadata.labels, spec: pod.spec };
+}
+
+/** What of a node decides about placement: heartbeats do not. */
+function placementView(node: Stored<Node>) {
+  return {
+    labels: node.metadata.labels,
+    taints: node.spec?.taints,
+    unschedulable: node.spec?.unschedulable,
+    allocatable: node.status?.allocatable ?? node.status?.capacity,
+    conditions: node.status?.conditions?.map(({ type, status }) => `${type}=${status}`),
+  };
+}

@@ -1,0 +1,135 @@
+// The doors of the API server: TLS on TCP for whoever has a client certificate, and a unix socket for whoever may
+// open it. Knows who asks; what is asked is the API server's.
+
+import { chmodSync, unlinkSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer as createTlsServer } from "node:https";
+import { type AddressInfo, connect } from "node:net";
+import type { Duplex } from "node:stream";
+import type { PeerCertificate, TLSSocket } from "node:tls";
+import type { Logger } from "../common/log.js";
+import type { User } from "./api/engine.js";
+import { sendError } from "./api/http/respond.js";
+import type { ApiServer } from "./api/http/server.js";
+import { unauthorized } from "./api/status.js";
+import type { Pki } from "./pki.js";
+
+/** Longer than client-go keeps an idle connection, so that it is the client that closes. */
+const KEEP_ALIVE_MS = 120_000;
+const SOCKET_USER: User = { name: "system:admin", groups: ["system:masters", "system:authenticated"] };
+
+/** The user that a client certificate names: CN and O. */
+function userOf(certificate: PeerCertificate): User {
+  const { CN, O } = (certificate.subject ?? {}) as { CN?: string | string[]; O?: string | string[] };
+  const list = (value: string | string[] | undefined): string[] =>
+    value === undefined ? [] : Array.isArray(value) ? value : [value];
+  return { name: list(CN)[0] ?? "", groups: [...list(O), "system:authenticated"] };
+}
+
+/** Undefined without a certificate of our CA. */
+function authenticate(req: IncomingMessage): User | undefined {
+  const socket = req.socket as TLSSocket;
+  return socket.authorized ? userOf(socket.getPeerCertificate()) : undefined;
+}
+
+function serve(
+  server: Server,
+  api: ApiServer,
+  log: Logger,
+  user: (req: IncomingMessage) => User | undefined,
+): void {
+  server.keepAliveTimeout = KEEP_ALIVE_MS;
+  server.on("request", (req: IncomingMessage, res: ServerResponse) => {
+    const who = user(req);
+    if (who) api.handle(req, res, who);
+    else sendError(req, res, unauthorized(), log);
+  });
+  server.on("upgrade", (req: IncomingMessage, socket: Duplex, head: Buffer) => {
+    if (user(req)) api.upgrade(req, socket, head);
+    else api.refuseUpgrade(socket, unauthorized());
+  });
+}
+
+function listening(server: Server, listen: () => void): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.once("listening", () => {
+      server.off("error", reject);
+      resolve();
+    });
+    listen();
+  });
+}
+
+/** @throws Error EADDRINUSE and the like. */
+export async function listenTls(
+  api: ApiServer,
+  pki: Pki,
+  address: { host: string; port: number },
+  log: Logger,
+): Promise<{ server: Server; port: number }> {
+  const server = createTlsServer({
+    cert: pki.server.cert,
+    key: pki.server.key,
+    ca: pki.ca.cert,
+    requestCert: true,
+    // Who has none is told so by an answer, not by a broken handshake.
+    rejectUnauthorized: false,
+    minVersion: "TLSv1.2",
+  });
+  server.on("tlsClientError", (error) => log.debug({ err: error }, "TLS handshake failed"));
+  serve(server, api, log, authenticate);
+  await listening(server, () => server.listen(address.port, address.host));
+  return { server, port: (server.address() as AddressInfo).port };
+}
+
+/** Removes a socket file that nobody listens on. @throws Error when somebody does. */
+async function clearStaleSocket(path: string): Promise<void> {
+  const alive = await new Promise<boolean>((resolve, reject) => {
+    const socket = connect(path);
+    socket.once("connect", () => {
+      socket.destroy();
+      resolve(true);
+    });
+    socket.once("error", (error: NodeJS.ErrnoException) => {
+      if (error.code === "ECONNREFUSED" || error.code === "ENOENT") resolve(false);
+      else reject(error);
+    });
+  });
+  if (alive) throw new Error(`${path}: another process is listening on this socket`);
+  try {
+    unlinkSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+}
+
+/** Mode 0600: to open the socket is to be the administrator. */
+export async function listenSocket(api: ApiServer, path: string, log: Logger): Promise<Server> {
+  await clearStaleSocket(path);
+  const server = createServer();
+  serve(server, api, log, () => SOCKET_USER);
+  await listening(server, () => {
+    // The file appears in listen(): it must never be open to others, not even for a moment.
+    const umask = process.umask(0o177);
+    try {
+      server.listen(path);
+    } finally {
+      process.umask(umask);
+    }
+  });
+  chmodSync(path, 0o600);
+  return server;
+}
+
+/** Closes without waiting for clients that keep a connection open. */
+export async function closeServer(server: Server): Promise<void> {
+  const closed = new Promise<void>((resolve) => {
+    server.close(() => resolve());
+  });
+  server.closeIdleConnections();
+  // Answers that were ended a moment ago get a moment to leave.
+  const force = setTimeout(() => server.closeAllConnections(), 100);
+  await closed;
+  clearTimeout(force);
+}

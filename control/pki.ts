@@ -1,0 +1,192 @@
+// The cluster's own certificate authority: CA, the API server's certificate, the administrator's client certificate,
+// made on first start and kept in files. Knows certificates, not what they are used for.
+
+import { randomBytes, X509Certificate } from "node:crypto";
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { isIP } from "node:net";
+import { join } from "node:path";
+
+/** A certificate and its private key, both PEM. */
+export interface KeyPair {
+  cert: string;
+  key: string;
+}
+
+export interface Pki {
+  ca: KeyPair;
+  server: KeyPair;
+  /** CN=kubernetes-admin, O=system:masters. */
+  admin: KeyPair;
+}
+
+export interface PkiOptions {
+  /** Made with mode 0700; keys in it have mode 0600. */
+  dir: string;
+  /** DNS names and IP addresses that the server's certificate is for. */
+  serverNames: readonly string[];
+}
+
+const DAY_MS = 24 * 3600 * 1000;
+const CA_DAYS = 3650;
+const CERT_DAYS = 365;
+/** A certificate that ends sooner is made anew. */
+const RENEW_DAYS = 60;
+
+function read(dir: string, name: string): KeyPair | undefined {
+  try {
+    return {
+      cert: readFileSync(join(dir, `${name}.crt`), "utf8"),
+      key: readFileSync(join(dir, `${name}.key`), "utf8"),
+    };
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+function writeFile(path: string, text: string): void {
+  writeFileSync(`${path}.tmp`, text, { mode: 0o600 });
+  renameSync(`${path}.tmp`, path);
+}
+
+function write(dir: string, name: string, pair: KeyPair): void {
+  writeFile(join(dir, `${name}.key`), pair.key);
+  writeFile(join(dir, `${name}.crt`), pair.cert);
+}
+
+/** Whether a kept pair can go on being used: in time, key and certificate belong together, issuer, names. */
+function isGood(pair: KeyPair, ca: KeyPair | undefined, names: readonly string[]): boolean {
+  try {
+    const cert = new X509Certificate(pair.cert);
+    if (Date.parse(cert.validTo) < Date.now() + RENEW_DAYS * DAY_MS) return false;
+    const issuer = new X509Certificate(ca?.cert ?? pair.cert);
+    if (!cert.checkIssued(issuer) || !cert.verify(issuer.publicKey)) return false;
+    return names.every((name) => (isIP(name) ? cert.checkIP(name) : cert.checkHost(name)) !== undefined);
+  } catch (error) {
+    // Damaged text in a file of ours: it is made anew, like a file that is missing.
+    if (error instanceof Error && "code" in error) return false;
+    throw error;
+  }
+}
+
+/** Opens or makes the certificates; the library that makes them is loaded only when it is needed. */
+export async function loadPki({ dir, serverNames }: PkiOptions): Promise<Pki> {
+  mkdirSync(dir, { recursive: true, mode: 0o700 });
+  const kept = { ca: read(dir, "ca"), server: read(dir, "apiserver"), admin: read(dir, "admin") };
+  const ca = kept.ca && isGood(kept.ca, undefined, []) ? kept.ca : undefined;
+  const server = ca && kept.server && isGood(kept.server, ca, serverNames) ? kept.server : undefined;
+  const admin = ca && kept.admin && isGood(kept.admin, ca, []) ? kept.admin : undefined;
+  if (ca && server && admin) return { ca, server, admin };
+  const issuer = await Issuer.open(ca);
+  const made: Pki = {
+    ca: issuer.ca,
+    server:
+      server ?? (await issuer.issue({ subject: "CN=kube-apiserver", names: serverNames, usage: "server" })),
+    admin:
+      admin ??
+      (await issuer.issue({ subject: "CN=kubernetes-admin,O=system:masters", names: [], usage: "client" })),
+  };
+  write(dir, "ca", made.ca);
+  write(dir, "apiserver", made.server);
+  write(dir, "admin", made.admin);
+  return made;
+}
+
+type X509 = typeof import("@peculiar/x509");
+
+const KEY = { name: "ECDSA", namedCurve: "P-256" } as const;
+const SIGNATURE = { name: "ECDSA", hash: "SHA-256" } as const;
+const { subtle } = globalThis.crypto;
+type CryptoKey = Awaited<ReturnType<typeof subtle.importKey>>;
+
+interface IssueOptions {
+  subject: string;
+  names: readonly string[];
+  usage: "server" | "client";
+}
+
+class Issuer {
+  readonly ca: KeyPair;
+  readonly #x509: X509;
+  readonly #key: CryptoKey;
+
+  private constructor(x509: X509, ca: KeyPair, key: CryptoKey) {
+    this.#x509 = x509;
+    this.ca = ca;
+    this.#key = key;
+  }
+
+  /** Takes a kept CA, or makes one. */
+  static async open(kept: KeyPair | undefined): Promise<Issuer> {
+    await import("reflect-metadata");
+    const x509 = await import("@peculiar/x509");
+    if (kept) {
+      const der = Buffer.from(kept.key.replace(/-----[^-]+-----/g, ""), "base64");
+      return new Issuer(x509, kept, await subtle.importKey("pkcs8", der, KEY, true, ["sign"]));
+    }
+    const keys = await subtle.generateKey(KEY, true, ["sign", "verify"]);
+    const cert = await x509.X509CertificateGenerator.createSelfSigned({
+      serialNumber: serialNumber(),
+      name: "CN=kubernetes",
+      ...validity(CA_DAYS),
+      signingAlgorithm: SIGNATURE,
+      keys,
+      extensions: [
+        new x509.BasicConstraintsExtension(true, undefined, true),
+        new x509.KeyUsagesExtension(
+          x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign | x509.KeyUsageFlags.digitalSignature,
+          true,
+        ),
+        await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
+      ],
+    });
+    const ca = { cert: `${cert.toString("pem")}\n`, key: await privatePem(keys.privateKey) };
+    return new Issuer(x509, ca, keys.privateKey);
+  }
+
+  async issue({ subject, names, usage }: IssueOptions): Promise<KeyPair> {
+    const x509 = this.#x509;
+    const keys = await subtle.generateKey(KEY, true, ["sign", "verify"]);
+    const issuer = new x509.X509Certificate(this.ca.cert);
+    const alternatives = names.map((value) => ({
+      type: isIP(value) ? ("ip" as const) : ("dns" as const),
+      value,
+    }));
+    const purpose = usage === "server" ? x509.ExtendedKeyUsage.serverAuth : x509.ExtendedKeyUsage.clientAuth;
+    const cert = await x509.X509CertificateGenerator.create({
+      serialNumber: serialNumber(),
+      subject,
+      issuer: issuer.subject,
+      ...validity(CERT_DAYS),
+      signingAlgorithm: SIGNATURE,
+      signingKey: this.#key,
+      publicKey: keys.publicKey,
+      extensions: [
+        new x509.BasicConstraintsExtension(false, undefined, true),
+        new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+        new x509.ExtendedKeyUsageExtension([purpose]),
+        await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
+        ...(alternatives.length > 0 ? [new x509.SubjectAlternativeNameExtension(alternatives)] : []),
+      ],
+    });
+    return { cert: `${cert.toString("pem")}\n`, key: await privatePem(keys.privateKey) };
+  }
+}
+
+/** Positive and without a leading zero byte, as DER wants an integer. */
+function serialNumber(): string {
+  const bytes = randomBytes(16);
+  bytes[0] = ((bytes[0] ?? 0) & 0x3f) | 0x40;
+  return bytes.toString("hex");
+}
+
+/** A little in the past: clocks differ. */
+function validity(days: number): { notBefore: Date; notAfter: Date } {
+  const now = Date.now();
+  return { notBefore: new Date(now - 5 * 60_000), notAfter: new Date(now + days * DAY_MS) };
+}
+
+async function privatePem(key: CryptoKey): Promise<string> {
+  const body = Buffer.from(await subtle.exportKey("pkcs8", key)).toString("base64");
+  return `-----BEGIN PRIVATE KEY-----\n${body.replace(/.{64}/g, "$&\n")}\n-----END PRIVATE KEY-----\n`;
+}

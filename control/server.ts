@@ -1,0 +1,171 @@
+// The control plane of a cluster, put together: store, kinds, API, listeners, controllers. Knows the order in which
+// they start and stop.
+
+import { join } from "node:path";
+import { stringify } from "yaml";
+import { isAlreadyExists, type KubeClient, NAMESPACES } from "../common/client.js";
+import { InformerFactory } from "../common/informer.js";
+import { Cidr } from "../common/ip.js";
+import type { Stored } from "../common/k8s.js";
+import type { Logger } from "../common/log.js";
+import { objectCodec } from "./api/codec.js";
+import type { KubeletConnector } from "./api/http/kubelet.js";
+import { ApiServer } from "./api/http/server.js";
+import { LocalClient } from "./api/local.js";
+import { Registry } from "./api/registry.js";
+import { Schema } from "./api/schema.js";
+import { startControllers } from "./controllers/index.js";
+import { closeServer, listenSocket, listenTls } from "./listeners.js";
+import { loadPki, type Pki } from "./pki.js";
+import { createResources } from "./resources/index.js";
+import { LmdbStore } from "./store/lmdb.js";
+
+export type { KubeletConnector };
+
+export interface ControlOptions {
+  /** Where the store and the certificates are kept. */
+  dataDir: string;
+  /** TLS; port 0 takes a free one. */
+  listen: { host: string; port: number };
+  /** A unix socket on which everybody who may open it is the administrator. */
+  socketPath?: string;
+  clusterName: string;
+  clusterCIDR?: string;
+  nodeCIDRMaskSize?: number;
+  serviceCIDR?: string;
+  nodePortRange?: [number, number];
+  kubelet: KubeletConnector;
+  nodeMonitorGracePeriodSeconds?: number;
+  defaultTolerationSeconds?: number;
+  log: Logger;
+}
+
+export interface Control {
+  /** https://127.0.0.1:port */
+  url: string;
+  socketPath: string | undefined;
+  port: number;
+  /** PEM. */
+  caCert: string;
+  /** A kubeconfig (YAML) of the administrator, whose cluster, user and context have this name. */
+  adminKubeconfig(contextName: string): string;
+  /** The API without a transport. */
+  client: KubeClient;
+  /** Ends watches and streams, stops the controllers, closes the store. */
+  close(): Promise<void>;
+}
+
+const BOOTSTRAP_NAMESPACES = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/** Names by which clients reach the server: from the machine, and from pods by the Service default/kubernetes. */
+function serverNames(host: string, serviceCIDR: string): string[] {
+  const reachable = host === "0.0.0.0" || host === "::" ? [] : [host];
+  const service = [
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+  ];
+  const all = ["127.0.0.1", "::1", "localhost", ...service, Cidr.parse(serviceCIDR).at(1), ...reachable];
+  return [...new Set(all)];
+}
+
+async function bootstrap(client: KubeClient): Promise<void> {
+  for (const name of BOOTSTRAP_NAMESPACES)
+    try {
+      await client.create(NAMESPACES, { metadata: { name } });
+    } catch (error) {
+      if (!isAlreadyExists(error)) throw error;
+    }
+}
+
+function kubeconfig(name: string, server: string, { ca, admin }: Pki): string {
+  const base64 = (text: string): string => Buffer.from(text).toString("base64");
+  return stringify(
+    {
+      apiVersion: "v1",
+      kind: "Config",
+      clusters: [{ name, cluster: { server, "certificate-authority-data": base64(ca.cert) } }],
+      users: [
+        {
+          name,
+          user: { "client-certificate-data": base64(admin.cert), "client-key-data": base64(admin.key) },
+        },
+      ],
+      contexts: [{ name, context: { cluster: name, user: name } }],
+      "current-context": name,
+      preferences: {},
+    },
+    { lineWidth: 0 },
+  );
+}
+
+/**
+ * Starts the control plane on its data directory.
+ * @throws Error when the directory, the address or the socket cannot be used; nothing is left running then.
+ */
+export async function startControl(options: ControlOptions): Promise<Control> {
+  const { dataDir, listen, socketPath, log } = options;
+  const serviceCIDR = options.serviceCIDR ?? "10.96.0.0/16";
+  const undo: (() => Promise<void> | void)[] = [];
+  const close = async (): Promise<void> => {
+    for (const step of undo.splice(0).reverse()) await step();
+  };
+  try {
+    const [store, pki] = await Promise.all([
+      LmdbStore.open<Stored>({ path: join(dataDir, "store"), codec: objectCodec }),
+      loadPki({ dir: join(dataDir, "pki"), serverNames: serverNames(listen.host, serviceCIDR) }),
+    ]);
+    undo.push(() => store.close());
+    const definitions = createResources({
+      serviceCIDR,
+      nodePortRange: options.nodePortRange ?? [30000, 32767],
+      defaultTolerationSeconds: options.defaultTolerationSeconds ?? 300,
+    });
+    const registry = await Registry.open({ store, schema: Schema.load(), definitions, log });
+    const client = new LocalClient(registry);
+    await bootstrap(client);
+
+    const host = listen.host === "0.0.0.0" || listen.host === "::" ? "127.0.0.1" : listen.host;
+    let port = listen.port;
+    const address = (): string => `${host.includes(":") ? `[${host}]` : host}:${port}`;
+    const api = new ApiServer({ registry, kubelet: options.kubelet, address, log });
+    const tls = await listenTls(api, pki, listen, log);
+    port = tls.port;
+    undo.push(() => closeServer(tls.server));
+    if (socketPath !== undefined) {
+      const server = await listenSocket(api, socketPath, log);
+      undo.push(() => closeServer(server));
+    }
+    undo.push(() => api.close());
+
+    const informers = new InformerFactory(client, { log });
+    undo.push(() => informers.stop());
+    const controllers = startControllers({
+      client,
+      informers,
+      clusterCIDR: options.clusterCIDR ?? "10.244.0.0/16",
+      nodeCIDRMaskSize: options.nodeCIDRMaskSize ?? 24,
+      nodeMonitorGracePeriodSeconds: options.nodeMonitorGracePeriodSeconds ?? 40,
+      serverAddresses: { ip: host, port },
+      serviceCIDR,
+      log,
+    });
+    undo.push(() => controllers.stop());
+    informers.start();
+    const url = `https://${address()}`;
+    log.info({ url, socketPath, clusterName: options.clusterName }, "control plane started");
+    return {
+      url,
+      socketPath,
+      port,
+      caCert: pki.ca.cert,
+      adminKubeconfig: (contextName) => kubeconfig(contextName, url, pki),
+      client,
+      close,
+    };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}

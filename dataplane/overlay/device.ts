@@ -1,0 +1,99 @@
+// The VXLAN device of a host, made or put right: flannel.1 with flannel's settings. Effects on one link only.
+
+import { randomBytes } from "node:crypto";
+import type { Cidr } from "../../common/ip.js";
+import { type Link, NetlinkError, type RtNetlink } from "../kernel/rtnetlink.js";
+import { VNI } from "./lease.js";
+
+export const DEVICE = `flannel.${VNI}`;
+/** The kernel's own default for VXLAN, which flannel leaves as it is; not IANA's 4789. */
+export const PORT = 8472;
+/** Outer Ethernet, IPv4, UDP and VXLAN headers. */
+export const OVERHEAD = 50;
+
+export interface DeviceSpec {
+  uplink: string;
+  /** Source of the tunnel packets. */
+  publicIP: string;
+  /** The host's block: its network address becomes the device's. */
+  podCIDR: Cidr;
+  network: Cidr;
+  /** The MAC that is announced; undefined: keep that of an existing device, else a random one. */
+  mac?: string;
+}
+
+/**
+ * Idempotent. A device that differs in what cannot be changed (VNI, uplink, source, port, learning) is made anew.
+ * @throws NetlinkError; Error when the uplink is missing or its MTU leaves no room.
+ */
+export async function ensureDevice(rt: RtNetlink, spec: DeviceSpec): Promise<Link> {
+  const uplink = await rt.getLink(spec.uplink);
+  if (!uplink) throw new Error(`the uplink ${spec.uplink} is missing in ${rt.ns.name}`);
+  const mtu = uplink.mtu - OVERHEAD;
+  if (mtu < 68) throw new Error(`MTU ${uplink.mtu} of ${spec.uplink} leaves no room for VXLAN`);
+  let link = await rt.getLink(DEVICE);
+  const mac = spec.mac ?? (link?.kind === "vxlan" ? link.mac : randomMac());
+  if (link && !sameTunnel(link, uplink, spec)) {
+    await rt.deleteLink(link.index);
+    link = undefined;
+  }
+  if (!link) {
+    const tunnel = { id: VNI, port: PORT, local: spec.publicIP, link: uplink.index, learning: false };
+    await rt.addVxlan({ name: DEVICE, ...tunnel, mtu, mac });
+    link = await requireDevice(rt);
+  }
+  if (link.mtu !== mtu) await rt.setLink(link.index, { mtu });
+  await ensureAddress(rt, link.index, spec);
+  if (!link.up) {
+    noRouterAdvertisements(rt);
+    await rt.setLink(link.index, { up: true });
+  }
+  // Only after it is up: udev may have given it another one meanwhile (flannel #1795).
+  if ((await requireDevice(rt)).mac !== mac) await rt.setLink(link.index, { mac });
+  return requireDevice(rt);
+}
+
+async function requireDevice(rt: RtNetlink): Promise<Link> {
+  const link = await rt.getLink(DEVICE);
+  if (!link) {
+    throw new NetlinkError({ code: "ENODEV", operation: "getLink", detail: DEVICE, where: rt.ns.name });
+  }
+  return link;
+}
+
+function sameTunnel(link: Link, uplink: Link, spec: DeviceSpec): boolean {
+  const { vxlan } = link;
+  return (
+    vxlan?.id === VNI &&
+    vxlan.port === PORT &&
+    vxlan.local === spec.publicIP &&
+    vxlan.linkIndex === uplink.index &&
+    !vxlan.learning
+  );
+}
+
+/** The one address; others of the pod network are from an earlier lease. */
+async function ensureAddress(rt: RtNetlink, index: number, spec: DeviceSpec): Promise<void> {
+  const wanted = `${spec.podCIDR.network}/32`;
+  const present = (await rt.listAddresses(index)).filter(({ family }) => family === 4);
+  for (const { cidr, ip } of present) {
+    if (cidr !== wanted && spec.network.contains(ip)) await rt.deleteAddress(index, cidr);
+  }
+  if (!present.some(({ cidr }) => cidr === wanted)) await rt.addAddress(index, wanted);
+}
+
+function noRouterAdvertisements(rt: RtNetlink): void {
+  try {
+    rt.ns.sysctl(`net/ipv6/conf/${DEVICE}/accept_ra`, 0);
+  } catch (error) {
+    // A kernel without IPv6 has nothing to forbid.
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  }
+}
+
+/** Locally administered, unicast. */
+function randomMac(): string {
+  const bytes = randomBytes(6);
+  bytes[0] = ((bytes[0] ?? 0) & 0xfe) | 0x02;
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(":");
+}

@@ -1,0 +1,96 @@
+// Which tunnels a host should have, given all Nodes. Pure.
+
+import type { Cidr } from "../../common/ip.js";
+import type { Node, Stored } from "../../common/k8s.js";
+import { type Lease, LeaseError, leaseOf } from "./lease.js";
+
+/** The host that asks. */
+export interface Self {
+  nodeName: string;
+  publicIP: string;
+  podCIDR: Cidr;
+  vtepMAC: string;
+  /** The whole pod network. */
+  network: Cidr;
+}
+
+export interface DesiredPeers {
+  /** One tunnel each, oldest Node first. */
+  peers: Lease[];
+  /** Why a Node has no tunnel, or why this host must not have any: sentences for people. */
+  problems: string[];
+  /** Set when the conflict is this host's own fault: it came later than the Node it collides with. */
+  refusal?: string;
+}
+
+/**
+ * One entry for each other Node that has announced a usable lease. Of two Nodes that claim the same public IP, MAC or
+ * block the older keeps it: a newcomer must not be able to take over somebody's traffic.
+ */
+export function desiredPeers(nodes: readonly Stored<Node>[], self: Self): DesiredPeers {
+  const problems: string[] = [];
+  const peers: Lease[] = [];
+  const accepted: Lease[] = [];
+  let refusal: string | undefined;
+  const own: Lease = {
+    node: self.nodeName,
+    podCIDR: self.podCIDR,
+    vtepIP: self.podCIDR.network,
+    vtepMAC: self.vtepMAC,
+    publicIP: self.publicIP,
+  };
+  for (const node of byAge(nodes, self.nodeName)) {
+    const isSelf = node.metadata.name === self.nodeName;
+    let lease: Lease | undefined;
+    try {
+      lease = isSelf ? own : leaseOf(node);
+    } catch (error) {
+      if (!(error instanceof LeaseError)) throw error;
+      problems.push(error.message);
+      continue;
+    }
+    if (!lease) continue;
+    const problem = outside(lease, self.network) ?? conflict(lease, accepted);
+    if (problem === undefined) {
+      accepted.push(lease);
+      if (!isSelf) peers.push(lease);
+    } else {
+      problems.push(problem);
+      if (isSelf) refusal = problem;
+    }
+  }
+  return { peers, problems, ...(refusal !== undefined && { refusal }) };
+}
+
+/** Oldest first; this host itself is there even when its Node is not in the list yet: then it is the newest. */
+function byAge(nodes: readonly Stored<Node>[], self: string): Stored<Node>[] {
+  const sorted = nodes.toSorted(
+    (a, b) =>
+      compare(a.metadata.creationTimestamp, b.metadata.creationTimestamp) ||
+      compare(a.metadata.name, b.metadata.name),
+  );
+  if (sorted.some(({ metadata }) => metadata.name === self)) return sorted;
+  const metadata = { name: self, uid: "", resourceVersion: "", creationTimestamp: "" };
+  return [...sorted, { apiVersion: "v1", kind: "Node", metadata }];
+}
+
+const compare = (a: string, b: string): number => (a < b ? -1 : a > b ? 1 : 0);
+
+/** Why a block cannot be part of the network; undefined when it can. */
+export function outside(lease: Pick<Lease, "node" | "podCIDR">, network: Cidr): string | undefined {
+  if (network.contains(lease.podCIDR)) return undefined;
+  return `Node ${lease.node}: podCIDR ${lease.podCIDR} is not inside the pod network ${network}`;
+}
+
+function conflict(lease: Lease, accepted: readonly Lease[]): string | undefined {
+  for (const other of accepted) {
+    const shared =
+      (other.publicIP === lease.publicIP && `public IP ${lease.publicIP}`) ||
+      (other.vtepMAC === lease.vtepMAC && `VTEP MAC ${lease.vtepMAC}`) ||
+      (other.podCIDR.overlaps(lease.podCIDR) && `podCIDR ${lease.podCIDR} (it has ${other.podCIDR})`);
+    if (shared) {
+      return `Node ${lease.node} has the same ${shared} as the older Node ${other.node}: delete one of the two Nodes`;
+    }
+  }
+  return undefined;
+}

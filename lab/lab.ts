@@ -1,0 +1,201 @@
+// The inside of the lab process: wire, hosts, one API client for all, a node agent on each host, and lab.sock.
+// Runs in namespaces of its own; control is reached over its unix socket and may come and go.
+
+import { readdirSync } from "node:fs";
+import type { IncomingMessage, Server } from "node:http";
+import { connect, createServer as createTcpServer, type Server as TcpServer } from "node:net";
+import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ApiClient } from "../client/api-client.js";
+import { NODES, PODS } from "../common/client.js";
+import { InformerFactory } from "../common/informer.js";
+import type { Logger } from "../common/log.js";
+import type { NodeAgent, NodeAgentOptions } from "../node/index.js";
+import { serveRemoteCommand } from "../node/streams/remote-command.js";
+import { messageOf } from "./errors.js";
+import { launchInHost } from "./host-process.js";
+import { type Host, makeHosts } from "./hosts.js";
+import { residentBytes } from "./identity.js";
+import { assertOwnNetwork, privateRun } from "./machine.js";
+import { API_PORT, bridgeAddress } from "./resolve.js";
+import { type LabDoors, type NodeDoor, startLabServer } from "./server.js";
+import type { ClusterPaths } from "./state.js";
+import { dataPlaneInSync } from "./sync.js";
+import { dialApi, join } from "./tunnel.js";
+import type { LabStatus, ResolvedConfig } from "./types.js";
+import { Underlay } from "./underlay.js";
+
+export interface LabOptions {
+  config: ResolvedConfig;
+  paths: ClusterPaths;
+  startAgent: (options: NodeAgentOptions) => Promise<NodeAgent>;
+  log: Logger;
+  /** The hosts are there; milliseconds since the process was asked. */
+  onHosts?: (ms: number) => void;
+  /** lab.sock was asked to end the lab. */
+  onStop?: () => void;
+}
+
+/** How long a lab waits for control to listen, in milliseconds. */
+const CONTROL_TIMEOUT_MS = 30_000;
+
+/** Makes everything; resolves when every node is Ready. What fails is thrown: the process ends, and with it all. */
+export async function startLab(options: LabOptions): Promise<Lab> {
+  const { config, paths, log } = options;
+  const begin = performance.now();
+  assertOwnNetwork();
+  privateRun([paths.dir]);
+  const underlay = await Underlay.create(bridgeAddress(config));
+  const hosts = await makeHosts(config, underlay, paths.hosts);
+  options.onHosts?.(Math.round(performance.now() - begin));
+  log.info({ hosts: hosts.length, ms: Math.round(performance.now() - begin) }, "hosts made");
+  await controlListens(paths.controlSocket);
+  const lab = new Lab(options, hosts);
+  await lab.start();
+  log.info({ ms: Math.round(performance.now() - begin) }, "all nodes are Ready");
+  return lab;
+}
+
+async function controlListens(path: string): Promise<void> {
+  const deadline = Date.now() + CONTROL_TIMEOUT_MS;
+  for (;;) {
+    const error = await tryConnect(path);
+    if (!error) return;
+    if (Date.now() > deadline) throw new Error(`control does not listen on ${path}: ${error.message}`);
+    await sleep(5);
+  }
+}
+
+function tryConnect(path: string): Promise<Error | undefined> {
+  return new Promise((resolve) => {
+    const socket = connect(path, () => {
+      socket.destroy();
+      resolve(undefined);
+    });
+    socket.once("error", resolve);
+  });
+}
+
+/**
+ * The API server's address for pods: control listens outside the lab, on loopback; here on the underlay bridge is the
+ * other end of a tunnel to it. TLS goes through untouched.
+ */
+async function startApiGateway({ config, paths, log }: LabOptions): Promise<TcpServer> {
+  const server = createTcpServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+    socket.on("error", () => socket.destroy());
+    dialApi(paths.relaySocket).then(
+      (tunnel) => join(socket, tunnel),
+      (error) => {
+        log.debug({ error: messageOf(error) }, "a pod asked for the API, but control is away");
+        socket.resetAndDestroy();
+      },
+    );
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(API_PORT, bridgeAddress(config).address, resolve);
+  });
+  return server;
+}
+
+/** A running lab. */
+export class Lab implements LabDoors {
+  readonly #options: LabOptions;
+  readonly #hosts: Map<string, Host>;
+  readonly #agents = new Map<string, NodeAgent>();
+  readonly #client: ApiClient;
+  readonly #informers: InformerFactory;
+  readonly #since = Date.now();
+  #server: Server | undefined;
+  #gateway: TcpServer | undefined;
+
+  constructor(options: LabOptions, hosts: readonly Host[]) {
+    this.#options = options;
+    this.#hosts = new Map(hosts.map((host) => [host.node.name, host]));
+    const userAgent = "kubeplumb-lab";
+    this.#client = new ApiClient({ socketPath: options.paths.controlSocket, userAgent });
+    this.#informers = new InformerFactory(this.#client, { log: options.log.child({ part: "informer" }) });
+  }
+
+  /** Starts the agents and lab.sock; resolves when every node is Ready. */
+  async start(): Promise<void> {
+    const { log, paths } = this.#options;
+    this.#informers.start();
+    // Before the agents: control may ask a kubelet as soon as its Node is there.
+    const socketPath = paths.labSocket;
+    this.#server = await startLabServer({ socketPath, doors: this, log: log.child({ part: "lab.sock" }) });
+    this.#gateway = await startApiGateway(this.#options);
+    const agents = await Promise.all([...this.#hosts.values()].map((host) => this.#startAgent(host)));
+    await Promise.all(agents.map((agent) => agent.ready));
+  }
+
+  async #startAgent({ node, ns, rootDir, runDir }: Host): Promise<NodeAgent> {
+    const { config, startAgent, log } = this.#options;
+    const agent = await startAgent({
+      name: node.name,
+      ns,
+      nodeIP: node.ip,
+      uplink: "eth0",
+      rootDir,
+      runDir,
+      client: this.#client,
+      informers: this.#informers,
+      clusterCIDR: config.networking.podSubnet,
+      serviceCIDR: config.networking.serviceSubnet,
+      labels: node.labels,
+      taints: node.taints,
+      images: config.images,
+      iptables: config.networking.iptables,
+      log: log.child({ node: node.name }),
+    });
+    this.#agents.set(node.name, agent);
+    return agent;
+  }
+
+  node(name: string): NodeDoor | undefined {
+    return this.#agents.get(name);
+  }
+
+  host(name: string): { exec(req: IncomingMessage, socket: Duplex, head: Buffer): void } | undefined {
+    const host = this.#hosts.get(name);
+    if (!host) return undefined;
+    return {
+      exec: (req, socket, head) =>
+        serveRemoteCommand(req, socket, head, (command) => launchInHost(host.shell, command, host.env)),
+    };
+  }
+
+  async status(): Promise<LabStatus> {
+    const nodes = this.#informers.get(NODES);
+    const pods = this.#informers.get(PODS).list();
+    const hosts = [...this.#hosts.values()].map(({ node: { name, ip } }) => {
+      const conditions = nodes.get(name)?.status?.conditions ?? [];
+      const ready = conditions.some(({ type, status }) => type === "Ready" && status === "True");
+      return { name, ip, ready, pods: pods.filter((pod) => pod.spec?.nodeName === name).length };
+    });
+    return {
+      hosts,
+      pods: pods.filter((pod) => pod.spec?.nodeName).length,
+      processes: readdirSync("/proc").filter((entry) => /^\d+$/.test(entry)).length,
+      memoryBytes: residentBytes("self") ?? process.memoryUsage.rss(),
+      uptimeSeconds: Math.round((Date.now() - this.#since) / 1000),
+    };
+  }
+
+  sync(): Promise<void> {
+    return dataPlaneInSync(this.#client, this.#informers, [...this.#agents.values()]);
+  }
+
+  stop(): void {
+    this.#options.onStop?.();
+  }
+
+  /** Ends every agent and closes the socket. `graceful`: pods get their grace period. */
+  async close(options: { graceful: boolean }): Promise<void> {
+    this.#server?.close();
+    this.#gateway?.close();
+    await Promise.all([...this.#agents.values()].map((agent) => agent.stop(options)));
+    this.#informers.stop();
+    await this.#client.close();
+  }
+}

@@ -1,0 +1,93 @@
+// Two TCP connections made one, and the way through lab.sock to an address inside the lab. Knows sockets only.
+
+import { connect, type Socket } from "node:net";
+
+/**
+ * Copies both directions, each ending on its own: a half-closed connection stays half open (the sockets must have
+ * been made with allowHalfOpen). What breaks one side breaks the other.
+ */
+export function join(a: Socket, b: Socket): void {
+  for (const [one, other] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    one.on("error", () => other.destroy());
+    // After an orderly end the other side may still have something to send off: then it closes by itself.
+    one.once("close", () => {
+      if (!one.readableEnded) other.destroy();
+    });
+    one.pipe(other);
+  }
+}
+
+/**
+ * A TCP connection from the lab's root namespace, that is from outside the hosts, by GET /dial/IP/PORT of lab.sock.
+ * @throws Error with what the lab says when the address does not answer; ENOENT, ECONNREFUSED without a lab.
+ */
+export function dial(labSocket: string, ip: string, port: number): Promise<Socket> {
+  return upgrade(labSocket, `/dial/${ip}/${port}`);
+}
+
+/** A connection to the API server's TLS port, from inside the lab, by GET /api of relay.sock. Throws as {@link dial}. */
+export function dialApi(relaySocket: string): Promise<Socket> {
+  return upgrade(relaySocket, "/api");
+}
+
+function upgrade(socketPath: string, path: string): Promise<Socket> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ path: socketPath, allowHalfOpen: true });
+    let head = Buffer.alloc(0);
+    const fail = (error: Error) => {
+      socket.destroy();
+      reject(error);
+    };
+    const early = () => fail(new Error(`${socketPath} closed the connection for ${path}`));
+    const read = (chunk: Buffer) => {
+      head = Buffer.concat([head, chunk]);
+      const end = head.indexOf("\r\n\r\n");
+      if (end < 0) return;
+      socket.pause();
+      socket.off("data", read).off("error", fail).off("end", early);
+      const problem = refusal(head.subarray(0, end).toString("latin1"));
+      if (problem) return fail(new Error(problem));
+      if (head.length > end + 4) socket.unshift(head.subarray(end + 4));
+      resolve(socket);
+    };
+    socket.on("data", read).on("error", fail).on("end", early);
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: lab\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n`);
+  });
+}
+
+/** What an answer other than 101 says, undefined for 101. */
+function refusal(head: string): string | undefined {
+  const [status = "", ...lines] = head.split("\r\n");
+  if (/^HTTP\/1\.1 101 /.test(status)) return undefined;
+  const reason = lines.find((line) => line.toLowerCase().startsWith("x-error:"));
+  return reason ? reason.slice("x-error:".length).trim() : status;
+}
+
+const DIAL_TIMEOUT_MS = 10_000;
+
+/** The other end: connects and answers the upgrade. `head` is what came after the request. */
+export function acceptDial(client: Socket, head: Buffer, ip: string, port: number): void {
+  const upstream = connect({ host: ip, port, allowHalfOpen: true, noDelay: true });
+  const timer = setTimeout(() => upstream.destroy(new Error(`${ip}:${port} timed out`)), DIAL_TIMEOUT_MS);
+  const refuse = (error: Error) => {
+    clearTimeout(timer);
+    const text = error.message.replaceAll(/[\r\n]+/g, " ");
+    client.end(
+      `HTTP/1.1 502 Bad Gateway\r\nX-Error: ${text}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`,
+    );
+  };
+  const gone = () => upstream.destroy();
+  client.once("close", gone).on("error", gone);
+  upstream.once("error", refuse);
+  upstream.once("connect", () => {
+    clearTimeout(timer);
+    upstream.off("error", refuse);
+    client.off("close", gone).off("error", gone);
+    client.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
+    if (head.length > 0) upstream.write(head);
+    join(client, upstream);
+  });
+}

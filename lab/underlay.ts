@@ -1,0 +1,133 @@
+// The wire between the hosts: a bridge in the lab's root namespace, a veth to each host's eth0, addresses, the
+// default route. Knows devices and addresses, nothing of Kubernetes.
+
+import { CommandError } from "../dataplane/kernel/command.js";
+import { NetNs } from "../dataplane/kernel/netns.js";
+import { RtNetlink } from "../dataplane/kernel/rtnetlink.js";
+
+export const BRIDGE = "underlay";
+export const UPLINK = "eth0";
+const MTU = 1500;
+
+export interface UnderlayOptions {
+  /** The bridge's own address; the default route of the hosts. */
+  address: string;
+  prefix: number;
+}
+
+/** What must hold in every host and in the root before interfaces are made there. */
+const SYSCTLS: readonly (readonly [key: string, value: number])[] = [
+  ["net.ipv4.ip_forward", 1],
+  // The machine's own setting is inherited; loose or strict filtering would drop NodePort replies and VXLAN traffic.
+  ["net.ipv4.conf.all.rp_filter", 0],
+  ["net.ipv4.conf.default.rp_filter", 0],
+];
+
+/** Is not there on a kernel without IPv6: then there is nothing to set. */
+const IPV6_SYSCTLS: readonly (readonly [key: string, value: number])[] = [
+  // The cluster speaks IPv4: no link-local addresses, router solicitations and multicast reports on each veth.
+  ["net.ipv6.conf.default.disable_ipv6", 1],
+];
+
+/** So that Service addresses work for traffic that stays on a bridge (kubeadm's preflight asks for it). */
+const BRIDGE_CALLS = "net.bridge.bridge-nf-call-iptables";
+
+/** The wire. One per lab. */
+export class Underlay implements Disposable {
+  readonly root: NetNs;
+  readonly #netlink: RtNetlink;
+  readonly #options: UnderlayOptions;
+  #ports = 0;
+
+  private constructor(root: NetNs, netlink: RtNetlink, options: UnderlayOptions) {
+    this.root = root;
+    this.#netlink = netlink;
+    this.#options = options;
+  }
+
+  /** Makes the bridge in the namespace of this process. Throws NetlinkError. */
+  static async create(options: UnderlayOptions): Promise<Underlay> {
+    const root = NetNs.current("lab");
+    const underlay = new Underlay(root, RtNetlink.open(root), options);
+    await underlay.#makeBridge();
+    return underlay;
+  }
+
+  async #makeBridge(): Promise<void> {
+    prepare(this.root);
+    const netlink = this.#netlink;
+    await netlink.setLink("lo", { up: true });
+    await netlink.addBridge({ name: BRIDGE, mtu: MTU, up: true });
+    await netlink.addAddress(BRIDGE, `${this.#options.address}/${this.#options.prefix}`);
+    // Everything beyond the lab is answered at once with "network unreachable": ip_forward and no route do that.
+  }
+
+  /** A host: a namespace with eth0 on the bridge. The caller closes it. */
+  async addHost(name: string, ip: string): Promise<NetNs> {
+    const ns = NetNs.create(name);
+    try {
+      prepare(ns);
+      await bridgeCalls(ns);
+      const peer = { name: UPLINK, ns, mac: macOf(ip) };
+      await this.#netlink.addVeth({ name: `host${++this.#ports}`, peer, mtu: MTU, master: BRIDGE, up: true });
+      const netlink = RtNetlink.open(ns);
+      try {
+        await netlink.setLink("lo", { up: true });
+        await netlink.addAddress(UPLINK, `${ip}/${this.#options.prefix}`);
+        await netlink.setLink(UPLINK, { up: true, mtu: MTU });
+        await netlink.addRoute({ dst: "0.0.0.0/0", via: this.#options.address, dev: UPLINK });
+      } finally {
+        netlink.close();
+      }
+      return ns;
+    } catch (error) {
+      ns.close();
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#netlink.close();
+  }
+}
+
+/**
+ * Lets iptables see bridged packets. The switch comes with the module br_netfilter; a rule that matches physical
+ * ports makes the kernel load it, also for somebody who may not load modules.
+ */
+async function bridgeCalls(ns: NetNs): Promise<void> {
+  if (setIfPresent(ns, BRIDGE_CALLS, 1)) return;
+  const input = "*filter\n-A FORWARD -m physdev --physdev-in none -j ACCEPT\nCOMMIT\n";
+  using scratch = NetNs.create("scratch");
+  try {
+    await scratch.exec("iptables-restore", ["--noflush"], { input });
+  } catch (error) {
+    // Without physdev there is no such rule; whether the module came along is seen below.
+    if (!(error instanceof CommandError)) throw error;
+  }
+  if (setIfPresent(ns, BRIDGE_CALLS, 1)) return;
+  throw new Error(
+    `${BRIDGE_CALLS} is missing, so Services would fail between pods of one host; run "sudo modprobe br_netfilter"`,
+  );
+}
+
+function prepare(ns: NetNs): void {
+  for (const [key, value] of SYSCTLS) ns.sysctl(key, value);
+  for (const [key, value] of IPV6_SYSCTLS) setIfPresent(ns, key, value);
+}
+
+/** Whether the kernel knows the key. */
+function setIfPresent(ns: NetNs, key: string, value: number): boolean {
+  try {
+    ns.sysctl(key, value);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    return false;
+  }
+}
+
+/** Locally administered and the same for the same address, as a machine keeps its card: neighbours stay valid. */
+function macOf(ip: string): string {
+  return ["02", "42", ...ip.split(".").map((part) => Number(part).toString(16).padStart(2, "0"))].join(":");
+}

@@ -1,0 +1,252 @@
+// One host of a cluster: puts registration, overlay, service proxy, pod network, pods and kubelet API together.
+// Knows the order in which they need one another, and nothing of their inside.
+
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { join } from "node:path";
+import type { Duplex } from "node:stream";
+import { NODES, PODS, SERVICES } from "../common/client.js";
+import type { Logger } from "../common/log.js";
+import { Iptables } from "../dataplane/iptables/index.js";
+import type { NetNs } from "../dataplane/kernel/netns.js";
+import { Overlay, subnetEnvPath } from "../dataplane/overlay/index.js";
+import { ServiceProxy } from "../dataplane/proxy/index.js";
+import { capacity, goArch, nodeInfo } from "./host/machine.js";
+import { CniNetwork, NOT_READY } from "./host/network.js";
+import type { NodeFacts } from "./host/node-object.js";
+import { Registration } from "./host/registration.js";
+import { setHostSysctls } from "./host/sysctls.js";
+import { KubeletApi } from "./kubelet/api.js";
+import type { NodeAgent, NodeAgentOptions } from "./options.js";
+import { KUBELET_BACKOFF } from "./pods/backoff.js";
+import type { PodEnvironment } from "./pods/environment.js";
+import { EventRecorder } from "./pods/events.js";
+import { parseResolvConf } from "./pods/files.js";
+import { PodManager } from "./pods/manager.js";
+import { wireOverlay, wireProxy } from "./wiring.js";
+
+const DEFAULT_MAX_PODS = 110;
+const RETRY_MS = 10_000;
+/** Between SIGTERM and SIGKILL when the whole agent stops: the host is going, nobody is waited for long. */
+const STOP_GRACE_MS = 2000;
+
+/**
+ * Starts the agent of one host: returns as soon as its parts run, `ready` tells when the Node is.
+ * @throws Error when the host cannot be used at all (no iptables, a broken CNI configuration, no netlink).
+ */
+export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAgent> {
+  const agent = new Agent(options);
+  agent.start();
+  return agent;
+}
+
+function factsOf(options: NodeAgentOptions): NodeFacts {
+  const { name, nodeIP, labels = {}, taints = [], maxPods = DEFAULT_MAX_PODS, rootDir } = options;
+  const arch = goArch();
+  return { name, nodeIP, labels, taints, arch, info: nodeInfo(), capacity: capacity(maxPods, rootDir) };
+}
+
+class Agent implements NodeAgent {
+  readonly name: string;
+  readonly ns: NetNs;
+  readonly nodeIP: string;
+  readonly ready: Promise<void>;
+  readonly proxy: ServiceProxy;
+  readonly #options: NodeAgentOptions;
+  readonly #log: Logger;
+  readonly #iptables: Iptables;
+  readonly #overlay: Overlay;
+  readonly #network: CniNetwork;
+  readonly #events: EventRecorder;
+  readonly #registration: Registration;
+  readonly #pods: PodManager;
+  readonly #api: KubeletApi;
+  readonly #endings: (() => void)[] = [];
+  #resolveReady: () => void = () => {};
+  #rejectReady: (error: Error) => void = () => {};
+  #overlayUp = false;
+  #hasPodCIDR = false;
+  #networkReady: () => void = () => {};
+  #stopping: Promise<void> | undefined;
+
+  constructor(options: NodeAgentOptions) {
+    const { name, ns, nodeIP, rootDir, runDir, client, informers } = options;
+    this.#options = options;
+    this.name = name;
+    this.ns = ns;
+    this.nodeIP = nodeIP;
+    this.#log = options.log;
+    this.ready = new Promise((resolve, reject) => {
+      this.#resolveReady = resolve;
+      this.#rejectReady = reject;
+    });
+    // The reason is in the log as well; whoever waits for `ready` hears it too.
+    this.ready.catch(() => {});
+    for (const directory of [rootDir, runDir]) mkdirSync(directory, { recursive: true });
+    this.#iptables = Iptables.open(ns, { variant: options.iptables, lockFile: join(runDir, "xtables.lock") });
+    this.#events = new EventRecorder({ client, component: "kubelet", host: name, log: this.#part("events") });
+    this.proxy = this.#makeProxy();
+    this.#overlay = this.#makeOverlay();
+    this.#network = new CniNetwork({
+      confDir: options.cniConfDir ?? join(rootDir, "etc/cni/net.d"),
+      binDirs: options.cniBinDirs ?? ["/opt/cni/bin"],
+      stateDir: join(rootDir, "lib/cni"),
+      subnetFile: subnetEnvPath(runDir),
+      hostNs: ns,
+    });
+    this.#registration = new Registration({
+      facts: factsOf(options),
+      client,
+      nodes: informers.get(NODES),
+      events: this.#events,
+      health: () => ({ networkProblem: this.#networkProblem(), overlayUp: this.#overlayUp }),
+      log: this.#part("registration"),
+    });
+    this.#pods = new PodManager(this.#podEnvironment(), informers.get(PODS));
+    this.#api = new KubeletApi({ nodeName: name, rootDir, pods: this.#pods, log: this.#part("kubelet") });
+  }
+
+  #part(part: string): Logger {
+    return this.#log.child({ part });
+  }
+
+  #makeProxy(): ServiceProxy {
+    const { ns, name, nodeIP, clusterCIDR } = this.#options;
+    return new ServiceProxy({
+      ns,
+      iptables: this.#iptables,
+      nodeName: name,
+      nodeIPs: [nodeIP],
+      clusterCIDR,
+      log: this.#part("proxy"),
+    });
+  }
+
+  #makeOverlay(): Overlay {
+    const { ns, name, nodeIP, uplink, clusterCIDR, runDir } = this.#options;
+    return new Overlay({
+      ns,
+      nodeName: name,
+      uplink,
+      publicIP: nodeIP,
+      network: clusterCIDR,
+      runDir,
+      iptables: this.#iptables,
+      publish: (annotations) => this.#publish(annotations),
+      log: this.#part("overlay"),
+    });
+  }
+
+  #podEnvironment(): PodEnvironment {
+    const { name, nodeIP, ns, rootDir, client, informers, images = {}, timing } = this.#options;
+    const services = informers.get(SERVICES);
+    const resolver = "/etc/resolv.conf";
+    return {
+      nodeName: name,
+      nodeIP,
+      hostNs: ns,
+      rootDir,
+      client,
+      services: () => services.list(),
+      events: this.#events,
+      network: this.#network,
+      images,
+      clusterDNS: this.#options.clusterDNS,
+      clusterDomain: this.#options.clusterDomain ?? "cluster.local",
+      nodeDns: parseResolvConf(existsSync(resolver) ? readFileSync(resolver, "utf8") : ""),
+      timing: {
+        restartBackoff: KUBELET_BACKOFF,
+        imageBackoff: KUBELET_BACKOFF,
+        retryMs: RETRY_MS,
+        ...timing,
+      },
+      log: this.#part("pods"),
+    };
+  }
+
+  start(): void {
+    setHostSysctls(this.ns, this.#log);
+    this.#network.ensureConfiguration();
+    this.#run().catch((error: Error) => {
+      if (!this.#stopping) this.#log.error({ err: error }, "the node does not become ready");
+      this.#rejectReady(error);
+    });
+  }
+
+  async #run(): Promise<void> {
+    const { informers } = this.#options;
+    const networkReady = new Promise<void>((resolve) => {
+      this.#networkReady = resolve;
+    });
+    const node = await this.#registration.register();
+    if (!node || this.#stopping) return;
+    this.#events.record(this.#registration.target(), "Normal", "Starting", "Starting kubelet.");
+    this.#hasPodCIDR = Boolean(node.spec?.podCIDR);
+    this.#endings.push(
+      wireOverlay(informers, this.#overlay, this.name, (own) => {
+        this.#hasPodCIDR = Boolean(own.spec?.podCIDR);
+        this.#check();
+      }),
+      wireProxy(informers, this.proxy),
+    );
+    this.#registration.start(() => this.#resolveReady());
+    this.#overlay.start();
+    this.proxy.start();
+    await this.#overlay.ready;
+    this.#overlayUp = true;
+    this.#check();
+    await networkReady;
+    // The environment of a container names the Services there are.
+    await informers.get(SERVICES).synced;
+    if (!this.#stopping) await this.#pods.start();
+  }
+
+  #networkProblem(): string | undefined {
+    if (!this.#hasPodCIDR || !this.#overlayUp) return NOT_READY;
+    return this.#network.notReady();
+  }
+
+  #check(): void {
+    if (!this.#networkProblem()) this.#networkReady();
+    this.#registration.statusChanged();
+  }
+
+  /** What the overlay announces: annotations now, the condition with the next status. */
+  async #publish(annotations: Record<string, string>): Promise<void> {
+    await this.#options.client.patch(NODES, this.name, "merge", { metadata: { annotations } });
+  }
+
+  handleRequest(req: IncomingMessage, res: ServerResponse): void {
+    this.#api.handleRequest(req, res);
+  }
+
+  handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
+    this.#api.handleUpgrade(req, socket, head);
+  }
+
+  podSandbox(namespace: string, name: string): { ns: NetNs; pid?: number } | undefined {
+    const worker = this.#pods.find(namespace, name);
+    if (!worker?.sandbox) return undefined;
+    const pid = worker.containers.map((one) => one.run?.pid).find((one) => one !== undefined);
+    return pid === undefined ? { ns: worker.sandbox.ns } : { ns: worker.sandbox.ns, pid };
+  }
+
+  rules(): Promise<string> {
+    return this.#iptables.save();
+  }
+
+  stop({ graceful }: { graceful: boolean }): Promise<void> {
+    this.#stopping ??= this.#stop(graceful);
+    return this.#stopping;
+  }
+
+  async #stop(graceful: boolean): Promise<void> {
+    this.#rejectReady(new Error(`node ${this.name} was stopped before it was ready`));
+    for (const end of this.#endings) end();
+    await this.#registration.stop();
+    // First, so that it does not look after every link of a pod that goes.
+    await Promise.all([this.proxy.stop(), this.#overlay.stop()]);
+    await this.#pods.stop(graceful ? STOP_GRACE_MS : undefined);
+    this.#events.stop();
+  }
+}

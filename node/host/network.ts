@@ -1,0 +1,130 @@
+// The pod network of one host: its CNI configuration, and pods joined through it. Knows CNI, nothing of what a pod
+// does with its network.
+
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import {
+  type AttachmentOptions,
+  addNetwork,
+  DEFAULT_CONFLIST_NAME,
+  defaultConflist,
+  delNetwork,
+  gcNetwork,
+  readConflist,
+} from "../../cni/index.js";
+import type { NetNs } from "../../dataplane/kernel/netns.js";
+import { RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
+import type { PodNetwork } from "../pods/environment.js";
+
+type PodIdentity = Parameters<PodNetwork["add"]>[0];
+
+export interface CniNetworkOptions {
+  confDir: string;
+  binDirs: readonly string[];
+  /** This host's /var/lib/cni. */
+  stateDir: string;
+  /** Where the overlay says which block this host has. */
+  subnetFile: string;
+  hostNs: NetNs;
+}
+
+const IF_NAME = "eth0";
+
+/** Attachments worked on at the same time by all hosts of this process: they take turns in the kernel anyway. */
+const CONCURRENCY = 16;
+const turns: (() => void)[] = [];
+let busy = 0;
+
+/** Runs `work` when it is its turn. */
+async function inTurn<T>(work: () => Promise<T>): Promise<T> {
+  if (busy >= CONCURRENCY) await new Promise<void>((resolve) => turns.push(resolve));
+  else busy++;
+  try {
+    return await work();
+  } finally {
+    const next = turns.shift();
+    if (next) next();
+    else busy--;
+  }
+}
+
+/** The words of a container runtime whose network is not there yet. */
+export const NOT_READY =
+  "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized";
+
+export class CniNetwork implements PodNetwork {
+  readonly #options: CniNetworkOptions;
+
+  constructor(options: CniNetworkOptions) {
+    this.#options = options;
+  }
+
+  /** Writes our own configuration unless there is one, of whatever kind. @throws CniError for one that is broken. */
+  ensureConfiguration(): void {
+    const { confDir, stateDir, subnetFile } = this.#options;
+    mkdirSync(confDir, { recursive: true });
+    if (readConflist(confDir)) return;
+    const conflist = defaultConflist({ subnetFile, dataDir: stateDir });
+    writeFileSync(join(confDir, DEFAULT_CONFLIST_NAME), `${JSON.stringify(conflist, null, 2)}\n`);
+  }
+
+  notReady(): string | undefined {
+    return readConflist(this.#options.confDir) ? undefined : NOT_READY;
+  }
+
+  async add(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<string> {
+    const conf = readConflist(this.#options.confDir);
+    if (!conf) throw new Error(NOT_READY);
+    await loopbackUp(ns);
+    const attachment = this.#attachment(pod, sandboxId, ns, conf.path);
+    const result = await inTurn(() => addNetwork(conf.conflist, attachment));
+    const address = result.ips?.[0]?.address;
+    if (!address)
+      throw new Error(`the CNI network ${conf.conflist.name} (${conf.path}) gave the pod no address`);
+    return address.split("/")[0] ?? "";
+  }
+
+  async remove(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<void> {
+    const conf = readConflist(this.#options.confDir);
+    // Without a configuration nothing of it can be left but the namespace, which goes by itself.
+    if (!conf) return;
+    const attachment = this.#attachment(pod, sandboxId, ns, conf.path);
+    await inTurn(() => delNetwork(conf.conflist, attachment));
+  }
+
+  async collectGarbage(): Promise<void> {
+    const { binDirs, stateDir, hostNs, confDir } = this.#options;
+    const conf = readConflist(confDir);
+    if (conf) await gcNetwork(conf.conflist, { binDirs, stateDir, hostNs, confPath: conf.path, valid: [] });
+  }
+
+  #attachment(pod: PodIdentity, containerId: string, ns: NetNs, confPath: string): AttachmentOptions {
+    const { binDirs, stateDir, hostNs } = this.#options;
+    return {
+      containerId,
+      netns: ns.path,
+      ifName: IF_NAME,
+      args: {
+        IgnoreUnknown: "1",
+        K8S_POD_NAMESPACE: pod.namespace,
+        K8S_POD_NAME: pod.name,
+        K8S_POD_INFRA_CONTAINER_ID: containerId,
+        K8S_POD_UID: pod.uid,
+      },
+      binDirs,
+      confPath,
+      stateDir,
+      hostNs,
+    };
+  }
+}
+
+/** What a runtime's "loopback" plugin does. */
+async function loopbackUp(ns: NetNs): Promise<void> {
+  const netlink = RtNetlink.open(ns);
+  try {
+    await netlink.setLink("lo", { up: true });
+  } finally {
+    netlink.close();
+  }
+}

@@ -1,0 +1,123 @@
+// The Node object as this agent wants it: metadata, addresses, conditions. Pure.
+
+import type { NodeStatus } from "kubernetes-types/core/v1.js";
+import type { Node, NodeCondition, Stored, Taint } from "../../common/k8s.js";
+
+export interface NodeFacts {
+  name: string;
+  nodeIP: string;
+  labels: Readonly<Record<string, string>>;
+  taints: readonly Taint[];
+  arch: string;
+  info: NodeStatus["nodeInfo"];
+  capacity: Record<string, string>;
+}
+
+export function nodeLabels(facts: NodeFacts): Record<string, string> {
+  return {
+    "beta.kubernetes.io/arch": facts.arch,
+    "beta.kubernetes.io/os": "linux",
+    "kubernetes.io/arch": facts.arch,
+    "kubernetes.io/hostname": facts.name,
+    "kubernetes.io/os": "linux",
+    ...facts.labels,
+  };
+}
+
+/** What the kubelet knows of its own health. */
+export interface Health {
+  /** Undefined: the network is ready; else why not. */
+  networkProblem?: string | undefined;
+  /** Whether the overlay has said that the network is there (NetworkUnavailable); undefined: it has said nothing. */
+  overlayUp?: boolean;
+}
+
+type Wanted = { type: string; status: "True" | "False"; reason: string; message: string };
+
+function wantedConditions(health: Health): Wanted[] {
+  const { networkProblem, overlayUp } = health;
+  const overlay: Wanted[] = overlayUp
+    ? [
+        {
+          type: "NetworkUnavailable",
+          status: "False",
+          reason: "FlannelIsUp",
+          message: "Flannel is running on this node",
+        },
+      ]
+    : [];
+  const sufficient = (type: string, reason: string, message: string): Wanted => ({
+    type,
+    status: "False",
+    reason,
+    message,
+  });
+  return [
+    ...overlay,
+    sufficient("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+    sufficient("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+    sufficient("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    networkProblem
+      ? { type: "Ready", status: "False", reason: "KubeletNotReady", message: networkProblem }
+      : { type: "Ready", status: "True", reason: "KubeletReady", message: "kubelet is posting ready status" },
+  ];
+}
+
+/** Conditions to report; transition times and what others have put there are kept. */
+export function nodeConditions(
+  health: Health,
+  before: readonly NodeCondition[] = [],
+  now: string,
+): NodeCondition[] {
+  const own = wantedConditions(health).map((wanted): NodeCondition => {
+    const old = before.find((one) => one.type === wanted.type);
+    const same = old?.status === wanted.status && old.lastTransitionTime;
+    return { ...wanted, lastHeartbeatTime: now, lastTransitionTime: same ? old.lastTransitionTime : now };
+  });
+  const names = new Set(own.map((one) => one.type));
+  return [...before.filter((one) => !names.has(one.type)), ...own];
+}
+
+/** The whole status to report. */
+export function nodeStatus(
+  facts: NodeFacts,
+  health: Health,
+  before: NodeStatus | undefined,
+  now: string,
+): NodeStatus {
+  return {
+    addresses: [
+      { type: "InternalIP", address: facts.nodeIP },
+      { type: "Hostname", address: facts.name },
+    ],
+    capacity: facts.capacity,
+    allocatable: facts.capacity,
+    conditions: nodeConditions(health, before?.conditions, now),
+    daemonEndpoints: { kubeletEndpoint: { Port: 10250 } },
+    nodeInfo: facts.info,
+  };
+}
+
+/** Whether two statuses say the same, heartbeats and the order of keys aside. */
+export function sameNodeStatus(a: NodeStatus | undefined, b: NodeStatus): boolean {
+  const essence = (status: NodeStatus | undefined) =>
+    JSON.stringify([
+      status?.addresses?.map((one) => [one.type, one.address]),
+      Object.entries(status?.capacity ?? {}).sort(),
+      Object.entries(status?.allocatable ?? {}).sort(),
+      Object.entries(status?.nodeInfo ?? {}).sort(),
+      (status?.conditions ?? [])
+        .map((one) => [one.type, one.status, one.reason, one.message])
+        .sort((x, y) => String(x[0]).localeCompare(String(y[0]))),
+    ]);
+  return essence(a) === essence(b);
+}
+
+export function internalIPs(node: Pick<Node, "status">): string[] {
+  return (node.status?.addresses ?? []).filter((one) => one.type === "InternalIP").map((one) => one.address);
+}
+
+/** The other node that has this address already, if any. */
+export function addressHolder(nodes: readonly Stored<Node>[], facts: NodeFacts): Stored<Node> | undefined {
+  return nodes.find((node) => node.metadata.name !== facts.name && internalIPs(node).includes(facts.nodeIP));
+}

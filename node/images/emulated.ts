@@ -1,0 +1,152 @@
+// The common part of emulated processes: listeners inside the pod's namespace, one exit status, signals as the
+// first process of a container gets them. Knows sockets, nothing of what is served.
+
+import type { Socket as UdpSocket } from "node:dgram";
+import { createServer, type Server as HttpServer, type RequestListener } from "node:http";
+import { createServer as createTcpServer, type Server, type Socket } from "node:net";
+import type { ExitStatus } from "../process/launch.js";
+import type { ContainerContext, Workload } from "./types.js";
+
+/** What a process does with a signal: end with that code, ignore it, or something of its own. */
+export type SignalAction = number | "ignore" | ((process: EmulatedProcess) => void);
+
+export interface EmulatedOptions {
+  /** Default "ignore": the kernel gives the first process of a PID namespace no signal it has no handler for. */
+  onTerm?: SignalAction;
+  /** What SIGQUIT does; default "ignore". */
+  onQuit?: SignalAction;
+}
+
+/** `host:port` as Go prints it. */
+export function peerOf(socket: { remoteAddress?: string; remotePort?: number }): string {
+  return `${socket.remoteAddress ?? ""}:${socket.remotePort ?? 0}`;
+}
+
+/** A process that exists as sockets of this one. */
+export class EmulatedProcess implements Workload {
+  readonly context: ContainerContext;
+  readonly exited: Promise<ExitStatus>;
+  readonly #options: EmulatedOptions;
+  readonly #servers = new Set<Server>();
+  readonly #udp = new Set<UdpSocket>();
+  readonly #connections = new Set<Socket>();
+  #resolve: (status: ExitStatus) => void = () => {};
+  #over = false;
+
+  constructor(context: ContainerContext, options: EmulatedOptions = {}) {
+    this.context = context;
+    this.#options = options;
+    this.exited = new Promise((resolve) => {
+      this.#resolve = resolve;
+    });
+  }
+
+  get over(): boolean {
+    return this.#over;
+  }
+
+  /** An HTTP server on every address of the pod. False when the port could not be had; the process has ended then. */
+  async http(port: number, handler: RequestListener): Promise<HttpServer | undefined> {
+    const server = createServer({ keepAliveTimeout: 60_000 }, handler);
+    return (await this.#listen(server, port)) ? server : undefined;
+  }
+
+  async tcp(port: number, handler: (socket: Socket) => void): Promise<Server | undefined> {
+    const server = createTcpServer((socket) => {
+      socket.on("error", () => socket.destroy());
+      handler(socket);
+    });
+    return (await this.#listen(server, port)) ? server : undefined;
+  }
+
+  async #listen(server: Server, port: number): Promise<boolean> {
+    server.on("connection", (socket: Socket) => {
+      this.#connections.add(socket);
+      socket.once("close", () => this.#connections.delete(socket));
+    });
+    try {
+      await this.context.ns.listen(server, { port });
+    } catch (error) {
+      this.#bindFailed("tcp", port, error);
+      return false;
+    }
+    server.on("error", (error) => this.context.stderr(`accept: ${error.message}\n`));
+    if (this.#over) server.close();
+    else this.#servers.add(server);
+    return !this.#over;
+  }
+
+  /** Answers datagrams; undefined from `handler` is no answer. */
+  async udp(
+    port: number,
+    handler: (message: Buffer, peer: { address: string; port: number }) => string | Buffer | undefined,
+  ): Promise<boolean> {
+    let socket: UdpSocket;
+    try {
+      socket = await this.context.ns.udp({ port });
+    } catch (error) {
+      this.#bindFailed("udp", port, error);
+      return false;
+    }
+    socket.on("error", (error) => this.context.stderr(`udp: ${error.message}\n`));
+    socket.on("message", (message, peer) => {
+      const answer = handler(message, peer);
+      if (answer !== undefined) socket.send(answer, peer.port, peer.address);
+    });
+    if (this.#over) socket.close();
+    else this.#udp.add(socket);
+    return !this.#over;
+  }
+
+  #bindFailed(protocol: string, port: number, error: unknown): void {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const why = code === "EADDRINUSE" ? "address already in use" : message;
+    this.context.stderr(`listen ${protocol} :${port}: bind: ${why}\n`);
+    this.exit(1);
+  }
+
+  /** Stops listening, lets requests in progress end, then ends. */
+  async shutDown(exitCode: number): Promise<void> {
+    const closed = [...this.#servers].map(
+      (server) =>
+        new Promise<void>((resolve) => {
+          server.close(() => resolve());
+          if ("closeIdleConnections" in server) (server as HttpServer).closeIdleConnections();
+        }),
+    );
+    await Promise.all(closed);
+    this.exit(exitCode);
+  }
+
+  /** Ends as exit(2): every socket is closed by the kernel. */
+  exit(exitCode: number, signal?: number): void {
+    if (this.#over) return;
+    this.#over = true;
+    for (const server of this.#servers) server.close();
+    for (const socket of this.#connections) socket.destroy();
+    for (const socket of this.#udp) socket.close();
+    this.#servers.clear();
+    this.#udp.clear();
+    this.#resolve(signal === undefined ? { exitCode } : { exitCode, signal });
+  }
+
+  signal(name: NodeJS.Signals): void {
+    if (name === "SIGKILL") {
+      this.exit(137, 9);
+      return;
+    }
+    const { onTerm = "ignore", onQuit = "ignore" } = this.#options;
+    const action = name === "SIGTERM" ? onTerm : name === "SIGQUIT" ? onQuit : "ignore";
+    if (typeof action === "number") this.exit(action);
+    else if (typeof action === "function") action(this);
+  }
+}
+
+/** Exit code of a Go program without a handler for SIGTERM, as the first process of a container. */
+export const GO_SIGTERM = 2;
+
+/** A line as Go's log package prints it. */
+export function goLog(context: ContainerContext, text: string): void {
+  const now = new Date().toISOString();
+  context.stderr(`${now.slice(0, 10).replaceAll("-", "/")} ${now.slice(11, 19)} ${text}\n`);
+}

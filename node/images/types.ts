@@ -1,0 +1,69 @@
+// What an image is to the node agent, and what an emulated workload may use. Knows no pods, only what a process
+// in a container would see.
+
+import type { NetNs } from "../../dataplane/kernel/netns.js";
+import type { ExitStatus } from "../process/launch.js";
+
+/** What a cluster's configuration may put behind an image name: a known image, or a command of this machine. */
+export type ImageSpec =
+  | string
+  | { image?: string; command?: string[]; args?: string[]; env?: Record<string, string> };
+
+/** What an emulated process can see and do, as far as a real one could. */
+export interface ContainerContext {
+  readonly podName: string;
+  readonly podNamespace: string;
+  /** The pod's address. */
+  readonly podIP: string;
+  readonly nodeName: string;
+  readonly hostname: string;
+  readonly image: string;
+  /** Tag of the image, "latest" when none was given. */
+  readonly tag: string;
+  readonly ns: NetNs;
+  /** The whole command line. */
+  readonly argv: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  stdout(text: string): void;
+  stderr(text: string): void;
+  /** Runs a command of this machine in the pod to its end, as a child process of the workload. */
+  exec(argv: string[]): Promise<{ exitCode: number; output: string }>;
+  /** Where a path of the container is on this machine, when a volume of the pod holds it. */
+  hostPath(path: string): string | undefined;
+}
+
+/** A running emulated process. */
+export interface Workload {
+  readonly exited: Promise<ExitStatus>;
+  /** As kill(2) to the first process of a container. */
+  signal(name: NodeJS.Signals): void;
+}
+
+/** Starts an emulated process; rejects only for faults of the emulator itself. */
+export type Emulation = (context: ContainerContext) => Promise<Workload>;
+
+/** An image that this node "has". */
+export interface Image {
+  /** Canonical names without registry defaults and tag, for people. */
+  readonly names: readonly string[];
+  /** Tags that exist; undefined: any. */
+  readonly tags?: readonly string[];
+  readonly entrypoint: readonly string[];
+  readonly cmd: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
+  readonly workingDir?: string;
+  /** STOPSIGNAL; default SIGTERM. */
+  readonly stopSignal?: NodeJS.Signals;
+  /** The emulation of a command line, when this image has one for it; else it runs as a process of this machine. */
+  program?(argv: readonly string[]): Emulation | undefined;
+}
+
+/** An image reference resolved to what to run. */
+export interface ResolvedImage {
+  /** As in the pod's spec. */
+  readonly reference: string;
+  /** Repository digest for status.imageID. */
+  readonly imageID: string;
+  readonly tag: string;
+  readonly image: Image;
+}

@@ -1,0 +1,292 @@
+// The kubelet's HTTP API: logs, exec, attach, health and the list of pods. Knows requests; what runs is the pod
+// manager's business.
+
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { type Duplex, PassThrough } from "node:stream";
+import type { Status } from "../../common/k8s.js";
+import type { Logger } from "../../common/log.js";
+import type { PodContainer } from "../pods/container.js";
+import { logPath } from "../pods/container-setup.js";
+import type { PodManager } from "../pods/manager.js";
+import type { ContainerRun } from "../pods/run.js";
+import type { PodWorker } from "../pods/worker.js";
+import {
+  RemoteCommandError,
+  type RemoteCommandOptions,
+  type RemoteProcess,
+  refuseUpgrade,
+  serveRemoteCommand,
+} from "../streams/remote-command.js";
+import { readLog } from "./container-log.js";
+import { parseLogQuery } from "./log-format.js";
+
+/** An answer that is an error, as a meta/v1 Status. */
+class ApiError extends Error {
+  readonly code: number;
+  readonly reason: string;
+
+  constructor(code: number, reason: string, message: string) {
+    super(message);
+    this.code = code;
+    this.reason = reason;
+  }
+}
+
+const notFound = (message: string) => new ApiError(404, "NotFound", message);
+const badRequest = (message: string) => new ApiError(400, "BadRequest", message);
+
+export interface KubeletApiOptions {
+  nodeName: string;
+  rootDir: string;
+  pods: PodManager;
+  log: Logger;
+}
+
+export class KubeletApi {
+  readonly #options: KubeletApiOptions;
+
+  constructor(options: KubeletApiOptions) {
+    this.#options = options;
+  }
+
+  /** Path segments after an optional /nodes/<name>, and the query. */
+  #route(req: IncomingMessage): { segments: string[]; query: URLSearchParams } {
+    const url = new URL(req.url ?? "/", "http://kubelet");
+    let segments = url.pathname.split("/").filter(Boolean).map(decodeURIComponent);
+    if (segments[0] === "nodes" && segments[1] === this.#options.nodeName) segments = segments.slice(2);
+    return { segments, query: url.searchParams };
+  }
+
+  handleRequest(req: IncomingMessage, res: ServerResponse): void {
+    try {
+      this.#serve(req, res);
+    } catch (error) {
+      if (error instanceof RangeError || error instanceof URIError) sendError(res, badRequest(error.message));
+      else if (error instanceof ApiError) sendError(res, error);
+      else {
+        this.#options.log.error({ err: error, url: req.url }, "kubelet API request failed");
+        sendError(res, new ApiError(500, "InternalError", (error as Error).message));
+      }
+    }
+  }
+
+  #serve(req: IncomingMessage, res: ServerResponse): void {
+    const { segments, query } = this.#route(req);
+    const [what = "", ...rest] = segments;
+    if (what === "healthz") {
+      res.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" }).end("ok");
+    } else if (what === "pods") {
+      const items = this.#options.pods.pods();
+      const list = { kind: "PodList", apiVersion: "v1", metadata: {}, items };
+      res.writeHead(200, { "Content-Type": "application/json" }).end(JSON.stringify(list));
+    } else if (what === "containerLogs") {
+      if (req.method !== "GET")
+        throw new ApiError(405, "MethodNotAllowed", `${req.method} is not allowed; use GET`);
+      this.#logs(rest, query, res);
+    } else if (what === "exec" || what === "attach" || what === "portForward") {
+      throw badRequest(`${what} needs an upgraded connection: Upgrade request required`);
+    } else {
+      throw notFound(
+        `the kubelet of ${this.#options.nodeName} has no /${segments.join("/")}; it has /healthz, /pods, /containerLogs, /exec and /attach`,
+      );
+    }
+  }
+
+  /** The container that a path names. @throws ApiError 404 or 400. */
+  #container([namespace = "", pod = "", name]: string[]): { worker: PodWorker; container: PodContainer } {
+    const worker = this.#options.pods.find(namespace, pod);
+    if (!worker) throw notFound(`pod "${namespace}/${pod}" is not on node ${this.#options.nodeName}`);
+    const container = worker.container(name ?? worker.containers[0]?.name ?? "");
+    if (!container) throw badRequest(`container ${name} is not valid for pod ${pod}`);
+    return { worker, container };
+  }
+
+  #logs(path: string[], query: URLSearchParams, res: ServerResponse): void {
+    const { worker, container } = this.#container(path);
+    const options = parseLogQuery(query, Date.now());
+    const { state, last } = container.facts();
+    const started = !("waiting" in state) || last !== undefined;
+    const where = `container "${container.name}" in pod "${worker.pod.metadata.name}"`;
+    if (options.previous && container.restartCount === 0) {
+      throw badRequest(`previous terminated ${where} not found`);
+    }
+    if (!started && "waiting" in state) {
+      const { reason, message } = state.waiting;
+      const failing = reason?.includes("Image") || reason?.includes("Error");
+      throw badRequest(
+        failing
+          ? `${where} is waiting to start: ${message ?? reason}`
+          : `${where} is waiting to start: ${reason}`,
+      );
+    }
+    // Between two runs the newest log is that of the ended one.
+    const number = container.restartCount - (options.previous ? 1 : 0);
+    const run = options.previous ? undefined : container.run;
+    const limit = new Limit(options.limitBytes);
+    res.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" });
+    const { rootDir } = this.#options;
+    const head = run
+      ? run.log.read(options)
+      : readLog(logPath(rootDir, worker.pod, container.name, number), options);
+    res.write(limit.take(head));
+    if (!run || !options.follow || limit.reached) {
+      res.end();
+      return;
+    }
+    // So that a client sees that the stream is open before the first line comes.
+    res.flushHeaders();
+    const stop = run.log.follow(
+      options,
+      (text) => {
+        res.write(limit.take(text));
+        if (limit.reached) res.end();
+      },
+      () => res.end(),
+    );
+    res.once("close", stop);
+  }
+
+  handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
+    let route: { segments: string[] };
+    try {
+      route = this.#route(req);
+    } catch (error) {
+      refuseUpgrade(socket, 400, "BadRequest", (error as Error).message);
+      return;
+    }
+    const [what, ...rest] = route.segments;
+    if (what === "exec") {
+      serveRemoteCommand(req, socket, head, (options) => this.#exec(rest, options));
+    } else if (what === "attach") {
+      serveRemoteCommand(req, socket, head, (options) => this.#attach(rest, options));
+    } else if (what === "portForward") {
+      const message =
+        "port-forward is not implemented by kubeplumb yet; publish a NodePort, or exec into the pod";
+      refuseUpgrade(socket, 501, "NotImplemented", message);
+    } else {
+      refuseUpgrade(socket, 404, "NotFound", `the kubelet has no /${route.segments.join("/")} to upgrade`);
+    }
+  }
+
+  /** @throws RemoteCommandError when there is nothing to exec into. */
+  #running(path: string[]): { run: ContainerRun; container: PodContainer } {
+    try {
+      const { container, worker } = this.#container(path);
+      if (container.run) return { run: container.run, container };
+      throw new ApiError(
+        500,
+        "InternalError",
+        `container not found ("${container.name}") in pod ${worker.key}: it is not running`,
+      );
+    } catch (error) {
+      if (error instanceof ApiError) throw new RemoteCommandError(error.code, error.reason, error.message);
+      throw error;
+    }
+  }
+
+  async #exec(path: string[], options: RemoteCommandOptions): Promise<RemoteProcess> {
+    const { run } = this.#running(path);
+    const { command, tty, stdin } = options;
+    if (command.length === 0)
+      throw new RemoteCommandError(400, "BadRequest", "you must specify a command to exec");
+    const emulated = await emulatedExec(run, command);
+    if (emulated) return emulated;
+    const process = run.exec(command, { stdin, tty });
+    // A command that this machine lacks is an error of its own, not an exit code.
+    await process.started.catch((error: Error) => {
+      throw new Error(`failed to exec in container: ${error.message}`);
+    });
+    return {
+      stdin: process.stdin,
+      stdout: process.stdout,
+      stderr: process.stderr,
+      resize: (columns, rows) => process.resize(columns, rows),
+      exited: process.exited,
+      abandon: () => process.signal("SIGKILL"),
+    };
+  }
+
+  #attach(path: string[], _options: RemoteCommandOptions): RemoteProcess {
+    const { run, container } = this.#running(path);
+    const stdout = new PassThrough();
+    const stderr = container.spec.tty ? null : new PassThrough();
+    const detach = run.listen((stream, chunk) =>
+      (stream === "stdout" ? stdout : (stderr ?? stdout)).write(chunk),
+    );
+    const end = () => {
+      detach();
+      stdout.end();
+      stderr?.end();
+    };
+    const stdin = run.stdin ? new PassThrough() : null;
+    if (stdin && run.stdin) {
+      stdin.pipe(run.stdin, { end: container.spec.stdinOnce ?? false });
+      stdin.on("error", () => {});
+    }
+    return {
+      stdin,
+      stdout,
+      stderr,
+      resize: (columns, rows) => run.resize(columns, rows),
+      // How the container itself ended is in the pod's status; the attachment as such went well.
+      exited: run.exited.then(() => {
+        end();
+        return { exitCode: 0 };
+      }),
+      abandon: end,
+    };
+  }
+}
+
+/** A command that the image emulates (`/agnhost connect …`) runs as such. */
+async function emulatedExec(run: ContainerRun, command: string[]): Promise<RemoteProcess | undefined> {
+  const stdout = new PassThrough();
+  const stderr = new PassThrough();
+  const workload = await run.emulate(command, (stream, chunk) =>
+    (stream === "stdout" ? stdout : stderr).write(chunk),
+  );
+  if (!workload) return undefined;
+  const exited = workload.exited.then((status) => {
+    stdout.end();
+    stderr.end();
+    return status;
+  });
+  return { stdin: null, stdout, stderr, exited, abandon: () => workload.signal("SIGKILL") };
+}
+
+/** Counts bytes to limitBytes. */
+class Limit {
+  #left: number;
+
+  constructor(bytes: number | undefined) {
+    this.#left = bytes ?? Number.POSITIVE_INFINITY;
+  }
+
+  get reached(): boolean {
+    return this.#left <= 0;
+  }
+
+  take(text: string): Buffer {
+    const whole = Buffer.from(text);
+    const part = whole.subarray(0, Math.min(whole.length, this.#left));
+    this.#left -= part.length;
+    return part;
+  }
+}
+
+function sendError(res: ServerResponse, error: ApiError): void {
+  const status: Status = {
+    kind: "Status",
+    apiVersion: "v1",
+    metadata: {},
+    status: "Failure",
+    message: error.message,
+    reason: error.reason,
+    code: error.code,
+  };
+  if (res.headersSent) {
+    res.destroy();
+    return;
+  }
+  res.writeHead(error.code, { "Content-Type": "application/json" }).end(JSON.stringify(status));
+}

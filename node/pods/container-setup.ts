@@ -1,0 +1,102 @@
+// Everything that a run of a container needs, put together from the pod: command line, environment, mounts, log
+// path. Reads ConfigMaps and Secrets; starts nothing.
+
+import { join } from "node:path";
+import type { Container, Pod, Stored } from "../../common/k8s.js";
+import { commandLine, type ResolvedImage } from "../images/index.js";
+import { containerEnv, type Env, envReferences, expand, servicesEnv } from "./env.js";
+import type { PodEnvironment } from "./environment.js";
+import { configMapData, fetchTexts, secretData } from "./objects.js";
+import type { RunOptions } from "./run.js";
+import type { Sandbox } from "./sandbox.js";
+import { containerMounts, type Volumes } from "./volumes.js";
+
+/** init: runs to its end before the rest; sidecar: an init container with restartPolicy Always; main: the rest. */
+export type ContainerKind = "init" | "sidecar" | "main";
+
+/** The pod, as its containers see it. */
+export interface ContainerOwner {
+  readonly pod: Stored<Pod>;
+  readonly hasInit: boolean;
+  readonly environment: PodEnvironment;
+  /** There when containers are started. */
+  readonly sandbox: Sandbox | undefined;
+  readonly volumes: Volumes;
+  /** Something to act on or to report has happened. */
+  changed(): void;
+  event(
+    container: { name: string; kind: ContainerKind },
+    type: "Normal" | "Warning",
+    reason: string,
+    message: string,
+  ): void;
+}
+
+const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/** <rootDir>/log/pods/<namespace>_<pod>_<uid>, as the kubelet names it. */
+export function podLogDirectory(rootDir: string, pod: Stored<Pod>): string {
+  const { namespace, name, uid } = pod.metadata;
+  return join(rootDir, "log", "pods", `${namespace}_${name}_${uid}`);
+}
+
+export function logPath(rootDir: string, pod: Stored<Pod>, container: string, run: number): string {
+  return join(podLogDirectory(rootDir, pod), container, `${run}.log`);
+}
+
+async function environmentOf(
+  owner: ContainerOwner,
+  sandbox: Sandbox,
+  container: Container,
+  image: ResolvedImage,
+): Promise<Env> {
+  const { pod, environment } = owner;
+  const { client, nodeName, nodeIP } = environment;
+  const namespace = pod.metadata.namespace ?? "";
+  const references = envReferences(container);
+  const configMaps = await fetchTexts(references.configMaps, (name) =>
+    configMapData(client, namespace, name),
+  );
+  const secrets = await fetchTexts(references.secrets, (name) => secretData(client, namespace, name));
+  const base = {
+    PATH,
+    HOSTNAME: sandbox.hostname,
+    ...servicesEnv(pod, environment.services()),
+    ...image.image.env,
+    HOME: "/root",
+  };
+  return containerEnv(pod, container, base, {
+    configMap: (name) => configMaps.get(name),
+    secret: (name) => secrets.get(name),
+    nodeName,
+    hostIP: nodeIP,
+    podIP: sandbox.ip,
+  });
+}
+
+/** @throws ContainerConfigError, VolumeError, or the API's error. */
+export async function buildRun(
+  owner: ContainerOwner,
+  container: Container,
+  image: ResolvedImage,
+  runNumber: number,
+): Promise<RunOptions> {
+  const { pod, environment, sandbox } = owner;
+  if (!sandbox) throw new Error(`container ${container.name} has no sandbox to start in`);
+  const env = await environmentOf(owner, sandbox, container, image);
+  const expanded = {
+    ...(container.command ? { command: container.command.map((word) => expand(word, env)) } : {}),
+    ...(container.args ? { args: container.args.map((word) => expand(word, env)) } : {}),
+  };
+  return {
+    pod,
+    container,
+    image,
+    argv: commandLine(image.image, expanded),
+    env,
+    mounts: containerMounts(container, owner.volumes, env),
+    sandbox,
+    environment,
+    logPath: logPath(environment.rootDir, pod, container.name, runNumber),
+  };
+}

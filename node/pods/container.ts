@@ -1,0 +1,406 @@
+// One container of a pod through all its runs: image, start, restarts with back-off, probes, hooks, graceful stop.
+// Decides when by the restart policy; what runs is ContainerRun's business.
+
+import type {
+  ContainerStateTerminated,
+  ContainerStatus,
+  LifecycleHandler,
+} from "kubernetes-types/core/v1.js";
+import type { Container } from "../../common/k8s.js";
+import { type ResolvedImage, resolveImage, unknownImageMessage } from "../images/index.js";
+import { type ExitStatus, LaunchError } from "../process/launch.js";
+import { Backoff, goDuration } from "./backoff.js";
+import { buildRun, type ContainerKind, type ContainerOwner } from "./container-setup.js";
+import { ContainerConfigError } from "./env.js";
+import { apiTime } from "./environment.js";
+import type { ProbeKind } from "./probe-state.js";
+import { Prober } from "./prober.js";
+import { ContainerRun, runToEnd } from "./run.js";
+import type { ContainerFacts } from "./status.js";
+import { runHook, Stopping } from "./stopping.js";
+import { VolumeError } from "./volumes.js";
+
+/** After ErrImagePull, how long until it shows as ImagePullBackOff. */
+const PULL_ERROR_SHOWN_MS = 1000;
+
+interface PastRun {
+  info: ContainerStateTerminated;
+  finishedAt: number;
+}
+
+export class PodContainer {
+  readonly spec: Container;
+  readonly kind: ContainerKind;
+  readonly #owner: ContainerOwner;
+  readonly #restartBackoff: Backoff;
+  readonly #imageBackoff: Backoff;
+  #restartCount = 0;
+  #everStarted = false;
+  #starting = false;
+  #waiting: { reason: string; message?: string } = { reason: "ContainerCreating" };
+  #run: ContainerRun | undefined;
+  #prober: Prober | undefined;
+  #hookRunning = false;
+  #stopping: Stopping | undefined;
+  /** The newest ended run, while no other one runs. */
+  #ended: PastRun | undefined;
+  #last: ContainerStateTerminated | undefined;
+  #imageID = "";
+  #containerID = "";
+  #pullFailedAt: number | undefined;
+  /** Epoch milliseconds of the next try after a failure that is no crash. */
+  #notBefore = 0;
+
+  constructor(
+    spec: Container,
+    kind: ContainerKind,
+    owner: ContainerOwner,
+    former: ContainerStatus | undefined,
+  ) {
+    this.spec = spec;
+    this.kind = kind;
+    this.#owner = owner;
+    this.#restartBackoff = new Backoff(owner.environment.timing.restartBackoff);
+    this.#imageBackoff = new Backoff(owner.environment.timing.imageBackoff);
+    if (kind !== "init" && owner.hasInit) this.#waiting = { reason: "PodInitializing" };
+    if (former?.containerID) this.#adopt(former);
+  }
+
+  /** Takes over from a former life of the agent, whose containers ended with it. */
+  #adopt(former: ContainerStatus): void {
+    const { state = {}, restartCount, containerID = "", imageID } = former;
+    const info: ContainerStateTerminated = state.terminated ??
+      (state.running ? undefined : former.lastState?.terminated) ?? {
+        exitCode: 255,
+        reason: "Unknown",
+        containerID,
+        ...(state.running?.startedAt ? { startedAt: state.running.startedAt } : {}),
+        finishedAt: apiTime(Date.now()),
+      };
+    this.#ended = { info, finishedAt: Date.now() };
+    this.#restartCount = restartCount;
+    this.#everStarted = true;
+    this.#imageID = imageID;
+    this.#containerID = containerID;
+  }
+
+  get name(): string {
+    return this.spec.name;
+  }
+
+  get run(): ContainerRun | undefined {
+    return this.#run;
+  }
+
+  get restartCount(): number {
+    return this.#restartCount;
+  }
+
+  /** Ended and never to run again under its restart policy. */
+  get finished(): boolean {
+    return (
+      this.#ended !== undefined &&
+      !this.#run &&
+      !this.#starting &&
+      !this.#mayRestart(this.#ended.info.exitCode)
+    );
+  }
+
+  /** A probe's first result is about to come. */
+  get resultDue(): boolean {
+    return this.#prober?.firstResultDue ?? false;
+  }
+
+  facts(): ContainerFacts {
+    const running = this.#run !== undefined;
+    const state: ContainerFacts["state"] = this.#run
+      ? { running: { startedAt: apiTime(this.#run.startedAt) } }
+      : this.#ended && this.#waiting.reason === ""
+        ? { terminated: this.#ended.info }
+        : { waiting: this.#waiting };
+    const last = "waiting" in state ? (this.#ended?.info ?? this.#last) : this.#last;
+    return {
+      name: this.name,
+      image: this.spec.image ?? "",
+      imageID: this.#imageID,
+      containerID: this.#containerID,
+      restartCount: this.#restartCount,
+      state,
+      ...(last ? { last } : {}),
+      ready: running ? !this.#hookRunning && (this.#prober?.ready ?? true) : this.kind === "init",
+      started: running && !this.#hookRunning && (this.#prober?.started ?? true),
+    };
+  }
+
+  #mayRestart(exitCode: number): boolean {
+    if (this.kind === "sidecar") return true;
+    const policy = this.#owner.pod.spec?.restartPolicy ?? "Always";
+    if (policy === "Never") return false;
+    if (policy === "OnFailure" || this.kind === "init") return exitCode !== 0;
+    return true;
+  }
+
+  /** An init container whose pod got a new sandbox starts over, however it had ended. */
+  startOver(): void {
+    if (!this.#ended || this.#run) return;
+    this.#last = this.#ended.info;
+    this.#ended = undefined;
+    this.#waiting = { reason: "PodInitializing" };
+  }
+
+  /**
+   * Starts the container when it is to run and may. Returns the milliseconds after which to come back, when there
+   * is something to wait for.
+   */
+  async advance(): Promise<number | undefined> {
+    if (this.#run || this.#starting || this.#stopping) return undefined;
+    const failed = this.#ended;
+    if (failed) {
+      if (!this.#mayRestart(failed.info.exitCode)) {
+        this.#waiting = { reason: "" };
+        return undefined;
+      }
+      const wait = this.#restartBackoff.remaining(failed.finishedAt, Date.now());
+      if (wait > 0) return this.#crashLoop(wait);
+    }
+    if (this.#notBefore > Date.now()) return this.#notBefore - Date.now();
+    const image = this.#pull();
+    if (typeof image === "number" || image === undefined) return image;
+    if (failed) this.#restartBackoff.next(failed.finishedAt, Date.now());
+    return this.#start(image);
+  }
+
+  #crashLoop(wait: number): number {
+    if (this.#waiting.reason !== "CrashLoopBackOff") {
+      const { namespace, name, uid } = this.#owner.pod.metadata;
+      const pod = `${name}_${namespace}(${uid})`;
+      const delay = goDuration(this.#restartBackoff.delayMs);
+      this.#waiting = {
+        reason: "CrashLoopBackOff",
+        message: `back-off ${delay} restarting failed container=${this.name} pod=${pod}`,
+      };
+      this.#event("Warning", "BackOff", `Back-off restarting failed container ${this.name} in pod ${pod}`);
+      this.#owner.changed();
+    }
+    return wait;
+  }
+
+  /** The image, or milliseconds to wait, or undefined for never. */
+  #pull(): ResolvedImage | number | undefined {
+    const reference = this.spec.image ?? "";
+    const { images: mapped } = this.#owner.environment;
+    const hasCommand = (this.spec.command?.length ?? 0) > 0;
+    const image = resolveImage(reference, { mapped, hasCommand });
+    if (image === "invalid") {
+      const message = `Failed to apply default image tag "${reference}": couldn't parse image name "${reference}": invalid reference format`;
+      if (this.#waitFor("InvalidImageName", message)) this.#event("Warning", "InspectFailed", message);
+      return undefined;
+    }
+    if (image) {
+      this.#pullFailedAt = undefined;
+      return image;
+    }
+    return this.#pullFailed(reference, unknownImageMessage(reference, mapped));
+  }
+
+  #pullFailed(reference: string, why: string): number {
+    const now = Date.now();
+    const failedAt = this.#pullFailedAt;
+    const wait = failedAt === undefined ? 0 : this.#imageBackoff.remaining(failedAt, now);
+    if (failedAt !== undefined && wait > 0) {
+      const shown = Math.min(PULL_ERROR_SHOWN_MS, this.#imageBackoff.delayMs) - (now - failedAt);
+      if (shown > 0) return shown;
+      if (this.#waitFor("ImagePullBackOff", `Back-off pulling image "${reference}": ErrImagePull: ${why}`)) {
+        this.#event("Normal", "BackOff", `Back-off pulling image "${reference}"`);
+        this.#event("Warning", "Failed", "Error: ImagePullBackOff");
+      }
+      return wait;
+    }
+    this.#imageBackoff.next(failedAt ?? now, now);
+    this.#pullFailedAt = now;
+    const message = `Failed to pull image "${reference}": ${why}`;
+    this.#waitFor("ErrImagePull", message);
+    this.#event("Normal", "Pulling", `Pulling image "${reference}"`);
+    this.#event("Warning", "Failed", message);
+    this.#event("Warning", "Failed", "Error: ErrImagePull");
+    return Math.min(PULL_ERROR_SHOWN_MS, this.#imageBackoff.delayMs);
+  }
+
+  /** Returns whether that is news. */
+  #waitFor(reason: string, message: string): boolean {
+    if (this.#waiting.reason === reason && this.#waiting.message === message) return false;
+    this.#waiting = { reason, message };
+    this.#owner.changed();
+    return true;
+  }
+
+  async #start(image: ResolvedImage): Promise<number | undefined> {
+    this.#starting = true;
+    const again = this.#everStarted;
+    const runNumber = again ? this.#restartCount + 1 : this.#restartCount;
+    try {
+      const options = await buildRun(this.#owner, this.spec, image, runNumber);
+      this.#event("Normal", "Pulled", `Container image "${image.reference}" already present on machine`);
+      const run = await ContainerRun.start(options);
+      this.#event("Normal", "Created", `Created container: ${this.name}`);
+      this.#imageID = image.imageID;
+      this.#began(run, runNumber);
+      return undefined;
+    } catch (error) {
+      return this.#notStarted(error, runNumber);
+    } finally {
+      this.#starting = false;
+    }
+  }
+
+  #began(run: ContainerRun, runNumber: number): void {
+    this.#event("Normal", "Started", `Started container ${this.name}`);
+    this.#countRun(runNumber, `kubeplumb://${run.id}`);
+    this.#run = run;
+    this.#ended = undefined;
+    const postStart = this.spec.lifecycle?.postStart;
+    this.#hookRunning = postStart !== undefined;
+    if (postStart) void this.#postStart(postStart, run);
+    else this.#probe(run);
+    void run.exited.then((status) => this.#exited(run, status));
+    this.#owner.changed();
+  }
+
+  #countRun(runNumber: number, id: string): void {
+    this.#last = this.#ended?.info ?? this.#last;
+    this.#restartCount = runNumber;
+    this.#everStarted = true;
+    this.#containerID = id;
+    this.#waiting = { reason: "" };
+  }
+
+  #notStarted(error: unknown, runNumber: number): number | undefined {
+    const message = error instanceof Error ? error.message : String(error);
+    if (error instanceof ContainerConfigError || error instanceof VolumeError) {
+      this.#event("Warning", "Failed", `Error: ${message}`);
+      return this.#later("CreateContainerConfigError", message);
+    }
+    if (error instanceof LaunchError) {
+      const now = Date.now();
+      this.#event("Warning", "Failed", `Error: failed to start container "${this.name}": ${message}`);
+      this.#countRun(runNumber, "");
+      const info = { exitCode: 128, reason: "StartError", message, finishedAt: apiTime(now) };
+      this.#ended = { info, finishedAt: now };
+      this.#owner.changed();
+      // At once: the back-off decides when it may be tried again.
+      return 0;
+    }
+    this.#owner.environment.log.error({ err: error, container: this.name }, "container not created");
+    this.#event("Warning", "Failed", `Error: ${message}`);
+    return this.#later("CreateContainerError", message);
+  }
+
+  /** Not before the retry interval is over, whatever else happens to the pod. */
+  #later(reason: string, message: string): number {
+    const { retryMs } = this.#owner.environment.timing;
+    this.#notBefore = Date.now() + retryMs;
+    this.#waitFor(reason, message);
+    return retryMs;
+  }
+
+  /** Probes and hooks see the container through this. */
+  #target(run: ContainerRun) {
+    return {
+      hostNs: this.#owner.environment.hostNs,
+      podIP: run.options.sandbox.ip,
+      container: this.spec,
+      exec: (argv: string[], timeoutMs: number) =>
+        runToEnd(run.exec(argv, { stdin: false, tty: false }), timeoutMs),
+    };
+  }
+
+  #probe(run: ContainerRun): void {
+    if (this.#run !== run || this.#stopping || this.kind === "init") return;
+    const { startupProbe, readinessProbe, livenessProbe } = this.spec;
+    if (!startupProbe && !readinessProbe && !livenessProbe) return;
+    this.#prober = new Prober(this.spec, this.#target(run), {
+      changed: () => this.#owner.changed(),
+      unhealthy: (_kind, message) => this.#event("Warning", "Unhealthy", message),
+      restart: (kind) => this.#probeFailed(kind),
+    });
+  }
+
+  #probeFailed(kind: ProbeKind): void {
+    const own = kind === "liveness" ? this.spec.livenessProbe : this.spec.startupProbe;
+    const seconds =
+      own?.terminationGracePeriodSeconds ?? this.#owner.pod.spec?.terminationGracePeriodSeconds ?? 30;
+    void this.stop(
+      Date.now() + seconds * 1000,
+      `Container ${this.name} failed ${kind} probe, will be restarted`,
+    );
+  }
+
+  async #postStart(hook: LifecycleHandler, run: ContainerRun): Promise<void> {
+    const { success, message } = await runHook(hook, this.#target(run), Number.POSITIVE_INFINITY);
+    if (this.#run !== run) return;
+    if (!success) {
+      this.#event("Warning", "FailedPostStartHook", `PostStartHook failed: ${message}`);
+      const grace = this.#owner.pod.spec?.terminationGracePeriodSeconds ?? 30;
+      void this.stop(Date.now() + grace * 1000, "FailedPostStartHook");
+      return;
+    }
+    this.#hookRunning = false;
+    this.#probe(run);
+    this.#owner.changed();
+  }
+
+  #exited(run: ContainerRun, status: ExitStatus): void {
+    if (this.#run !== run) return;
+    const now = Date.now();
+    this.#prober?.stop();
+    this.#prober = undefined;
+    this.#run = undefined;
+    this.#stopping = undefined;
+    this.#hookRunning = false;
+    this.#ended = {
+      finishedAt: now,
+      info: {
+        exitCode: status.exitCode,
+        reason: status.exitCode === 0 ? "Completed" : "Error",
+        startedAt: apiTime(run.startedAt),
+        finishedAt: apiTime(now),
+        containerID: `kubeplumb://${run.id}`,
+      },
+    };
+    this.#owner.changed();
+  }
+
+  /**
+   * Ends the running container: preStop hook, stop signal, and SIGKILL at `deadline` (epoch milliseconds). Called
+   * again it can only make the end come sooner. Resolves when nothing runs.
+   */
+  stop(deadline: number, message = `Stopping container ${this.name}`): Promise<void> {
+    const run = this.#run;
+    if (!run) return Promise.resolve();
+    if (this.#stopping) {
+      this.#stopping.noLaterThan(deadline);
+      return this.#stopping.done;
+    }
+    this.#event("Normal", "Killing", message);
+    this.#prober?.stop();
+    this.#stopping = new Stopping(run, deadline, {
+      preStop: this.spec.lifecycle?.preStop,
+      target: this.#target(run),
+      hookFailed: (why) => this.#event("Warning", "FailedPreStopHook", `PreStopHook failed: ${why}`),
+    });
+    return this.#stopping.done;
+  }
+
+  /** Ends it without asking. */
+  async kill(): Promise<void> {
+    const run = this.#run;
+    if (!run) return;
+    this.#prober?.stop();
+    run.signal("SIGKILL");
+    await run.exited;
+  }
+
+  #event(type: "Normal" | "Warning", reason: string, message: string): void {
+    this.#owner.event(this, type, reason, message);
+  }
+}

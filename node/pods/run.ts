@@ -1,0 +1,207 @@
+// One run of one container: the workload behind it (emulated, or a real process), its log and its output. Knows how
+// to start and stop it, not when.
+
+import { randomBytes } from "node:crypto";
+import { join } from "node:path";
+import type { Writable } from "node:stream";
+import type { Container, Pod, Stored } from "../../common/k8s.js";
+import type { ContainerContext, ResolvedImage, Workload } from "../images/index.js";
+import { ContainerLog } from "../kubelet/container-log.js";
+import type { StreamName } from "../kubelet/log-format.js";
+import { type ExitStatus, type LaunchedProcess, launch } from "../process/launch.js";
+import type { BindMount } from "../process/mounts.js";
+import type { Env } from "./env.js";
+import type { PodEnvironment } from "./environment.js";
+import type { Sandbox } from "./sandbox.js";
+import { throughMounts } from "./volumes.js";
+
+export interface RunOptions {
+  pod: Stored<Pod>;
+  container: Container;
+  image: ResolvedImage;
+  /** The whole command line, references expanded. */
+  argv: string[];
+  env: Env;
+  /** Of volumes; the sandbox adds its own. */
+  mounts: BindMount[];
+  sandbox: Sandbox;
+  environment: PodEnvironment;
+  logPath: string;
+}
+
+type Listener = (stream: StreamName, chunk: Buffer | string) => void;
+
+export class ContainerRun {
+  readonly id = randomBytes(32).toString("hex");
+  readonly startedAt: number;
+  readonly log: ContainerLog;
+  readonly exited: Promise<ExitStatus>;
+  /** The terminal or pipe of a container with stdin: true. */
+  readonly stdin: Writable | null;
+  readonly #options: RunOptions;
+  readonly #workload: Workload;
+  readonly #process: LaunchedProcess | undefined;
+  readonly #listeners: Set<Listener>;
+
+  private constructor(
+    options: RunOptions,
+    log: ContainerLog,
+    listeners: Set<Listener>,
+    workload: Workload,
+    process: LaunchedProcess | undefined,
+  ) {
+    this.#options = options;
+    this.log = log;
+    this.#listeners = listeners;
+    this.#workload = workload;
+    this.#process = process;
+    this.stdin = process?.stdin ?? null;
+    this.startedAt = Date.now();
+    this.exited = workload.exited.then((status) => {
+      log.close();
+      return status;
+    });
+  }
+
+  /** @throws LaunchError when a real process cannot be started; the error of an emulation when that cannot. */
+  static async start(options: RunOptions): Promise<ContainerRun> {
+    const log = new ContainerLog(options.logPath);
+    const listeners = new Set<Listener>();
+    const output: Listener = (stream, chunk) => {
+      log.write(stream, chunk);
+      for (const listener of listeners) listener(stream, chunk);
+    };
+    try {
+      const emulation = options.image.image.program?.(options.argv);
+      if (emulation) {
+        const workload = await emulation(emulationContext(options, options.argv, output));
+        return new ContainerRun(options, log, listeners, workload, undefined);
+      }
+      const { stdin = false, tty = false } = options.container;
+      const process = launch({ ...launchBase(options), argv: options.argv, stdin, tty });
+      process.stdout.on("data", (chunk: Buffer) => output("stdout", chunk));
+      process.stderr?.on("data", (chunk: Buffer) => output("stderr", chunk));
+      await process.started;
+      return new ContainerRun(options, log, listeners, process, process);
+    } catch (error) {
+      log.close();
+      throw error;
+    }
+  }
+
+  get options(): RunOptions {
+    return this.#options;
+  }
+
+  /** The process of this machine, when it is one: its namespaces are the container's. */
+  get pid(): number | undefined {
+    return this.#process?.commandPid();
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.#workload.signal(name);
+  }
+
+  resize(columns: number, rows: number): void {
+    this.#process?.resize(columns, rows);
+  }
+
+  /** Output from now on. */
+  listen(listener: Listener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /**
+   * A command in the container's namespaces with its environment and files: in the running process's own, or, when
+   * the workload is emulated, in new ones that look the same.
+   */
+  exec(argv: string[], options: { stdin: boolean; tty: boolean }): LaunchedProcess {
+    const pid = this.pid;
+    return launch({
+      ...launchBase(this.#options),
+      ...(pid === undefined ? {} : { join: pid }),
+      argv,
+      ...options,
+      env: options.tty ? { TERM: "xterm", ...this.#options.env } : this.#options.env,
+    });
+  }
+
+  /** The image's own emulation of a command (`/agnhost connect …`), if it has one. */
+  emulate(argv: string[], output: Listener): Promise<Workload> | undefined {
+    const emulation = this.#options.image.image.program?.(argv);
+    return emulation?.(emulationContext(this.#options, argv, output));
+  }
+}
+
+function launchBase(options: RunOptions) {
+  const { sandbox, env, container, image, environment, pod, mounts } = options;
+  return {
+    ns: sandbox.ns,
+    hostname: sandbox.hostname,
+    env,
+    cwd: container.workingDir || image.image.workingDir || "/",
+    mounts: [...sandbox.files(), ...mounts],
+    scratch: join(sandbox.directory, "root"),
+    warn: (message: string) =>
+      environment.log.warn(
+        { pod: pod.metadata.name, namespace: pod.metadata.namespace, container: container.name },
+        message,
+      ),
+  };
+}
+
+/** Runs a command to its end and collects its output. */
+export async function runToEnd(
+  process: LaunchedProcess,
+  timeoutMs?: number,
+): Promise<{ exitCode: number; output: string; timedOut: boolean }> {
+  const chunks: Buffer[] = [];
+  process.stdout.on("data", (chunk: Buffer) => chunks.push(chunk));
+  process.stderr?.on("data", (chunk: Buffer) => chunks.push(chunk));
+  let timedOut = false;
+  const timer =
+    timeoutMs === undefined
+      ? undefined
+      : setTimeout(() => {
+          timedOut = true;
+          process.signal("SIGKILL");
+        }, timeoutMs);
+  try {
+    // A command that is missing ends with 127 and says so by its report.
+    const problem = await process.started.then(
+      () => "",
+      (error: Error) => error.message,
+    );
+    const { exitCode } = await process.exited;
+    return { exitCode, output: Buffer.concat(chunks).toString() + problem, timedOut };
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function emulationContext(options: RunOptions, argv: readonly string[], output: Listener): ContainerContext {
+  const { pod, image, env, sandbox, environment, mounts } = options;
+  return {
+    podName: pod.metadata.name,
+    podNamespace: pod.metadata.namespace ?? "",
+    podIP: sandbox.ip,
+    nodeName: environment.nodeName,
+    hostname: sandbox.hostname,
+    image: image.reference,
+    tag: image.tag,
+    ns: sandbox.ns,
+    argv,
+    env,
+    stdout: (text) => output("stdout", text),
+    stderr: (text) => output("stderr", text),
+    exec: (command) =>
+      runToEnd(launch({ ...launchBase(options), argv: command, stdin: false })).then(
+        ({ exitCode, output: text }) => ({
+          exitCode,
+          output: text,
+        }),
+      ),
+    hostPath: (path) => throughMounts(path, mounts),
+  };
+}

@@ -1,0 +1,99 @@
+// A pod's sandbox: its network namespace, joined to the network, and the files that all its containers share.
+// Knows namespaces and files, no containers.
+
+import { randomBytes } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import type { Pod, Stored } from "../../common/k8s.js";
+import { NetNs } from "../../dataplane/kernel/netns.js";
+import type { BindMount } from "../process/mounts.js";
+import type { PodEnvironment } from "./environment.js";
+import { hostNetworkHostsFile, podDns, podHostname, podHostsFile, resolvConf } from "./files.js";
+
+export function podDirectory(rootDir: string, uid: string): string {
+  return join(rootDir, "pods", uid);
+}
+
+export class Sandbox {
+  readonly id: string;
+  readonly ns: NetNs;
+  readonly ip: string;
+  readonly hostname: string;
+  readonly directory: string;
+  readonly #pod: Stored<Pod>;
+  readonly #environment: PodEnvironment;
+  readonly #hostNetwork: boolean;
+  #files: BindMount[] | undefined;
+
+  private constructor(pod: Stored<Pod>, environment: PodEnvironment, id: string, ns: NetNs, ip: string) {
+    this.#pod = pod;
+    this.#environment = environment;
+    this.#hostNetwork = pod.spec?.hostNetwork ?? false;
+    this.id = id;
+    this.ns = ns;
+    this.ip = ip;
+    this.hostname = this.#hostNetwork ? environment.nodeName : podHostname(pod);
+    this.directory = podDirectory(environment.rootDir, pod.metadata.uid);
+  }
+
+  /** @throws the error of the namespace or of the network plugin; nothing is left then. */
+  static async create(pod: Stored<Pod>, environment: PodEnvironment): Promise<Sandbox> {
+    const id = randomBytes(32).toString("hex");
+    const { namespace = "", name, uid } = pod.metadata;
+    const identity = { namespace, name, uid };
+    if (pod.spec?.hostNetwork)
+      return new Sandbox(pod, environment, id, environment.hostNs, environment.nodeIP);
+    const ns = NetNs.create(`${namespace}/${name}`);
+    try {
+      const ip = await environment.network.add(identity, id, ns);
+      return new Sandbox(pod, environment, id, ns, ip);
+    } catch (error) {
+      try {
+        await environment.network.remove(identity, id, ns);
+      } catch (second) {
+        environment.log.warn(
+          { err: second, pod: `${namespace}/${name}` },
+          "half a sandbox could not be removed",
+        );
+      }
+      ns.close();
+      throw error;
+    }
+  }
+
+  /** /etc/hosts, /etc/resolv.conf and /etc/hostname of the pod, written when first asked for. */
+  files(): BindMount[] {
+    this.#files ??= this.#writeFiles();
+    return this.#files;
+  }
+
+  #writeFiles(): BindMount[] {
+    const { clusterDNS, clusterDomain, nodeDns: node } = this.#environment;
+    const etc = join(this.directory, "etc");
+    mkdirSync(etc, { recursive: true });
+    const texts: Record<string, string> = {
+      hosts: this.#hostNetwork
+        ? hostNetworkHostsFile(this.#pod, readFileSync("/etc/hosts", "utf8"))
+        : podHostsFile(this.#pod, this.ip, clusterDomain),
+      "resolv.conf": resolvConf(podDns(this.#pod, { clusterDNS, clusterDomain, node })),
+      hostname: `${this.hostname}\n`,
+    };
+    return Object.entries(texts).flatMap(([name, text]) => {
+      const source = join(etc, name);
+      writeFileSync(source, text);
+      const target = `/etc/${name}`;
+      // A machine without the file gives no place to mount it; making a root for its sake is not worth it.
+      return existsSync(target) ? [{ source, target, file: true }] : [];
+    });
+  }
+
+  /** Leaves the network and lets go of the namespace. @throws the plugin's error; may be called again. */
+  async remove(): Promise<void> {
+    const { namespace = "", name, uid } = this.#pod.metadata;
+    if (!this.#hostNetwork) {
+      await this.#environment.network.remove({ namespace, name, uid }, this.id, this.ns);
+      this.ns.close();
+    }
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}

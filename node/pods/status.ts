@@ -1,0 +1,222 @@
+// A pod's status from what its containers are doing, as the kubelet computes it (getPhase, GeneratePodReadyCondition
+// and friends). Pure.
+
+import type {
+  ContainerStateTerminated,
+  ContainerStateWaiting,
+  ContainerStatus,
+} from "kubernetes-types/core/v1.js";
+import type { Pod, PodCondition, PodStatus, Stored } from "../../common/k8s.js";
+
+/** What is known of one container, beside its spec. */
+export interface ContainerFacts {
+  name: string;
+  image: string;
+  imageID: string;
+  containerID: string;
+  restartCount: number;
+  state:
+    | { waiting: ContainerStateWaiting }
+    | { running: { startedAt: string } }
+    | { terminated: ContainerStateTerminated };
+  last?: ContainerStateTerminated;
+  /** Its readiness probe, if it has one, says so. */
+  ready: boolean;
+  /** Its startup probe, if it has one, has passed; false when not running. */
+  started: boolean;
+}
+
+export interface PodFacts {
+  init: ContainerFacts[];
+  containers: ContainerFacts[];
+  /** The sandbox is there and has an address. */
+  sandboxReady: boolean;
+  hostIP: string;
+  podIP?: string;
+  startTime: string;
+  /** All containers have been ended and will not be started again (the pod is being deleted). */
+  ended?: boolean;
+  /** A reason to call the whole pod failed whatever its containers do (Evicted, DeadlineExceeded, …). */
+  failed?: { reason: string; message: string };
+}
+
+type Phase = "Pending" | "Running" | "Succeeded" | "Failed";
+
+export function containerStatus(facts: ContainerFacts): ContainerStatus {
+  const running = "running" in facts.state;
+  return {
+    name: facts.name,
+    state: facts.state,
+    lastState: facts.last ? { terminated: facts.last } : {},
+    ready: facts.ready && (running || ("terminated" in facts.state && facts.state.terminated.exitCode === 0)),
+    restartCount: facts.restartCount,
+    image: facts.image,
+    imageID: facts.imageID,
+    ...(facts.containerID ? { containerID: facts.containerID } : {}),
+    started: running && facts.started,
+  };
+}
+
+/** Containers whose restartPolicy is Always among the init containers: sidecars (KEP-753). */
+export function sidecarNames(pod: Pick<Pod, "spec">): Set<string> {
+  const sidecars = (pod.spec?.initContainers ?? []).filter((one) => one.restartPolicy === "Always");
+  return new Set(sidecars.map((one) => one.name));
+}
+
+/** Whether an init container has done what the next one waits for. */
+export function initDone(facts: ContainerFacts, sidecars: ReadonlySet<string>): boolean {
+  if (sidecars.has(facts.name)) return "running" in facts.state && facts.started;
+  return "terminated" in facts.state && facts.state.terminated.exitCode === 0;
+}
+
+export function podPhase(pod: Pick<Pod, "spec">, facts: PodFacts): Phase {
+  if (facts.failed) return "Failed";
+  const { restartPolicy = "Always" } = pod.spec ?? {};
+  const sidecars = sidecarNames(pod);
+  for (const one of facts.init) {
+    if (initDone(one, sidecars)) continue;
+    const failed =
+      !sidecars.has(one.name) && "terminated" in one.state && one.state.terminated.exitCode !== 0;
+    const everything = facts.containers.every((container) => "terminated" in container.state);
+    if (failed && restartPolicy === "Never") return "Failed";
+    // A sidecar that ends after the rest has ended does not bring the pod back to its beginning.
+    if (sidecars.has(one.name) && everything) continue;
+    if (facts.containers.some((container) => "running" in container.state)) continue;
+    return "Pending";
+  }
+  return phaseOfContainers(facts.containers, facts.ended ? "Never" : restartPolicy);
+}
+
+function phaseOfContainers(containers: readonly ContainerFacts[], restartPolicy: string): Phase {
+  let [running, waiting, stopped, succeeded] = [0, 0, 0, 0];
+  for (const { state, last } of containers) {
+    if ("running" in state) running++;
+    else if ("terminated" in state) {
+      stopped++;
+      if (state.terminated.exitCode === 0) succeeded++;
+    } else if (last) stopped++;
+    else waiting++;
+  }
+  if (waiting > 0) return "Pending";
+  if (running > 0) return "Running";
+  if (stopped === 0) return "Pending";
+  if (restartPolicy === "Always") return "Running";
+  if (succeeded === stopped) return "Succeeded";
+  return restartPolicy === "Never" ? "Failed" : "Running";
+}
+
+type Verdict = { status: boolean; reason?: string; message?: string };
+
+const plural = (names: string[]): string => `[${names.join(" ")}]`;
+
+function initializedVerdict(pod: Pick<Pod, "spec">, facts: PodFacts, phase: Phase): Verdict {
+  if (phase === "Succeeded") return { status: true, reason: "PodCompleted" };
+  const sidecars = sidecarNames(pod);
+  const incomplete = facts.init.filter((one) => !initDone(one, sidecars)).map((one) => one.name);
+  const wereDone = facts.containers.some((one) => !("waiting" in one.state) || one.last);
+  if (incomplete.length === 0 || wereDone) return { status: true };
+  return {
+    status: false,
+    reason: "ContainersNotInitialized",
+    message: `containers with incomplete status: ${plural(incomplete)}`,
+  };
+}
+
+function containersReadyVerdict(pod: Pick<Pod, "spec">, facts: PodFacts, phase: Phase): Verdict {
+  if (phase === "Succeeded") return { status: false, reason: "PodCompleted" };
+  if (phase === "Failed") return { status: false, reason: "PodFailed" };
+  const sidecars = sidecarNames(pod);
+  const counted = [...facts.init.filter((one) => sidecars.has(one.name)), ...facts.containers];
+  const unready = counted.filter((one) => !("running" in one.state && one.ready)).map((one) => one.name);
+  if (unready.length === 0) return { status: true };
+  return {
+    status: false,
+    reason: "ContainersNotReady",
+    message: `containers with unready status: ${plural(unready)}`,
+  };
+}
+
+/** Ready: all containers, and every readiness gate that somebody else must open. */
+function readyVerdict(pod: Stored<Pod>, containers: Verdict): Verdict {
+  if (!containers.status) return containers;
+  const gates = (pod.spec?.readinessGates ?? []).map((gate) => gate.conditionType);
+  const closed = gates.filter(
+    (type) => !pod.status?.conditions?.some((one) => one.type === type && one.status === "True"),
+  );
+  if (closed.length === 0) return { status: true };
+  return {
+    status: false,
+    reason: "ReadinessGatesNotReady",
+    message: closed
+      .map((type) => `corresponding condition of pod readiness gate "${type}" does not exist.`)
+      .join(", "),
+  };
+}
+
+const OWN = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] as const;
+
+function condition(
+  type: string,
+  verdict: Verdict,
+  before: readonly PodCondition[] | undefined,
+  now: string,
+): PodCondition {
+  const status = verdict.status ? "True" : "False";
+  const old = before?.find((one) => one.type === type);
+  return {
+    type,
+    status,
+    lastTransitionTime: old?.status === status && old.lastTransitionTime ? old.lastTransitionTime : now,
+    ...(verdict.reason ? { reason: verdict.reason } : {}),
+    ...(verdict.message ? { message: verdict.message } : {}),
+  };
+}
+
+/**
+ * The status to report. `before` is the status reported last (transition times are kept from it); conditions of
+ * others in the API's object are passed on.
+ */
+export function podStatus(
+  pod: Stored<Pod>,
+  facts: PodFacts,
+  before: PodStatus | undefined,
+  now: string,
+): PodStatus {
+  const phase = podPhase(pod, facts);
+  const containersReady = containersReadyVerdict(pod, facts, phase);
+  const verdicts: Record<(typeof OWN)[number], Verdict> = {
+    PodReadyToStartContainers: { status: facts.sandboxReady },
+    Initialized: initializedVerdict(pod, facts, phase),
+    Ready: readyVerdict(pod, containersReady),
+    ContainersReady: containersReady,
+    PodScheduled: { status: true },
+  };
+  const foreign = (pod.status?.conditions ?? []).filter(
+    (one) => !(OWN as readonly string[]).includes(one.type),
+  );
+  return {
+    phase,
+    conditions: [...OWN.map((type) => condition(type, verdicts[type], before?.conditions, now)), ...foreign],
+    ...(facts.failed ?? {}),
+    hostIP: facts.hostIP,
+    hostIPs: [{ ip: facts.hostIP }],
+    ...(facts.podIP ? { podIP: facts.podIP, podIPs: [{ ip: facts.podIP }] } : {}),
+    startTime: facts.startTime,
+    ...(facts.init.length > 0 ? { initContainerStatuses: facts.init.map(containerStatus) } : {}),
+    containerStatuses: facts.containers.map(containerStatus),
+  };
+}
+
+/** Whether the API's status says of the pod what matters to others as ours does. */
+export function sameInEssence(api: PodStatus | undefined, own: PodStatus): boolean {
+  const essence = (status: PodStatus | undefined) =>
+    JSON.stringify([
+      status?.phase,
+      status?.podIP,
+      OWN.map((type) => status?.conditions?.find((one) => one.type === type)?.status),
+      [status?.initContainerStatuses, status?.containerStatuses].map((list) =>
+        list?.map((one) => [one.name, one.ready, one.restartCount, Object.keys(one.state ?? {})]),
+      ),
+    ]);
+  return essence(api) === essence(own);
+}

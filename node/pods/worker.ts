@@ -1,0 +1,350 @@
+// One pod on this node, from its first sight to its end. Level-triggered: `sync` looks at the pod as it is wanted and
+// at the containers as they are, does the next thing, and may be called at any time.
+
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import type { PodStatus } from "kubernetes-types/core/v1.js";
+import { isConflict, isNotFound, PODS } from "../../common/client.js";
+import type { Pod, Stored } from "../../common/k8s.js";
+import { PodContainer } from "./container.js";
+import { type ContainerKind, type ContainerOwner, podLogDirectory } from "./container-setup.js";
+import { apiTime, type PodEnvironment } from "./environment.js";
+import { podDirectory, Sandbox } from "./sandbox.js";
+import { initDone, type PodFacts, podPhase, podStatus, sameInEssence, sidecarNames } from "./status.js";
+import { prepareVolumes, VolumeError, type Volumes } from "./volumes.js";
+
+/** How long a status waits for the first result of a probe, so that one write says running and ready. */
+const FIRST_PROBE_MS = 250;
+/** Grace of a pod that was taken out of the API without asking: enough for a signal. */
+const FORCED_GRACE_MS = 1000;
+
+/** What the worker asks of whoever runs it. */
+export interface WorkerHost {
+  /** Have `sync` called, now or after `ms`. */
+  again(uid: string, ms?: number): void;
+  /** Have `report` called, now or after `ms`. */
+  report(uid: string, ms?: number): void;
+  /** The pod is gone from this node and from the API. */
+  gone(uid: string): void;
+}
+
+export class PodWorker implements ContainerOwner {
+  readonly uid: string;
+  readonly hasInit: boolean;
+  readonly environment: PodEnvironment;
+  readonly init: PodContainer[];
+  readonly containers: PodContainer[];
+  pod: Stored<Pod>;
+  sandbox: Sandbox | undefined;
+  volumes: Volumes = new Map();
+  readonly #host: WorkerHost;
+  readonly #startTime: number;
+  #removed = false;
+  #volumesReady = false;
+  /** Epoch milliseconds of the next try after a sandbox or volume has failed. */
+  #notBefore = 0;
+  #ending: Promise<void> | undefined;
+  #ended = false;
+  #lastIP: string | undefined;
+  #failed: { reason: string; message: string } | undefined;
+  #reported: PodStatus | undefined;
+  /** A pod that was finished before this life of the agent: there is nothing to run. */
+  readonly #finishedBefore: boolean;
+
+  constructor(pod: Stored<Pod>, environment: PodEnvironment, host: WorkerHost) {
+    this.uid = pod.metadata.uid;
+    this.pod = pod;
+    this.environment = environment;
+    this.#host = host;
+    const { spec, status } = pod;
+    this.#finishedBefore = status?.phase === "Succeeded" || status?.phase === "Failed";
+    this.#ended = this.#finishedBefore;
+    this.#lastIP = this.#finishedBefore ? status?.podIP : undefined;
+    const started = Date.parse(status?.startTime ?? "");
+    this.#startTime = Number.isNaN(started) ? Date.now() : started;
+    this.hasInit = (spec?.initContainers?.length ?? 0) > 0;
+    const former = [...(status?.initContainerStatuses ?? []), ...(status?.containerStatuses ?? [])];
+    const make = (one: PodContainer["spec"], kind: ContainerKind) =>
+      new PodContainer(
+        one,
+        kind,
+        this,
+        former.find((status) => status.name === one.name),
+      );
+    this.init = (spec?.initContainers ?? []).map((one) =>
+      make(one, one.restartPolicy === "Always" ? "sidecar" : "init"),
+    );
+    this.containers = (spec?.containers ?? []).map((one) => make(one, "main"));
+  }
+
+  /** namespace/name, for logs. */
+  get key(): string {
+    return `${this.pod.metadata.namespace}/${this.pod.metadata.name}`;
+  }
+
+  container(name: string): PodContainer | undefined {
+    return [...this.init, ...this.containers].find((one) => one.name === name);
+  }
+
+  update(pod: Stored<Pod>): void {
+    this.pod = pod;
+    this.#host.again(this.uid);
+    // Somebody else may have written our status (a node that was away); what we know is the truth.
+    if (this.#reported && !sameInEssence(pod.status, this.#reported)) {
+      this.#reported = undefined;
+      this.#host.report(this.uid);
+    }
+  }
+
+  /** The object was taken out of the API. */
+  remove(): void {
+    this.#removed = true;
+    this.#host.again(this.uid);
+  }
+
+  changed(): void {
+    this.#host.again(this.uid);
+    this.#report();
+  }
+
+  event(
+    container: { name: string; kind: ContainerKind } | undefined,
+    type: "Normal" | "Warning",
+    reason: string,
+    message: string,
+  ): void {
+    const { name, namespace = "", uid } = this.pod.metadata;
+    const list = container?.kind === "main" ? "containers" : "initContainers";
+    this.environment.events.record(
+      {
+        kind: "Pod",
+        apiVersion: "v1",
+        name,
+        namespace,
+        uid,
+        ...(container ? { fieldPath: `spec.${list}{${container.name}}` } : {}),
+      },
+      type,
+      reason,
+      message,
+    );
+  }
+
+  /** Does what is to be done next. */
+  async sync(): Promise<void> {
+    if (this.#removed) return this.#end(Date.now() + FORCED_GRACE_MS);
+    const { deletionTimestamp, deletionGracePeriodSeconds } = this.pod.metadata;
+    if (deletionTimestamp) {
+      const grace = deletionGracePeriodSeconds ?? this.pod.spec?.terminationGracePeriodSeconds ?? 30;
+      // From when we hear of it, by our clock; deletionTimestamp is by another's, and in whole seconds.
+      return this.#end(Date.now() + grace * 1000);
+    }
+    if (this.#ended) return this.#letGo();
+    if (this.#ending) return;
+    if (this.#overdue()) return this.#end(Date.now());
+    // A pod whose containers ended with a former life, for good, needs no network to say so.
+    const over = !this.sandbox && this.containers.every((one) => one.finished);
+    if (!over && (await this.#prepare())) return;
+    const wait = over ? await this.#advanceAll(this.containers) : await this.#advance();
+    if (wait !== undefined) this.#host.again(this.uid, wait);
+    this.#report();
+    if (["Succeeded", "Failed"].includes(podPhase(this.pod, this.#facts())) && this.#allStopped()) {
+      this.#ended = true;
+      this.#host.again(this.uid);
+    }
+  }
+
+  #allStopped(): boolean {
+    return [...this.init, ...this.containers].every((one) => !one.run);
+  }
+
+  /** activeDeadlineSeconds. */
+  #overdue(): boolean {
+    const seconds = this.pod.spec?.activeDeadlineSeconds;
+    if (seconds === undefined) return false;
+    const left = this.#startTime + seconds * 1000 - Date.now();
+    if (left > 0) {
+      this.#host.again(this.uid, left);
+      return false;
+    }
+    const message = "Pod was active on the node longer than the specified deadline";
+    this.#failed = { reason: "DeadlineExceeded", message };
+    this.event(undefined, "Normal", "DeadlineExceeded", message);
+    return true;
+  }
+
+  /** Sandbox and volumes. Returns why not, when they are not there; another try is arranged then. */
+  async #prepare(): Promise<string | undefined> {
+    if (this.#notBefore > Date.now()) return "waiting for the next try";
+    try {
+      if (!this.#volumesReady) {
+        const directory = join(podDirectory(this.environment.rootDir, this.uid), "volumes");
+        this.volumes = await prepareVolumes(this.pod, directory, this.environment.client);
+        this.#volumesReady = true;
+      }
+      if (!this.sandbox) await this.#makeSandbox();
+      return undefined;
+    } catch (error) {
+      const message = error instanceof Error ? error.message : String(error);
+      const [reason, text] =
+        error instanceof VolumeError
+          ? ["FailedMount", message]
+          : ["FailedCreatePodSandBox", `Failed to create pod sandbox: ${message}`];
+      this.event(undefined, "Warning", reason, text);
+      this.environment.log.warn({ err: error, pod: this.key }, reason);
+      const { retryMs } = this.environment.timing;
+      this.#notBefore = Date.now() + retryMs;
+      this.#host.again(this.uid, retryMs);
+      this.#report();
+      return message;
+    }
+  }
+
+  async #makeSandbox(): Promise<void> {
+    const notReady = this.pod.spec?.hostNetwork ? undefined : this.environment.network.notReady();
+    if (notReady) throw new Error(notReady);
+    this.sandbox = await Sandbox.create(this.pod, this.environment);
+    this.#lastIP = this.sandbox.ip;
+    // A new sandbox is a new network: what the init containers did in the old one must be done again.
+    if (this.containers.some((one) => !one.finished)) {
+      for (const one of this.init) one.startOver();
+    }
+  }
+
+  /** Starts what may start. Returns the shortest wait, if there is one. */
+  async #advance(): Promise<number | undefined> {
+    const waits: number[] = [];
+    const sidecars = sidecarNames(this.pod);
+    const mainRan = this.containers.some((one) => one.run || one.facts().last);
+    for (const one of this.init) {
+      if (one.kind === "init" && mainRan) continue;
+      const wait = await one.advance();
+      if (wait !== undefined) waits.push(wait);
+      if (!mainRan && !initDone(one.facts(), sidecars)) return minimum(waits);
+    }
+    const wait = await this.#advanceAll(this.containers);
+    if (wait !== undefined) waits.push(wait);
+    // Sidecars have nothing to serve when the rest has finished.
+    if (this.containers.every((one) => one.finished)) void this.#stopAll(Date.now() + this.#graceMs());
+    return minimum(waits);
+  }
+
+  async #advanceAll(containers: readonly PodContainer[]): Promise<number | undefined> {
+    const waits: number[] = [];
+    for (const one of containers) {
+      const wait = await one.advance();
+      if (wait !== undefined) waits.push(wait);
+    }
+    return minimum(waits);
+  }
+
+  #graceMs(): number {
+    return (this.pod.spec?.terminationGracePeriodSeconds ?? 30) * 1000;
+  }
+
+  async #stopAll(deadline: number): Promise<void> {
+    await Promise.all(this.containers.map((one) => one.stop(deadline)));
+    // Sidecars last, in the reverse of the order in which they were started.
+    for (const one of [...this.init].reverse()) await one.stop(deadline);
+  }
+
+  /** Begins (or hastens) the end; does not wait for it. */
+  async #end(deadline: number): Promise<void> {
+    if (this.#ended) return this.#letGo();
+    if (this.#ending) {
+      for (const one of [...this.init, ...this.containers]) void one.stop(deadline);
+      return;
+    }
+    this.#ending = this.#stopAll(deadline).then(() => {
+      this.#ended = true;
+      this.#host.again(this.uid);
+    });
+  }
+
+  /** All containers have ended: gives back network and files, and the object when it is to go. Throws to be retried. */
+  async #letGo(): Promise<void> {
+    const deleting = this.#removed || this.pod.metadata.deletionTimestamp !== undefined;
+    const reported = this.#removed || this.#finishedBefore ? Promise.resolve() : this.report();
+    if (this.sandbox) {
+      await this.sandbox.remove();
+      this.sandbox = undefined;
+    }
+    await reported;
+    if (!deleting) return;
+    const { name, namespace = "" } = this.pod.metadata;
+    if (!this.#removed) {
+      try {
+        const preconditions = { uid: this.uid };
+        await this.environment.client.delete(PODS, name, { namespace, gracePeriodSeconds: 0, preconditions });
+      } catch (error) {
+        // Gone already, or another pod of that name is there by now.
+        if (!isNotFound(error) && !isConflict(error)) throw error;
+      }
+    }
+    rmSync(podDirectory(this.environment.rootDir, this.uid), { recursive: true, force: true });
+    rmSync(podLogDirectory(this.environment.rootDir, this.pod), { recursive: true, force: true });
+    this.#host.gone(this.uid);
+  }
+
+  /** The agent stops: ends everything within `graceMs` and leaves the network; the API's object stays. */
+  async shutDown(graceMs: number): Promise<void> {
+    await this.#stopAll(Date.now() + graceMs);
+    await this.sandbox?.remove();
+    this.sandbox = undefined;
+  }
+
+  /** Ends everything at once and leaves the rest to the kernel. */
+  async kill(): Promise<void> {
+    await Promise.all([...this.init, ...this.containers].map((one) => one.kill()));
+    this.sandbox?.ns.close();
+    this.sandbox = undefined;
+  }
+
+  #facts(): PodFacts {
+    return {
+      init: this.init.map((one) => one.facts()),
+      containers: this.containers.map((one) => one.facts()),
+      sandboxReady: this.sandbox !== undefined && !this.#ended,
+      hostIP: this.environment.nodeIP,
+      ...(this.#lastIP ? { podIP: this.#lastIP } : {}),
+      startTime: apiTime(this.#startTime),
+      ended: this.#ended,
+      ...(this.#failed ? { failed: this.#failed } : {}),
+    };
+  }
+
+  #report(): void {
+    if (this.#removed || this.#finishedBefore) return;
+    const due = [...this.init, ...this.containers].some((one) => one.resultDue);
+    this.#host.report(this.uid, due ? FIRST_PROBE_MS : undefined);
+  }
+
+  /** Brings the API's status to what is so, in one patch; nothing when it says so already. @throws to be retried. */
+  async report(): Promise<void> {
+    if (this.#removed || this.#finishedBefore) return;
+    const before = this.#reported ?? this.pod.status;
+    const status = podStatus(this.pod, this.#facts(), before, apiTime(Date.now()));
+    if (JSON.stringify(status) === JSON.stringify(this.#reported)) return;
+    const { name, namespace = "", uid } = this.pod.metadata;
+    try {
+      // The uid makes it a conflict when another pod of that name is there by now.
+      await this.environment.client.patch(
+        PODS,
+        name,
+        "merge",
+        { metadata: { uid }, status },
+        {
+          namespace,
+          subresource: "status",
+        },
+      );
+      this.#reported = status;
+    } catch (error) {
+      if (!isNotFound(error) && !isConflict(error)) throw error;
+    }
+  }
+}
+
+function minimum(values: readonly number[]): number | undefined {
+  return values.length > 0 ? Math.min(...values) : undefined;
+}

@@ -1,0 +1,299 @@
+// Real processes in a pod: own PID and mount namespace, the pod's network, UTS name and files. Knows processes and
+// namespaces, nothing of pods' life cycles.
+
+import type { ChildProcess } from "node:child_process";
+import {
+  accessSync,
+  constants,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+  statSync,
+} from "node:fs";
+import type { Readable, Writable } from "node:stream";
+import type { NetNs } from "../../dataplane/kernel/netns.js";
+import { openPty, type Pty } from "../streams/pty.js";
+import { type BindMount, type FileView, planMounts } from "./mounts.js";
+import { launchScript } from "./script.js";
+
+export interface ExitStatus {
+  /** 128 + signal number when a signal ended it, as shells and container runtimes count. */
+  exitCode: number;
+  /** Number of the signal that ended it. */
+  signal?: number;
+}
+
+/** Why a process never became the command it was to be. */
+export class LaunchError extends Error {
+  override readonly name = "LaunchError";
+  /** missing: no such command on this machine; setup: its namespaces could not be made ready. */
+  readonly kind: "missing" | "setup";
+
+  constructor(kind: "missing" | "setup", message: string) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+export interface LaunchOptions {
+  ns: NetNs;
+  hostname: string;
+  argv: readonly string[];
+  env: Record<string, string>;
+  cwd?: string;
+  mounts?: readonly BindMount[];
+  /** Directory for this launch's private root, made when needed. */
+  scratch: string;
+  /** A pipe to write to; false: /dev/null. Ignored with `tty`. */
+  stdin: boolean;
+  tty?: boolean;
+  /** Join the mount and PID namespaces of this process (an exec into a running container) instead of new ones. */
+  join?: number;
+  warn(message: string): void;
+}
+
+/** A started process: either three streams or a terminal. */
+export interface LaunchedProcess {
+  /** Process id of the launcher on this machine. */
+  readonly pid: number;
+  readonly stdin: Writable | null;
+  readonly stdout: Readable;
+  /** Null with a terminal. */
+  readonly stderr: Readable | null;
+  /** Resolves when namespaces and mounts are ready and the command takes over; rejects with LaunchError. */
+  readonly started: Promise<void>;
+  /** After the end of the process and of its output. */
+  readonly exited: Promise<ExitStatus>;
+  /** Process id of the command itself, first of its PID namespace, on this machine; undefined when gone. */
+  commandPid(): number | undefined;
+  /** Sends a signal to the command; SIGKILL ends everything in its PID namespace. */
+  signal(name: NodeJS.Signals): void;
+  resize(columns: number, rows: number): void;
+}
+
+const TOOL_DIRECTORIES = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"];
+const tools = new Map<string, string | undefined>();
+
+/** Absolute path of a program of util-linux, looked up once. */
+function tool(name: string): string | undefined {
+  if (!tools.has(name)) {
+    tools.set(
+      name,
+      TOOL_DIRECTORIES.map((directory) => `${directory}/${name}`).find((path) => {
+        try {
+          accessSync(path, constants.X_OK);
+          return true;
+        } catch {
+          return false;
+        }
+      }),
+    );
+  }
+  return tools.get(name);
+}
+
+function needTool(name: string): string {
+  const path = tool(name);
+  if (!path) {
+    throw new LaunchError("setup", `${name} (util-linux) is not in ${TOOL_DIRECTORIES.join(", ")}`);
+  }
+  return path;
+}
+
+const machine: FileView = {
+  exists(path) {
+    try {
+      statSync(path);
+      return true;
+    } catch {
+      return false;
+    }
+  },
+  realpath: (path) => realpathSync(path),
+  entries: (path) =>
+    readdirSync(path).map((name) => {
+      const full = `${path === "/" ? "" : path}/${name}`;
+      const stat = lstatSync(full);
+      if (stat.isSymbolicLink()) return { name, kind: "link", link: readlinkSync(full) };
+      return { name, kind: stat.isDirectory() ? "directory" : "other" };
+    }),
+};
+
+/** The whole command line: namespaces, the script, the command. */
+function commandLine(options: LaunchOptions): string[] {
+  const { mounts = [], scratch, cwd = "/", tty = false, join, argv, hostname } = options;
+  const setpriv = tool("setpriv");
+  // Without it a killed agent outside a PID namespace of its own would leave its containers behind.
+  const prefix = setpriv ? [setpriv, "--pdeathsig", "KILL"] : [];
+  if (join !== undefined) {
+    const script = launchScript({ plan: { steps: [] }, cwd, tty });
+    const enter = [needTool("nsenter"), "--target", String(join), "--mount", "--uts", "--pid", "--root"];
+    return [...prefix, ...enter, "/bin/sh", "-c", script, "sh", ...argv];
+  }
+  mkdirSync(scratch, { recursive: true });
+  const plan = planMounts(mounts, scratch, machine);
+  const script = launchScript({ plan, hostname: hostname.slice(0, 63), cwd, tty });
+  const own = [needTool("unshare"), "--mount", "--uts", "--pid", "--fork", "--kill-child=KILL"];
+  return [...prefix, ...own, "/bin/sh", "-c", script, "sh", ...argv];
+}
+
+/**
+ * Starts a command of this machine as a container's process.
+ * @throws LaunchError kind "setup" when a program of util-linux is missing.
+ */
+export function launch(options: LaunchOptions): LaunchedProcess {
+  const { ns, env, tty = false, stdin } = options;
+  const [program = "", ...args] = commandLine(options);
+  const pty = tty ? openPty() : undefined;
+  try {
+    const input = stdin ? "pipe" : "ignore";
+    const child = ns.spawn(program, args, {
+      env,
+      cwd: "/",
+      stdio: pty ? [pty.slave, pty.slave, pty.slave, "pipe"] : [input, "pipe", "pipe", "pipe"],
+    });
+    return new Launched(child, pty, options);
+  } catch (error) {
+    pty?.close();
+    throw error;
+  } finally {
+    pty?.closeSlave();
+  }
+}
+
+class Launched implements LaunchedProcess {
+  readonly pid: number;
+  readonly stdin: Writable | null;
+  readonly stdout: Readable;
+  readonly stderr: Readable | null;
+  readonly started: Promise<void>;
+  readonly exited: Promise<ExitStatus>;
+  readonly #child: ChildProcess;
+  readonly #pty: Pty | undefined;
+  readonly #joined: boolean;
+
+  constructor(child: ChildProcess, pty: Pty | undefined, options: LaunchOptions) {
+    this.#child = child;
+    this.#joined = options.join !== undefined;
+    this.#pty = pty;
+    this.pid = child.pid ?? -1;
+    const { stdout } = pty ?? child;
+    if (!stdout) throw new LaunchError("setup", `${options.argv[0]} could not be started`);
+    this.stdout = stdout;
+    this.stdin = pty ? pty.stdin : child.stdin;
+    this.stderr = pty ? null : child.stderr;
+    // A writer may go on after the process has ended; its exit status tells the story.
+    this.stdin?.on("error", () => {});
+    this.started = report(child, options);
+    this.started.catch(() => {});
+    this.exited = new Promise((resolve) => {
+      child.once("error", () => resolve({ exitCode: 128 }));
+      child.once(pty ? "exit" : "close", (code, signal) => {
+        const status = exitStatus(code, signal);
+        if (pty) void pty.drained().then(() => resolve(status));
+        else resolve(status);
+      });
+    });
+  }
+
+  commandPid(): number | undefined {
+    return this.#child.exitCode === null && this.#child.signalCode === null
+      ? firstChild(this.pid)
+      : undefined;
+  }
+
+  signal(name: NodeJS.Signals): void {
+    // unshare --kill-child takes its child along, and its own end by SIGKILL is what gets reported; killing the
+    // child would be reported as an exit. nsenter takes nobody along.
+    if (name === "SIGKILL" && !this.#joined) {
+      this.#child.kill("SIGKILL");
+      return;
+    }
+    const target = this.commandPid();
+    try {
+      if (target !== undefined) process.kill(target, name);
+      if (name === "SIGKILL") this.#child.kill("SIGKILL");
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
+    }
+  }
+
+  resize(columns: number, rows: number): void {
+    this.#pty?.resize(columns, rows);
+  }
+}
+
+/** The children of a process; the launcher has one, the first of the new PID namespace. */
+function firstChild(pid: number): number | undefined {
+  try {
+    const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim();
+    return text ? Number(text.split(" ")[0]) : undefined;
+  } catch {
+    // Gone between two looks; "no such process" is the answer.
+    return undefined;
+  }
+}
+
+/** Follows descriptor 3 until the script says that the command takes over, or why it cannot. */
+function report(child: ChildProcess, options: LaunchOptions): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const pipe = child.stdio[3] as Readable | null | undefined;
+    child.once("error", (error) => reject(new LaunchError("setup", error.message)));
+    if (!pipe) return;
+    let text = "";
+    pipe.setEncoding("utf8");
+    const judge = () => {
+      const outcome = judgeReport(text, options.warn);
+      if (outcome) reject(outcome);
+      else resolve();
+      pipe.destroy();
+    };
+    pipe.on("data", (chunk: string) => {
+      text += chunk;
+      if (/^ready$/m.test(text)) judge();
+    });
+    pipe.on("error", reject);
+    pipe.once("end", judge);
+  });
+}
+
+/** Passes the script's warnings on and returns why the launch failed, if it did. */
+function judgeReport(text: string, warn: (message: string) => void): LaunchError | undefined {
+  const lines = text.split("\n").filter(Boolean);
+  const of = (kind: string) =>
+    lines.filter((line) => line.startsWith(`${kind} `)).map((line) => line.slice(kind.length + 1));
+  for (const message of of("warn")) warn(message);
+  if (lines.includes("ready")) return undefined;
+  const [missing] = of("missing");
+  if (missing) return new LaunchError("missing", `exec: "${missing}": not found on this machine`);
+  const [failed = "the namespaces of the process could not be made"] = of("fail");
+  const detail = lines.filter((line) => !/^(warn|missing|fail) /.test(line)).join("; ");
+  return new LaunchError("setup", detail ? `${failed}: ${detail}` : failed);
+}
+
+const SIGNALS: Partial<Record<NodeJS.Signals, number>> = {
+  SIGHUP: 1,
+  SIGINT: 2,
+  SIGQUIT: 3,
+  SIGILL: 4,
+  SIGABRT: 6,
+  SIGBUS: 7,
+  SIGFPE: 8,
+  SIGKILL: 9,
+  SIGUSR1: 10,
+  SIGSEGV: 11,
+  SIGUSR2: 12,
+  SIGPIPE: 13,
+  SIGALRM: 14,
+  SIGTERM: 15,
+};
+
+/** What a container runtime reports for an ended process. */
+export function exitStatus(code: number | null, signal: NodeJS.Signals | null): ExitStatus {
+  if (code !== null) return { exitCode: code };
+  const number = (signal && SIGNALS[signal]) ?? 9;
+  return { exitCode: 128 + number, signal: number };
+}

@@ -1,0 +1,158 @@
+// Makes a fresh clone ready to run: Node version, system packages, npm packages, build. Does only what is missing
+// and says nothing when nothing is. Plain Node without dependencies: it runs before they are there.
+
+import { spawnSync } from "node:child_process";
+import { accessSync, constants, existsSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { delimiter, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = resolve(fileURLToPath(new URL("..", import.meta.url)));
+
+const NODE_MINIMUM = [20, 19];
+
+/** Programs that a cluster and its users start, and the Debian package of each. */
+const PROGRAMS = [
+  ["iptables", "iptables"],
+  ["ip", "iproute2"],
+  ["ping", "iputils-ping"],
+  ["curl", "curl"],
+  ["unshare", "util-linux"],
+  ["nsenter", "util-linux"],
+];
+
+/** What the compiler reads, and what decides how. */
+const SOURCES = [
+  "index.ts",
+  "common",
+  "control",
+  "dataplane",
+  "cni",
+  "node",
+  "lab",
+  "client",
+  "cli",
+  "tests",
+  "bench",
+  "tsconfig.json",
+  "package-lock.json",
+  "scripts/generate-schema.mjs",
+];
+
+/** Of a failed command's output. */
+const MESSAGE_LINES = 40;
+
+const STAMP = join(root, "dist", ".built");
+
+class SetupError extends Error {}
+
+const say = (text) => process.stderr.write(`${text}\n`);
+
+/** Runs a command; its output is shown only when it fails. */
+function run(command, args, options = {}) {
+  const { status, error, stdout, stderr } = spawnSync(command, args, {
+    cwd: root,
+    encoding: "utf8",
+    maxBuffer: 64 << 20,
+    ...options,
+  });
+  if (status === 0) return;
+  const lines = [stdout, stderr, error?.message].filter(Boolean).join("\n").trim().split("\n");
+  const more = lines.length > MESSAGE_LINES ? `\n(and ${lines.length - MESSAGE_LINES} more lines)` : "";
+  throw new SetupError(
+    `${[command, ...args].join(" ")} failed:\n${lines.slice(0, MESSAGE_LINES).join("\n")}${more}`,
+  );
+}
+
+function checkNode() {
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  const [wantMajor, wantMinor] = NODE_MINIMUM;
+  if (major > wantMajor || (major === wantMajor && minor >= wantMinor)) return;
+  throw new SetupError(
+    `Node.js ${NODE_MINIMUM.join(".")} or newer is needed, this is ${process.versions.node}; see https://nodejs.org`,
+  );
+}
+
+/** Whether a program is installed; sbin counts, though it is not on everybody's PATH. */
+function isInstalled(program) {
+  const folders = (process.env.PATH ?? "").split(delimiter).concat("/usr/local/sbin", "/usr/sbin", "/sbin");
+  return folders.filter(Boolean).some((folder) => {
+    try {
+      accessSync(join(folder, program), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}
+
+function installPrograms() {
+  const missing = PROGRAMS.filter(([program]) => !isInstalled(program));
+  if (missing.length === 0) return;
+  const names = missing.map(([program]) => program).join(", ");
+  const packages = [...new Set(missing.map(([, name]) => name))];
+  const isRoot = process.getuid?.() === 0;
+  if (!isRoot || !isInstalled("apt-get")) {
+    throw new SetupError(
+      `missing: ${names}. Install them and try again:\n\n  sudo apt-get install -y ${packages.join(" ")}\n`,
+    );
+  }
+  say(`Installing ${packages.join(", ")} (for ${names})`);
+  const env = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+  run("apt-get", ["update", "-qq"], { env });
+  run("apt-get", ["install", "-y", "-qq", "--no-install-recommends", ...packages], { env });
+}
+
+function modified(path) {
+  try {
+    return statSync(path).mtimeMs;
+  } catch {
+    return undefined;
+  }
+}
+
+function installPackages() {
+  // npm writes this file at the end of an install.
+  const installed = modified(join(root, "node_modules", ".package-lock.json"));
+  if (installed !== undefined && installed >= modified(join(root, "package-lock.json"))) return;
+  say("Installing npm packages");
+  run("npm", ["ci", "--include=dev", "--no-audit", "--no-fund", "--loglevel=error"]);
+}
+
+/** Time of the newest file below `path`, directories included: a deleted file changes its directory. */
+function newest(path) {
+  const stat = statSync(path, { throwIfNoEntry: false });
+  if (!stat) return 0;
+  if (!stat.isDirectory()) return stat.mtimeMs;
+  const children = readdirSync(path)
+    .filter((name) => !name.endsWith(".generated.json") && name !== "node_modules")
+    .map((name) => newest(join(path, name)));
+  return Math.max(0, ...children);
+}
+
+function build() {
+  const built = modified(STAMP);
+  const changed = Math.max(...SOURCES.map((source) => newest(join(root, source))));
+  if (built !== undefined && built >= changed) return;
+  say("Building");
+  // The compiler's own record of what it has written would make it skip files that are gone.
+  if (!existsSync(STAMP)) rmSync(join(root, "node_modules", ".cache", "tsbuildinfo"), { force: true });
+  const started = new Date();
+  run("npm", ["run", "build", "--silent"]);
+  writeFileSync(STAMP, `${started.toISOString()}\n`);
+}
+
+/** Everything, in order. Ends the process with 1 and a message when something cannot be done. */
+export function setup() {
+  try {
+    checkNode();
+    installPrograms();
+    installPackages();
+    build();
+  } catch (error) {
+    if (!(error instanceof SetupError) && error.code !== "EACCES" && error.code !== "EROFS") throw error;
+    say(`setup: ${error.message}`);
+    process.exit(1);
+  }
+}
+
+if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) setup();

@@ -1,0 +1,124 @@
+// What must not be lost: requests during a rolling update, rules after a flush, state after kill -9 of either
+// process, addresses after a host comes and goes.
+
+import t from "tap";
+import { type Cluster, createCluster, DEPLOYMENTS, NODES, PODS } from "../../index.js";
+
+const cluster: Cluster = await createCluster({ nodes: 3 });
+t.teardown(() => cluster.stop());
+
+async function kubectl(...args: string[]): Promise<string> {
+  const result = await cluster.kubectl(args);
+  if (result.exitCode !== 0) throw new Error(`kubectl ${args.join(" ")}: ${result.stderr}`);
+  return result.stdout.trimEnd();
+}
+
+const deployment = (image: string) => `
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: web }
+spec:
+  replicas: 4
+  selector: { matchLabels: { app: web } }
+  template:
+    metadata: { labels: { app: web } }
+    spec:
+      containers:
+        - name: web
+          image: gcr.io/google-samples/kubernetes-bootcamp:${image}
+          readinessProbe: { httpGet: { path: /, port: 8080 }, periodSeconds: 1 }
+`;
+
+let vip = "";
+
+t.test("a rolling update under load loses no request", async (t) => {
+  await cluster.apply(`${deployment("v1")}
+---
+apiVersion: v1
+kind: Service
+metadata: { name: web }
+spec: { selector: { app: web }, ports: [{ port: 80, targetPort: 8080 }] }`);
+  await kubectl("rollout", "status", "deployment/web", "--timeout=60s");
+  await cluster.waitForSync();
+  vip = await kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}");
+
+  // A new connection a request, each one's failure on a line of its own, until the file disappears.
+  const loop = `touch /tmp/kp-loop-$$; echo $$; while [ -e /tmp/kp-loop-$$ ]; do
+    curl -s --max-time 5 http://${vip}/ || echo FAILED $?; done`;
+  const running = cluster.exec("node-1", ["sh", "-c", loop.replaceAll("/tmp/kp-loop-$$", "/run/kp-loop")]);
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  await kubectl("set", "image", "deployment/web", "web=gcr.io/google-samples/kubernetes-bootcamp:v2");
+  await kubectl("rollout", "status", "deployment/web", "--timeout=120s");
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  await cluster.exec("node-1", ["rm", "/run/kp-loop"]);
+  const { stdout } = await running;
+
+  t.notMatch(stdout, /FAILED/);
+  t.ok((stdout.match(/v=1/g)?.length ?? 0) > 0, "the old version answered before");
+  t.ok((stdout.match(/v=2/g)?.length ?? 0) > 0, "the new version answers after");
+  t.comment(`${stdout.match(/Running on/g)?.length} requests`);
+  t.match(stdout.trimEnd().split("\n").at(-1) ?? "", /v=2/, "the last request went to the new version");
+});
+
+t.test("rules that somebody flushed come back", async (t) => {
+  await cluster.exec("node-2", ["sh", "-c", "for t in nat filter mangle; do iptables -t $t -F; iptables -t $t -X; done"]);
+  t.notMatch(await cluster.rules("node-2"), /KUBE-SVC/);
+  await cluster.waitUntil(async () => /KUBE-SVC/.test(await cluster.rules("node-2")), { timeoutMs: 60_000 });
+  const reply = await cluster.exec("node-2", ["curl", "-s", "--max-time", "5", `http://${vip}/`]);
+  t.match(reply.stdout, /v=2/);
+});
+
+t.test("kill -9 of control: traffic flows on, up brings it back with its state", async (t) => {
+  const before = await kubectl("get", "pods", "-o", "name");
+  await cluster.kill("control");
+  const reply = await cluster.exec("node-3", ["curl", "-s", "--max-time", "5", `http://${vip}/`]);
+  t.match(reply.stdout, /v=2/, "the data plane needs no control plane");
+  await cluster.restart();
+  t.equal(await kubectl("get", "pods", "-o", "name"), before, "the same pods");
+  await kubectl("scale", "deployment/web", "--replicas=5");
+  await kubectl("rollout", "status", "deployment/web", "--timeout=60s");
+});
+
+t.test("kill -9 of the lab: up brings hosts and pods back", async (t) => {
+  await cluster.kill("lab");
+  await cluster.restart();
+  await kubectl("wait", "--for=condition=Ready", "nodes", "--all", "--timeout=60s");
+  await kubectl("rollout", "status", "deployment/web", "--timeout=60s");
+  await cluster.waitUntil(
+    async () => {
+      const reply = await cluster.exec("node-1", ["curl", "-s", "--max-time", "2", `http://${vip}/`]);
+      return /v=2/.test(reply.stdout);
+    },
+    { timeoutMs: 60_000 },
+  );
+  const pods = await cluster.client.list(PODS, { namespace: "default" });
+  t.ok(
+    pods.items.every((p) => (p.status?.containerStatuses?.[0]?.restartCount ?? 0) > 0),
+    "the pods say that they were restarted",
+  );
+});
+
+t.test("cordon keeps new pods away", async (t) => {
+  await kubectl("cordon", "node-3");
+  t.match(await kubectl("get", "nodes"), /node-3 +Ready,SchedulingDisabled/);
+  await kubectl("create", "deployment", "away", "--image=nginx", "--replicas=6");
+  await kubectl("rollout", "status", "deployment/away", "--timeout=60s");
+  const pods = await cluster.client.list(PODS, { namespace: "default", labelSelector: "app=away" });
+  t.notOk(pods.items.some((p) => p.spec?.nodeName === "node-3"));
+  await kubectl("uncordon", "node-3");
+});
+
+t.test("deleting a namespace or a Deployment takes everything with it", async (t) => {
+  await kubectl("create", "namespace", "gone");
+  await kubectl("-n", "gone", "create", "deployment", "x", "--image=nginx", "--replicas=2");
+  await kubectl("-n", "gone", "rollout", "status", "deployment/x", "--timeout=60s");
+  await kubectl("delete", "namespace", "gone", "--timeout=60s");
+  const all = await cluster.client.list(PODS, {});
+  t.notOk(all.items.some((p) => p.metadata.namespace === "gone"));
+  await kubectl("delete", "deployment", "web", "away");
+  await cluster.waitUntil(async () => (await cluster.client.list(PODS, { namespace: "default" })).items.length === 0, {
+    timeoutMs: 60_000,
+  });
+  t.equal((await cluster.client.list(DEPLOYMENTS, { namespace: "default" })).items.length, 0);
+  t.equal((await cluster.client.list(NODES)).items.length, 3);
+});

@@ -1,0 +1,502 @@
+// The node agent on a real host namespace: pods that answer, real commands, probes, restarts, graceful ends, logs,
+// exec, images, and what is left when it stops.
+
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { CONFIG_MAPS, EVENTS, LEASES, NODES, PODS, SECRETS, SERVICES } from "../../common/client.js";
+import type { Pod, PodStatus, Stored } from "../../common/k8s.js";
+import { startNodeAgent } from "../../node/index.js";
+import { Harness, NODE_IP } from "../unit/helpers/node-harness.js";
+
+const host = await Harness.create({
+  images: { "example.com/mapped": "gcr.io/google-samples/kubernetes-bootcamp:v2" },
+});
+t.teardown(() => host[Symbol.asyncDispose]());
+const { client } = host;
+
+const ip = (pod: Stored<Pod>): string => pod.status?.podIP ?? "";
+const main = (status: PodStatus | undefined) => status?.containerStatuses?.[0];
+const restarts = (status: PodStatus): number => main(status)?.restartCount ?? 0;
+const shell = (script: string) => ({ image: "busybox", command: ["sh", "-c", script] });
+
+t.test("registers and becomes Ready", async (t) => {
+  const node = await client.get(NODES, "node-1");
+  t.match(node.metadata.labels, { "kubernetes.io/hostname": "node-1", "kubernetes.io/os": "linux" });
+  t.match(node.status?.addresses, [
+    { type: "InternalIP", address: NODE_IP },
+    { type: "Hostname", address: "node-1" },
+  ]);
+  t.match(node.status?.nodeInfo, {
+    kubeletVersion: "v1.36.0+kubeplumb",
+    containerRuntimeVersion: "kubeplumb://0.1.0",
+  });
+  t.equal(node.status?.capacity?.pods, "110");
+  const conditions = Object.fromEntries((node.status?.conditions ?? []).map((one) => [one.type, one.status]));
+  t.same(conditions, {
+    NetworkUnavailable: "False",
+    MemoryPressure: "False",
+    DiskPressure: "False",
+    PIDPressure: "False",
+    Ready: "True",
+  });
+  const lease = await client.get(LEASES, "node-1", "kube-node-lease");
+  t.match(lease.spec, { holderIdentity: "node-1", leaseDurationSeconds: 40 });
+  t.equal(lease.metadata.ownerReferences?.[0]?.uid, node.metadata.uid);
+  t.ok(existsSync(join(host.directory, "var/etc/cni/net.d/10-kubeplumb.conflist")));
+  t.equal(host.ns.sysctl("net.ipv4.ip_forward"), "1");
+  t.match(await host.agent.rules(), /FLANNEL-POSTRTG/);
+  t.match(await host.get("/healthz"), { code: 200, body: "ok" });
+  t.match(await host.get("/nope"), { code: 404, body: /"kind":"Status"/ });
+
+  const twin = await startNodeAgent(host.options({ name: "node-2", runDir: join(host.directory, "run2") }));
+  await t.rejects(twin.ready, {
+    message: /node "node-2" is refused: its InternalIP 192\.168\.56\.11 is already that of node "node-1"/,
+  });
+  await twin.stop({ graceful: true });
+  await t.rejects(client.get(NODES, "node-2"), { message: 'nodes "node-2" not found' });
+});
+
+t.test("an emulated pod answers, with one status write", async (t) => {
+  const before = client.writes.get("patch pods/status") ?? 0;
+  await host.pod("web", {
+    image: "gcr.io/google-samples/kubernetes-bootcamp:v1",
+    ports: [{ name: "http", containerPort: 8080 }],
+    readinessProbe: { httpGet: { path: "/", port: "http" } },
+  });
+  const pod = await host.ready("web");
+  t.equal((client.writes.get("patch pods/status") ?? 0) - before, 1);
+  t.match(pod.status, {
+    phase: "Running",
+    hostIP: NODE_IP,
+    podIP: /^10\.244\.1\.\d+$/,
+    containerStatuses: [
+      {
+        ready: true,
+        started: true,
+        restartCount: 0,
+        containerID: /^kubeplumb:\/\/[0-9a-f]{64}$/,
+        imageID: /^gcr\.io\/google-samples\/kubernetes-bootcamp@sha256:/,
+        state: { running: { startedAt: /Z$/ } },
+      },
+    ],
+  });
+  t.equal(await host.curl(`${ip(pod)}:8080`), "Hello Kubernetes bootcamp! | Running on: web | v=1\n");
+  const lines = (await host.logs("web")).split("\n");
+  t.match(lines[0], /^Kubernetes Bootcamp App Started At: \S+Z \| Running On: {2}web $/);
+  t.match(
+    lines[2],
+    /^Running On: web \| Total Requests: 1 \| App Uptime: [\d.]+ seconds \| Log Time: \S+Z$/,
+    "the probe",
+  );
+  t.match(lines[3], /Total Requests: 2 /);
+  for (const [reason, message] of [
+    ["Pulled", /^Container image ".*:v1" already present on machine$/],
+    ["Created", /^Created container: main$/],
+    ["Started", /^Started container main$/],
+  ] as const) {
+    t.match(await host.event("web", reason, message), {
+      type: "Normal",
+      involvedObject: { kind: "Pod", fieldPath: "spec.containers{main}", uid: pod.metadata.uid },
+      source: { component: "kubelet", host: "node-1" },
+    });
+  }
+  await host.pod("v2", { image: "example.com/mapped" });
+  t.match(await host.curl(`${ip(await host.running("v2"))}:8080`), /Running on: v2 \| v=2/, "a mapped image");
+  t.equal(host.agent.podSandbox("default", "web")?.ns.name, "default/web");
+  t.equal(host.agent.podSandbox("default", "nobody"), undefined);
+});
+
+t.test("exec into an emulated pod", async (t) => {
+  t.match(await host.exec("web", ["hostname"]), { exitCode: 0, stdout: "web\n" });
+  t.match(await host.exec("web", ["sh", "-c", "echo no >&2; exit 7"]), {
+    exitCode: 7,
+    stdout: "",
+    stderr: "no\n",
+  });
+  const { stdout } = await host.exec("web", [
+    "sh",
+    "-c",
+    "cat /etc/hosts /etc/hostname; ls /proc | grep -c '^[0-9]'",
+  ]);
+  t.match(stdout, /^10\.244\.1\.\d+\tweb$/m);
+  t.match(stdout, /^web$/m);
+  t.match(stdout, /^[1-9]$/m, "a PID namespace of its own");
+  t.match(await host.exec("web", ["cat"], { stdin: "through and back" }), {
+    exitCode: 0,
+    stdout: "through and back",
+  });
+  t.match(await host.exec("web", ["curl", "-s", "localhost:8080"]), { stdout: /Running on: web/ });
+  t.match(await host.exec("web", ["nosuchcommand"]), {
+    exitCode: -1,
+    status: { status: "Failure", message: /exec: "nosuchcommand": not found on this machine/ },
+  });
+  t.match(await host.exec("web", ["env"]), { stdout: /^HOSTNAME=web$/m });
+  await t.rejects(host.exec("nobody", ["true"]), {
+    message: /404: .*pod \\"default\/nobody\\" is not on node node-1/,
+  });
+});
+
+t.test("a real command: environment, files, exit code, logs", async (t) => {
+  await client.create(SERVICES, {
+    metadata: { name: "my-db", namespace: "default" },
+    spec: { clusterIP: "10.96.0.50", ports: [{ port: 5432, protocol: "TCP" }] },
+  });
+  await client.create(CONFIG_MAPS, {
+    metadata: { name: "conf", namespace: "default" },
+    data: { color: "blue" },
+  });
+  await client.create(SECRETS, {
+    metadata: { name: "key", namespace: "default" },
+    data: { token: Buffer.from("s3cret").toString("base64") },
+  });
+  await host.informers.get(SERVICES).synced;
+  const script = `hostname; pwd; echo "$COLOR $POD $MY_DB_SERVICE_HOST"; cat /config/color /shared/made; id -u
+    [ -w /config ] || echo read-only; ls /proc | grep -c '^[0-9]'; printf 'no newline' >&2; exit 3`;
+  await host.pod(
+    "job",
+    {
+      ...shell(script),
+      workingDir: "/tmp",
+      env: [
+        { name: "COLOR", valueFrom: { configMapKeyRef: { name: "conf", key: "color" } } },
+        { name: "POD", valueFrom: { fieldRef: { fieldPath: "metadata.name" } } },
+      ],
+      volumeMounts: [
+        { name: "config", mountPath: "/config", readOnly: true },
+        { name: "shared", mountPath: "/shared" },
+      ],
+    },
+    {
+      restartPolicy: "Never",
+      initContainers: [
+        {
+          name: "first",
+          ...shell("echo init > /shared/made"),
+          volumeMounts: [{ name: "shared", mountPath: "/shared" }],
+        },
+      ],
+      volumes: [
+        { name: "config", configMap: { name: "conf" } },
+        { name: "shared", emptyDir: {} },
+      ],
+    },
+  );
+  const pod = await host.until("job", (status) => status.phase === "Failed");
+  t.match(main(pod.status), { state: { terminated: { exitCode: 3, reason: "Error" } }, ready: false });
+  t.match(pod.status?.initContainerStatuses, [
+    { state: { terminated: { exitCode: 0, reason: "Completed" } }, ready: true },
+  ]);
+  t.match(
+    pod.status?.conditions?.find((one) => one.type === "Ready"),
+    { status: "False", reason: "PodFailed" },
+  );
+  const text = await host.logs("job");
+  t.match(text, /^job\n\/tmp\nblue job 10\.96\.0\.50\nblueinit\n0\n/);
+  t.match(text, /\n[1-9]\n/, "only its own processes");
+  t.match(text, /read-only\n|\n0\n/);
+  t.match(text, /no newline/);
+  t.equal(await host.logs("job", "tailLines=1"), "no newline");
+  t.match(await host.logs("job", "timestamps=true"), /^20\d\d-\d\d-\d\dT[\d:.]+Z job\n/);
+  t.equal(await host.logs("job", "limitBytes=5"), "job\n/");
+  t.match(await host.logs("job", "tailLines=x"), /^400 .*tailLines: \\"x\\" is not a whole number/);
+  t.match(
+    await host.logs("job", "previous=true"),
+    /^400 .*previous terminated container \\"main\\" in pod \\"job\\" not found/,
+  );
+  t.notOk(existsSync("/config"), "no mount point was made on the machine");
+
+  await host.pod("missing", { image: "busybox", command: ["no-such-program"] }, { restartPolicy: "Never" });
+  const missing = await host.until("missing", (status) => status.phase === "Failed");
+  t.match(main(missing.status)?.state?.terminated, {
+    exitCode: 128,
+    reason: "StartError",
+    message: /exec: "no-such-program": not found on this machine/,
+  });
+  await host.pod("done", { image: "busybox" }, { restartPolicy: "OnFailure" });
+  await host.until("done", (status) => status.phase === "Succeeded");
+  await host.pod("noconf", { ...shell("true"), envFrom: [{ configMapRef: { name: "absent" } }] });
+  await host.until(
+    "noconf",
+    (status) => main(status)?.state?.waiting?.reason === "CreateContainerConfigError",
+  );
+  await client.create(CONFIG_MAPS, { metadata: { name: "absent", namespace: "default" }, data: {} });
+  await host.running("noconf");
+});
+
+t.test("exec and attach with a real process", async (t) => {
+  await host.pod("sh", {
+    ...shell("echo up; while read line; do echo got $line; done"),
+    stdin: true,
+    stdinOnce: true,
+  });
+  await host.running("sh");
+  t.match(await host.exec("sh", ["sh", "-c", "tr '\\0' ' ' < /proc/1/cmdline; hostname"]), {
+    stdout: /while read line.*sh\n$/s,
+  });
+  t.type(host.agent.podSandbox("default", "sh")?.pid, "number");
+  const attached = await host.exec("sh", [], { verb: "attach", stdin: "one\ntwo\n" });
+  t.match(attached.stdout, /got one\ngot two\n/);
+  await host.until(
+    "sh",
+    (status) => main(status)?.lastState?.terminated?.exitCode === 0 || restarts(status) > 0,
+  );
+});
+
+t.test("restarts with back-off", async (t) => {
+  await host.pod("crash", shell("echo run; exit 1"));
+  const backing = await host.until(
+    "crash",
+    (status) => main(status)?.state?.waiting?.reason === "CrashLoopBackOff",
+  );
+  t.match(main(backing.status), {
+    restartCount: 1,
+    ready: false,
+    state: {
+      waiting: { message: /^back-off 400ms restarting failed container=main pod=crash_default\(.*\)$/ },
+    },
+    lastState: { terminated: { exitCode: 1, reason: "Error" } },
+  });
+  t.equal(backing.status?.phase, "Running");
+  await host.event("crash", "BackOff", /^Back-off restarting failed container main in pod crash_default\(/);
+  await host.until("crash", (status) => restarts(status) >= 3);
+  t.equal(await host.logs("crash", "previous=true"), "run\n");
+});
+
+t.test("probes: liveness restarts, startup holds the others back, exec and tcp", async (t) => {
+  await host.pod("sick", {
+    image: "registry.k8s.io/e2e-test-images/agnhost:2.53",
+    args: ["netexec", "--http-port=8080", "--udp-port=-1"],
+    livenessProbe: { httpGet: { path: "/healthz", port: 8080 }, periodSeconds: 1, failureThreshold: 2 },
+  });
+  await host.event("sick", "Unhealthy", /^Liveness probe failed: HTTP probe failed with statuscode: 412$/);
+  await host.event("sick", "Killing", /^Container main failed liveness probe, will be restarted$/);
+  const restarted = await host.until("sick", (status) => restarts(status) >= 1);
+  t.match(main(restarted.status)?.lastState?.terminated, { exitCode: 2 }, "a Go program's end by SIGTERM");
+
+  await host.pod("refused", {
+    ...shell("sleep 60"),
+    readinessProbe: { tcpSocket: { port: 81 }, periodSeconds: 1 },
+  });
+  const refused = await host.running("refused");
+  const failure = `Readiness probe failed: dial tcp ${ip(refused)}:81: connect: connection refused`;
+  t.equal((await host.event("refused", "Unhealthy")).message, failure);
+  t.match(main(refused.status), { ready: false, started: true });
+
+  await host.pod(
+    "slow",
+    {
+      ...shell("sleep 1; touch /state/ok; sleep 60"),
+      startupProbe: {
+        exec: { command: ["test", "-e", "/state/ok"] },
+        periodSeconds: 1,
+        failureThreshold: 30,
+      },
+      readinessProbe: { exec: { command: ["true"] }, periodSeconds: 60 },
+      volumeMounts: [{ name: "state", mountPath: "/state" }],
+    },
+    { volumes: [{ name: "state", emptyDir: {} }] },
+  );
+  const early = await host.running("slow");
+  t.match(main(early.status), { ready: false, started: false });
+  t.match(main((await host.ready("slow")).status), { ready: true, started: true });
+});
+
+t.test("graceful termination", async (t) => {
+  const shared = join(host.directory, "shared");
+  mkdirSync(shared);
+  const volumes = [{ name: "out", hostPath: { path: shared } }];
+  const volumeMounts = [{ name: "out", mountPath: "/out" }];
+  await host.pod(
+    "polite",
+    {
+      ...shell("trap 'echo bye > /out/polite; exit 0' TERM; while :; do sleep 0.05; done"),
+      lifecycle: { preStop: { exec: { command: ["sh", "-c", "echo hook > /out/hook"] } } },
+      volumeMounts,
+    },
+    { volumes, terminationGracePeriodSeconds: 30 },
+  );
+  await host.pod("stubborn", shell("trap '' TERM; while :; do sleep 0.05; done"), {
+    terminationGracePeriodSeconds: 1,
+  });
+  const links = await host.netlink.listLinks();
+  await Promise.all([host.running("polite"), host.running("stubborn")]);
+  const addresses = (await host.netlink.listLinks()).length - links.length;
+  await client.delete(PODS, "polite", { namespace: "default" });
+  await host.gone("polite");
+  t.equal(readFileSync(join(shared, "hook"), "utf8"), "hook\n");
+  t.equal(readFileSync(join(shared, "polite"), "utf8"), "bye\n");
+  await host.event("polite", "Killing", /^Stopping container main$/);
+
+  const ended = host.until("stubborn", (status) => main(status)?.state?.terminated);
+  await client.delete(PODS, "stubborn", { namespace: "default" });
+  t.match(main((await ended).status)?.state?.terminated, { exitCode: 137 });
+  await host.gone("stubborn");
+  t.equal(
+    addresses >= 0 && (await host.netlink.listLinks()).length <= links.length,
+    true,
+    "their links are gone",
+  );
+
+  // The tutorial's server serves until the grace is over, nginx ends at once.
+  await host.pod("quick", { image: "nginx" }, { terminationGracePeriodSeconds: 30 });
+  await host.running("quick");
+  await client.delete(PODS, "quick", { namespace: "default" });
+  await host.gone("quick");
+  await client.delete(PODS, "web", { namespace: "default", gracePeriodSeconds: 1 });
+  t.match(await host.curl(`${ip(await host.until("web", () => true))}:8080`), /Running on: web/);
+  await host.gone("web");
+
+  const forced = await host.running("v2");
+  await client.delete(PODS, "v2", { namespace: "default", gracePeriodSeconds: 0 });
+  await t.resolves(waitFor(async () => (await host.curl(`${ip(forced)}:8080`).catch(() => "")) === ""));
+});
+
+/** Until `condition` holds; for what no watch tells. */
+async function waitFor(condition: () => Promise<boolean>): Promise<void> {
+  for (const end = Date.now() + 10_000; Date.now() < end; ) {
+    if (await condition()) return;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error("waited in vain");
+}
+
+t.test("an unknown image", async (t) => {
+  await host.pod("typo", { image: "ngnix:1" });
+  const waiting = (reason: string) => (status: PodStatus) => main(status)?.state?.waiting?.reason === reason;
+  const first = await host.until("typo", waiting("ErrImagePull"));
+  t.equal(first.status?.phase, "Pending");
+  const backing = await host.until("typo", waiting("ImagePullBackOff"));
+  t.match(
+    main(backing.status)?.state?.waiting?.message,
+    /^Back-off pulling image "ngnix:1": ErrImagePull: kubeplumb has no image/,
+  );
+  const event = await host.event("typo", "Failed", /^Failed to pull image "ngnix:1"/);
+  t.match(event.message, /known images: .*nginx.*; map one in the cluster config under images:/);
+  await host.event("typo", "BackOff", /^Back-off pulling image "ngnix:1"$/);
+  t.match(await host.logs("typo"), /^400 .*is waiting to start: /);
+  await host.until("typo", waiting("ErrImagePull"));
+  await host.pod("wrong", { image: "Not An Image" });
+  await host.until("wrong", waiting("InvalidImageName"));
+});
+
+t.test("images: nginx and agnhost", async (t) => {
+  await client.create(CONFIG_MAPS, {
+    metadata: { name: "site", namespace: "default" },
+    data: { "a.txt": "from a volume" },
+  });
+  await host.pod("nginx", { image: "nginx:1.27" });
+  await host.pod(
+    "site",
+    { image: "nginx", volumeMounts: [{ name: "site", mountPath: "/usr/share/nginx/html" }] },
+    { volumes: [{ name: "site", configMap: { name: "site" } }] },
+  );
+  const nginx = ip(await host.running("nginx"));
+  t.match(await host.curl("-i", nginx), /^HTTP\/1\.1 200 OK\r\nServer: nginx\/1\.27\r\n.*Welcome to nginx!/s);
+  t.match(await host.curl("-i", `${nginx}/nope`), /^HTTP\/1\.1 404 Not Found\r\n.*<h1>404 Not Found<\/h1>/s);
+  t.match(await host.curl("-I", nginx), /^HTTP\/1\.1 200 OK\r\n(?!.*<html>).*Content-Length: [1-9]/s);
+  t.match(await host.logs("nginx"), /^\S+ - - \[.*\] "GET \/nope HTTP\/1\.1" 404 \d+ "-" "curl\/.*" "-"$/m);
+  const site = ip(await host.running("site"));
+  t.equal(await host.curl(`${site}/a.txt`), "from a volume");
+  t.match(await host.curl(`${site}/../../etc/passwd`, "--path-as-is"), /404 Not Found/);
+
+  const agnhost = "registry.k8s.io/e2e-test-images/agnhost:2.53";
+  await host.pod("netexec", { image: agnhost, args: ["netexec", "--http-port", "8083", "--udp-port=8084"] });
+  await host.pod("names", {
+    image: agnhost,
+    args: ["serve-hostname", "--tcp", "--http=false", "--port=9376"],
+  });
+  await host.pod("porter", {
+    image: agnhost,
+    args: ["porter"],
+    env: [{ name: "SERVE_PORT_90", value: "ninety" }],
+  });
+  const netexec = `${ip(await host.running("netexec"))}:8083`;
+  t.equal(await host.curl(`${netexec}/hostname`), "netexec");
+  t.equal(await host.curl(`${netexec}/echo?msg=hello&code=201`, "-w", " %{http_code}"), "hello 201");
+  t.match(await host.curl(`${netexec}/clientip`), /^10\.244\.1\.1:\d+$/, "the host's address on the bridge");
+  t.equal(
+    await host.curl(`${netexec}/redirect?location=/hostname`, "-w", "%{http_code} %{redirect_url}"),
+    `302 http://${netexec}/hostname`,
+  );
+  t.same(JSON.parse(await host.curl(`${netexec}/shell?cmd=hostname`)), { output: "netexec\n" });
+  t.same(JSON.parse(await host.curl(`${netexec}/shell?cmd=exit%203`)), { error: "exit status 3" });
+  const dial = (query: string) =>
+    host.curl(`${netexec}/dial?${query}`).then((text) => JSON.parse(text) as unknown);
+  const address = netexec.replace(":8083", "");
+  t.same(await dial(`host=${address}&port=8084&protocol=udp&request=hostname&tries=2`), {
+    responses: ["netexec", "netexec"],
+  });
+  t.same(await dial(`host=${address}&port=8083&protocol=http&request=echo?msg=x`), { responses: ["x"] });
+  t.match(await dial(`host=${address}&port=1&protocol=http&request=hostname`), {
+    errors: [/connection refused/],
+  });
+  const names = ip(await host.running("names"));
+  t.equal((await host.ns.exec("bash", ["-c", `cat < /dev/tcp/${names}/9376`])).stdout, "names");
+  t.equal(await host.curl(`${ip(await host.running("porter"))}:90/anything`), "ninety");
+
+  const connect = (...args: string[]) => host.exec("netexec", ["/agnhost", "connect", ...args]);
+  t.match(await connect(`${address}:8083`), { exitCode: 0, stderr: "" });
+  t.match(await connect(`${address}:1`), { exitCode: 1, stderr: "REFUSED\n" });
+  t.match(await connect("--protocol=udp", `${address}:8084`), { exitCode: 0 });
+  t.match(await connect("--protocol=udp", "--timeout=5s", `${address}:1`), {
+    exitCode: 1,
+    stderr: /^REFUSED/,
+  });
+  t.match(await connect("nonsense"), { exitCode: 1, stderr: /^UNKNOWN: address nonsense: missing port/ });
+  t.match(await connect("no.such.host.invalid:80"), { exitCode: 1, stderr: /^DNS: / });
+  await host.curl(`${netexec}/exit?code=5`).catch(() => {});
+  const exited = await host.until("netexec", (status) => restarts(status) === 1);
+  t.match(main(exited.status)?.lastState?.terminated, { exitCode: 5 });
+});
+
+t.test("follows logs until the container ends", async (t) => {
+  const gate = join(host.directory, "gate");
+  mkdirSync(gate);
+  await host.pod(
+    "talk",
+    {
+      ...shell("echo first; until [ -e /gate/open ]; do sleep 0.02; done; echo second"),
+      volumeMounts: [{ name: "gate", mountPath: "/gate" }],
+    },
+    { restartPolicy: "Never", volumes: [{ name: "gate", hostPath: { path: gate } }] },
+  );
+  await host.running("talk");
+  await waitFor(async () => (await host.logs("talk")) === "first\n");
+  const following = host.logs("talk", "follow=true");
+  writeFileSync(join(gate, "open"), "");
+  t.equal(await following, "first\nsecond\n");
+});
+
+t.test("a new life of the agent starts pods anew and leaks nothing", async (t) => {
+  await host.pod("once", { image: "nginx" }, { restartPolicy: "Never" });
+  const before = await host.running("nginx");
+  await host.running("once");
+  await host.stopAgent(true);
+  const links = (await host.netlink.listLinks()).map((link) => link.name);
+  t.same(
+    links.filter((name) => name.startsWith("veth")),
+    [],
+    "no veth is left",
+  );
+  await host.start();
+  const after = await host.until("nginx", (status, pod) => restarts(status) === 1 && ip(pod) !== ip(before));
+  t.match(main(after.status)?.lastState?.terminated, { exitCode: 255, reason: "Unknown" });
+  t.match(await host.curl(ip(after)), /Welcome to nginx/);
+  await host.until("once", (status) => status.phase === "Failed");
+  t.equal((await host.until("job", () => true)).status?.phase, "Failed", "what was finished stays so");
+
+  // Killed, not stopped: the next life gives back what this one took.
+  await host.stopAgent(false);
+  await host.start();
+  await host.until("nginx", (status) => restarts(status) === 2);
+  const networks = join(host.directory, "var/lib/cni/networks/kubeplumb");
+  const held = () => readdirSync(networks).filter((name) => /^\d+\.\d+\.\d+\.\d+$/.test(name)).length;
+  const all = (await client.list(PODS)).items;
+  const living = () => all.filter((pod) => host.agent.podSandbox("default", pod.metadata.name)).length;
+  await t.resolves(
+    waitFor(async () => held() === living()),
+    "as many addresses as pods that live",
+  );
+  t.notOk((await client.list(EVENTS)).items.some((event) => event.reason === "FailedCreatePodSandBox"));
+});

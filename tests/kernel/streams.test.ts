@@ -1,0 +1,209 @@
+// The WebSocket protocol of exec and attach, and terminals: by the bytes, against a real process.
+
+import { spawn } from "node:child_process";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import koffi from "koffi";
+import t from "tap";
+import { WebSocket } from "ws";
+import { NetNs } from "../../dataplane/kernel/netns.js";
+import { type LaunchedProcess, launch } from "../../node/process/launch.js";
+import { parseStat, startReaper } from "../../node/reaper.js";
+import { openPty } from "../../node/streams/pty.js";
+import { RemoteCommandError, serveRemoteCommand } from "../../node/streams/remote-command.js";
+import { remoteCommand } from "../unit/helpers/node-harness.js";
+
+const ns = NetNs.create("streams");
+const scratch = mkdtempSync(join(tmpdir(), "kubeplumb-streams-"));
+const launched: LaunchedProcess[] = [];
+const server: Server = createServer();
+server.on("upgrade", (req, socket, head) => {
+  serveRemoteCommand(req, socket, head, async ({ command, tty, stdin }) => {
+    if (command[0] === "forbidden") throw new RemoteCommandError(403, "Forbidden", "not you");
+    if (command[0] === "broken") throw new Error("it broke");
+    const process = launch({
+      ns,
+      hostname: "streams",
+      argv: command,
+      env: { PATH: "/usr/bin:/bin", TERM: "xterm", PS1: "$ " },
+      scratch: join(scratch, "root"),
+      stdin,
+      tty,
+      warn: (message) => t.comment(message),
+    });
+    launched.push(process);
+    await process.started;
+    return {
+      stdin: process.stdin,
+      stdout: process.stdout,
+      stderr: process.stderr,
+      resize: (columns, rows) => process.resize(columns, rows),
+      exited: process.exited,
+      abandon: () => process.signal("SIGKILL"),
+    };
+  });
+});
+await new Promise<void>((resolve) => server.listen(join(scratch, "sock"), resolve));
+t.teardown(() => {
+  server.close();
+  server.closeAllConnections();
+  ns.close();
+  rmSync(scratch, { recursive: true, force: true });
+});
+
+function url(command: string[], flags = "stdout=true&stderr=true"): string {
+  const query = command.map((word) => `command=${encodeURIComponent(word)}`).join("&");
+  return `ws+unix://${join(scratch, "sock")}:/exec?${query}&${flags}`;
+}
+
+t.test("output, exit codes and the status channel", async (t) => {
+  for (const protocol of ["v5.channel.k8s.io", "v4.channel.k8s.io"]) {
+    const result = await remoteCommand(url(["sh", "-c", "echo out; echo err >&2; exit 9"]), { protocol });
+    t.match(result, {
+      exitCode: 9,
+      stdout: "out\n",
+      stderr: "err\n",
+      status: {
+        metadata: {},
+        status: "Failure",
+        reason: "NonZeroExitCode",
+        message: "command terminated with non-zero exit code: exit status 9",
+      },
+    });
+  }
+  t.same((await remoteCommand(url(["true"]))).status, { metadata: {}, status: "Success" });
+  t.match(
+    await remoteCommand(url(["sh", "-c", "kill -9 $$"])),
+    { exitCode: 0 },
+    "the first process is immune to itself",
+  );
+  t.match(await remoteCommand(url(["broken"])), { status: { status: "Failure", message: "it broke" } });
+  await t.rejects(remoteCommand(url(["forbidden"])), { message: /^403: .*"message":"not you"/ });
+  await t.rejects(remoteCommand(url(["true"], "")), {
+    message: /^400: .*at least 1 of stdin, stdout, stderr/,
+  });
+  await t.rejects(remoteCommand(url(["true"]), { protocol: "v1.other" }), {
+    message: /^403: .*v5\.channel\.k8s\.io/,
+  });
+});
+
+t.test("stdin: much data, and its end (v5)", async (t) => {
+  const much = Buffer.alloc(3_000_000, "0123456789abcdef");
+  const both = "stdin=true&stdout=true&stderr=true";
+  const result = await remoteCommand(url(["sh", "-c", "wc -c; echo done"], both), { stdin: much });
+  t.match(result, { exitCode: 0, stdout: "3000000\ndone\n" });
+  const back = await remoteCommand(url(["cat"], both), { stdin: much });
+  t.equal(back.stdout.length, much.length);
+  t.equal(back.stdout, much.toString());
+  t.match(await remoteCommand(url(["cat"])), { exitCode: 0, stdout: "" }, "without stdin: /dev/null");
+});
+
+t.test("a terminal: prompt, size, hang-up", async (t) => {
+  const tty = "stdin=true&stdout=true&tty=true";
+  let step = 0;
+  const result = await remoteCommand(url(["sh", "-i"], tty), {
+    onOutput: (stdout, send) => {
+      if (step === 0 && stdout.includes("$ ")) {
+        step = 1;
+        send(4, JSON.stringify({ Width: 132, Height: 43 }));
+        send(0, "stty size; tty; echo marker-$((40 + 2))\n");
+      }
+      if (step === 1 && stdout.includes("marker-42")) {
+        step = 2;
+        send(0, "exit 4\n");
+      }
+    },
+  });
+  t.equal(result.exitCode, 4);
+  t.match(result.stdout, /43 132\r\n\/dev\/pts\/\d+\r\nmarker-42\r\n/);
+  t.equal(result.stderr, "", "everything comes by stdout");
+
+  const interrupted = await remoteCommand(
+    url(["sh", "-c", "trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 0.05; done"], tty),
+    {
+      onOutput: (stdout, send) => stdout.includes("ready") && !stdout.includes("caught") && send(0, "\x03"),
+    },
+  );
+  t.match(interrupted, { exitCode: 5, stdout: /caught/ }, "Ctrl-C is a signal");
+});
+
+t.test("a client that goes away takes its process along", async (t) => {
+  const ws = new WebSocket(url(["sleep", "1000"]), ["v5.channel.k8s.io"]);
+  await new Promise((resolve) => ws.once("message", resolve));
+  const process = launched.at(-1);
+  t.ok(process?.commandPid());
+  ws.terminate();
+  t.match(await process?.exited, { exitCode: 137 });
+});
+
+t.test("a plain pseudo-terminal", async (t) => {
+  const pty = openPty();
+  pty.resize(50, 20);
+  const child = spawn("setsid", ["--ctty", "sh", "-c", "stty size; read line; echo got $line"], {
+    stdio: [pty.slave, pty.slave, pty.slave],
+  });
+  pty.closeSlave();
+  pty.stdin.write("typed\n");
+  let text = "";
+  pty.stdout.on("data", (chunk: Buffer) => {
+    text += chunk.toString();
+  });
+  await new Promise((resolve) => child.once("exit", resolve));
+  await pty.drained();
+  t.match(text, /20 50\r\n/);
+  t.match(text, /got typed\r\n/);
+});
+
+t.test("a namespace's server is reached from inside only", async (t) => {
+  const inner = createServer((_req, res) => res.end("inside"));
+  const { netlink } = { netlink: (await import("../../dataplane/kernel/rtnetlink.js")).RtNetlink.open(ns) };
+  await netlink.setLink("lo", { up: true });
+  netlink.close();
+  await ns.listen(inner, { host: "127.0.0.1", port: 0 });
+  const { port } = inner.address() as AddressInfo;
+  const result = await remoteCommand(url(["curl", "-s", `http://127.0.0.1:${port}/`]));
+  t.match(result, { exitCode: 0, stdout: "inside" });
+  inner.close();
+  inner.closeAllConnections();
+});
+
+t.test("the reaper takes orphans and leaves libuv's children alone", async (t) => {
+  // Orphans come to this process, as they come to the first one of a PID namespace.
+  const PR_SET_CHILD_SUBREAPER = 36;
+  const prctl = koffi.load("libc.so.6").func("int prctl(int option, unsigned long value)");
+  t.equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
+  const zombies = () =>
+    readdirSync("/proc").filter((name) => {
+      if (!/^\d+$/.test(name)) return false;
+      try {
+        const stat = parseStat(readFileSync(`/proc/${name}/stat`, "utf8"));
+        return stat?.state === "Z" && stat.ppid === process.pid;
+      } catch {
+        return false;
+      }
+    });
+  const until = async (condition: () => boolean) => {
+    for (const end = Date.now() + 10_000; !condition() && Date.now() < end; ) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    return condition();
+  };
+  await new Promise((resolve) => spawn("sh", ["-c", "sleep 0.1 & exit 0"]).once("exit", resolve));
+  t.ok(await until(() => zombies().length === 1), "an orphan is left as a zombie");
+  const stop = startReaper({ intervalMs: 5 });
+  const codes = await Promise.all(
+    Array.from(
+      { length: 20 },
+      (_, i) => new Promise((resolve) => spawn("sh", ["-c", `exit ${i}`]).once("exit", resolve)),
+    ),
+  );
+  t.ok(await until(() => zombies().length === 0), "and is reaped");
+  stop();
+  t.same(
+    codes,
+    Array.from({ length: 20 }, (_, i) => i),
+  );
+});

@@ -1,0 +1,497 @@
+// What the pod network decides without a kernel: address arithmetic, configurations, versions, IPAM order, peers.
+
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+import { hostInterface, macOf } from "../../cni/bridge.js";
+import { hostSubnet, parseBridgeConf } from "../../cni/config.js";
+import { defaultConflist, parseConflist, readConflist } from "../../cni/conflist.js";
+import { AddressStore, candidates } from "../../cni/ipam.js";
+import { main } from "../../cni/main.js";
+import { type CniResult, CODE } from "../../cni/types.js";
+import { atLeast, negotiate, resultAs, resultFrom } from "../../cni/version.js";
+import { bytesToIp, Cidr, formatIp, ipFamily, ipToBytes, parseIp } from "../../common/ip.js";
+import type { Node, Stored } from "../../common/k8s.js";
+import { MessageWriter, parseAttributes, parseMessages } from "../../dataplane/kernel/netlink/codec.js";
+import { annotationsFor, desiredPeers, formatSubnetEnv } from "../../dataplane/overlay/index.js";
+import { chains } from "../../dataplane/overlay/rules.js";
+
+t.test("addresses: canonical IPv4 only, IPv6 as RFC 5952", async (t) => {
+  t.strictSame(parseIp("10.9.8.7"), { family: 4, value: 0x0a090807n });
+  for (const bad of [
+    "",
+    "1.2.3",
+    "1.2.3.4.5",
+    "01.2.3.4",
+    "256.1.1.1",
+    "1.2.3.4 ",
+    "a",
+    "1.2.3.-4",
+    "1.2.3.4/8",
+  ]) {
+    t.throws(() => parseIp(bad), { name: "RangeError", message: JSON.stringify(bad) }, `IPv4 ${bad}`);
+    t.equal(ipFamily(bad), 0);
+  }
+  for (const bad of [
+    ":",
+    ":::",
+    "1::2::3",
+    "1:2:3:4:5:6:7",
+    "1:2:3:4:5:6:7:8:9",
+    "12345::",
+    "::1%eth0",
+    "::1.2.3",
+  ]) {
+    t.throws(() => parseIp(bad), RangeError, `IPv6 ${bad}`);
+  }
+  const canonical = {
+    "::": "::",
+    "::1": "::1",
+    "2001:DB8:0:0:0:0:0:1": "2001:db8::1",
+    "1:0:0:2:0:0:0:3": "1:0:0:2::3",
+    "1:0:3:4:5:6:7:8": "1:0:3:4:5:6:7:8",
+    "1:0:0:0:5:0:0:0": "1::5:0:0:0",
+    "::ffff:10.0.0.1": "::ffff:10.0.0.1",
+    "fe80:0::": "fe80::",
+  };
+  for (const [text, wanted] of Object.entries(canonical)) {
+    t.equal(formatIp(parseIp(text).value, 6), wanted);
+    t.equal(bytesToIp(ipToBytes(text)), wanted);
+  }
+  t.equal(ipFamily("10.0.0.1"), 4);
+  t.equal(ipFamily("::1"), 6);
+  t.throws(() => formatIp(1n << 32n, 4), RangeError);
+  t.throws(() => bytesToIp(new Uint8Array(5)), RangeError);
+});
+
+t.test("blocks", async (t) => {
+  const block = Cidr.parse("10.244.1.7/16");
+  t.match(block, { family: 4, prefix: 16, base: 0x0af40000n });
+  t.equal(String(block), "10.244.0.0/16");
+  t.equal(JSON.stringify({ block }), '{"block":"10.244.0.0/16"}');
+  t.strictSame(
+    [block.size, block.mask, block.network, block.broadcast],
+    [65536n, "255.255.0.0", "10.244.0.0", "10.244.255.255"],
+  );
+  t.equal(block.at(257), "10.244.1.1");
+  t.equal(block.at(-1), "10.244.255.255");
+  t.throws(() => block.at(65536), RangeError);
+  t.equal(block.indexOf("10.244.1.0"), 256n);
+  t.equal(block.indexOf("10.245.0.0"), -1n);
+  t.equal(block.indexOf("::1"), -1n);
+  t.ok(block.contains("10.244.9.9") && block.contains("10.244.1.0/24") && block.contains(block));
+  t.notOk(block.contains("10.243.255.255") || block.contains("10.0.0.0/8") || block.contains("::1"));
+  t.ok(Cidr.parse("10.0.0.0/8").overlaps(block) && block.overlaps(Cidr.parse("10.0.0.0/8")));
+  t.notOk(block.overlaps(Cidr.parse("10.245.0.0/16")));
+  const subnets = [...block.subnets(24)];
+  t.equal(subnets.length, 256);
+  t.equal(String(subnets[255]), "10.244.255.0/24");
+  t.throws(() => [...block.subnets(8)], RangeError);
+  t.ok(Cidr.parse("0.0.0.0/0").contains("255.255.255.255"));
+  t.equal(String(Cidr.parse("2001:db8::5/64")), "2001:db8::/64");
+  for (const bad of [
+    "10.0.0.0",
+    "10.0.0.0/33",
+    "10.0.0.0/-1",
+    "10.0.0.0/08",
+    "10.0.0/8",
+    "::/129",
+    "x/8",
+    "10.0.0.0/",
+  ]) {
+    t.throws(() => Cidr.parse(bad), { name: "RangeError", message: JSON.stringify(bad) }, bad);
+  }
+});
+
+t.test("netlink messages survive the way there and back", async (t) => {
+  const writer = new MessageWriter();
+  const long = "x".repeat(3000);
+  const message = writer
+    .begin(16, 5, 7)
+    .fixed(16, (at) => at.writeInt32LE(42, 4))
+    .string(3, "eth0")
+    .nest(18, (w) => w.string(1, "veth").nest(2, (inner) => inner.u32(1, 99).u16be(2, 8472).u8(3, 1)))
+    .string(20, long)
+    .end();
+  t.equal(message.readUInt32LE(0), message.length);
+  const [found, ...rest] = parseMessages(Buffer.concat([message, message]));
+  t.equal(rest.length, 1);
+  t.match(found, { type: 16, flags: 5, seq: 7 });
+  const attributes = parseAttributes(found?.body as Buffer, 16);
+  t.equal(attributes.get(3)?.toString(), "eth0\0");
+  t.equal(attributes.get(20)?.length, 3001);
+  const data = parseAttributes(parseAttributes(attributes.get(18) as Buffer).get(2) as Buffer);
+  t.strictSame([data.get(1)?.readUInt32LE(0), data.get(2)?.readUInt16BE(0), data.get(3)?.[0]], [99, 8472, 1]);
+  t.throws(() => [...parseMessages(Buffer.alloc(16))], RangeError);
+});
+
+t.test("configuration lists", async (t) => {
+  const good = { cniVersion: "1.0.0", name: "net", plugins: [{ type: "bridge", bridge: "b0" }] };
+  const parse = (value: unknown) => parseConflist(JSON.stringify(value), "10-x.conflist");
+  t.strictSame(parse(good), good);
+  t.strictSame(parse({ cniVersion: "0.4.0", name: "one", type: "bridge", bridge: "b0" }), {
+    cniVersion: "0.4.0",
+    name: "one",
+    plugins: [{ type: "bridge", bridge: "b0" }],
+  });
+  const bad: [unknown, number, RegExp][] = [
+    [[], CODE.invalidConfig, /must be a JSON object/],
+    [{ ...good, name: undefined }, CODE.invalidConfig, /10-x\.conflist: name must be .*absent/],
+    [{ ...good, name: "a/b" }, CODE.invalidConfig, /name must be .*"a\/b"/],
+    [{ ...good, plugins: [] }, CODE.invalidConfig, /plugins must be a list of at least one/],
+    [{ ...good, plugins: [{}] }, CODE.invalidConfig, /plugins\[0\]\.type must be .*absent/],
+    [{ ...good, plugins: [{ type: "../x" }] }, CODE.invalidConfig, /plugins\[0\]\.type .*"\.\.\/x"/],
+    [{ ...good, plugins: ["x"] }, CODE.invalidConfig, /plugins\[0\] must be an object/],
+    [{ ...good, disableCheck: "no" }, CODE.invalidConfig, /disableCheck must be true or false, not "no"/],
+    [{ ...good, plugin: [] }, CODE.unsupportedField, /unknown field plugin; allowed: cniVersion/],
+    [{ ...good, cniVersion: "2.0.0" }, CODE.incompatibleVersion, /"2\.0\.0" is not supported/],
+    [{ ...good, cniVersions: "1.0.0" }, CODE.invalidConfig, /cniVersions must be a list/],
+  ];
+  for (const [value, code, message] of bad) t.throws(() => parse(value), { name: "CniError", code, message });
+  t.throws(() => parseConflist("{", "f"), { code: CODE.decode, message: /^f is not valid JSON/ });
+});
+
+t.test("the first file of the directory in lexical order is the network", async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), "kubeplumb-conf-"));
+  t.teardown(() => rmSync(dir, { recursive: true }));
+  t.equal(readConflist(dir), undefined);
+  t.equal(readConflist(join(dir, "none")), undefined);
+  writeFileSync(join(dir, "00-readme.txt"), "no configuration");
+  writeFileSync(join(dir, "20-b.conf"), JSON.stringify({ cniVersion: "0.4.0", name: "b", type: "x" }));
+  writeFileSync(
+    join(dir, "10-kubeplumb.conflist"),
+    JSON.stringify(defaultConflist({ subnet: "10.1.0.0/24" })),
+  );
+  const found = readConflist(dir);
+  t.equal(found?.path, join(dir, "10-kubeplumb.conflist"));
+  t.strictSame(found?.conflist, {
+    cniVersion: "1.1.0",
+    name: "kubeplumb",
+    plugins: [{ type: "kubeplumb-cni", bridge: "cni0", hairpinMode: true, subnet: "10.1.0.0/24" }],
+  });
+  writeFileSync(join(dir, "05-broken.json"), "{");
+  t.throws(() => readConflist(dir), { code: CODE.decode, message: /05-broken\.json/ });
+});
+
+t.test("the plugin's own configuration", async (t) => {
+  const conf = (extra: object) =>
+    parseBridgeConf({ cniVersion: "1.1.0", name: "n", type: "kubeplumb-cni", ...extra });
+  t.strictSame(conf({}), {
+    cniVersion: "1.1.0",
+    name: "n",
+    bridge: "cni0",
+    hairpinMode: true,
+    subnetFile: "/run/flannel/subnet.env",
+  });
+  t.throws(() => conf({ vlan: 7 }), {
+    code: CODE.unsupportedField,
+    details: "vlan=7",
+    message: /allowed: bridge/,
+  });
+  t.throws(() => conf({ mtu: "1450" }), {
+    code: CODE.invalidConfig,
+    message: 'mtu must be a number, not "1450"',
+  });
+  t.throws(() => conf({ mtu: 5 }), { code: CODE.invalidConfig, message: /68 to 65535, not 5/ });
+  t.throws(() => conf({ bridge: "a-name-too-long-" }), { code: CODE.invalidConfig });
+  t.throws(() => hostSubnet(conf({ subnet: "10.1.0.0/30" })), {
+    code: CODE.invalidConfig,
+    message: /\/29 or larger/,
+  });
+  t.throws(() => hostSubnet(conf({ subnet: "ten" })), { code: CODE.invalidConfig, message: /subnet: "ten"/ });
+  t.throws(() => hostSubnet(conf({ subnetFile: "/nonexistent" })), { code: CODE.tryAgain });
+
+  const dir = mkdtempSync(join(tmpdir(), "kubeplumb-env-"));
+  t.teardown(() => rmSync(dir, { recursive: true }));
+  const file = join(dir, "subnet.env");
+  const facts = { network: Cidr.parse("10.244.0.0/16"), podCIDR: Cidr.parse("10.244.7.0/24"), mtu: 1450 };
+  writeFileSync(file, formatSubnetEnv(facts));
+  const subnet = hostSubnet(conf({ subnetFile: file }));
+  t.match(subnet, { gateway: "10.244.7.1", mtu: 1450 });
+  t.equal(String(subnet.block), "10.244.7.0/24");
+  t.match(hostSubnet(conf({ subnetFile: file, mtu: 1400 })), { mtu: 1400 });
+  writeFileSync(file, "FLANNEL_MTU=1450\n");
+  t.throws(() => hostSubnet(conf({ subnetFile: file })), {
+    code: CODE.invalidConfig,
+    message: /FLANNEL_SUBNET/,
+  });
+});
+
+t.test("names and MACs follow from what they are for", async (t) => {
+  const owner = { containerID: "abc", ifname: "eth0" };
+  t.equal(hostInterface("net", owner), hostInterface("net", { ...owner }));
+  t.match(hostInterface("net", owner), /^veth[0-9a-f]{8}$/);
+  const names = [
+    hostInterface("net", owner),
+    hostInterface("ne", { containerID: "tabc", ifname: "eth0" }),
+    hostInterface("net", { ...owner, ifname: "eth1" }),
+    hostInterface("net", { ...owner, containerID: "abd" }),
+  ];
+  t.equal(new Set(names).size, 4);
+  t.equal(macOf("10.244.1.2"), "0a:58:0a:f4:01:02");
+});
+
+t.test("addresses are tried round robin, without those that are taken by rule", async (t) => {
+  const block = Cidr.parse("10.0.0.0/29");
+  const order = (last?: string) => [...candidates(block, "10.0.0.1", last)].map((ip) => ip.at(-1)).join("");
+  t.equal(order(), "23456");
+  t.equal(order("10.0.0.3"), "45623");
+  t.equal(order("10.0.0.6"), "23456");
+  t.equal(order("10.9.9.9"), "23456", "a last one from another block counts for nothing");
+  t.equal(order("garbage"), "23456");
+});
+
+t.test("the address store", async (t) => {
+  const dir = mkdtempSync(join(tmpdir(), "kubeplumb-ipam-"));
+  t.teardown(() => rmSync(dir, { recursive: true }));
+  const block = Cidr.parse("10.0.0.0/29");
+  const store = new AddressStore(dir, "net");
+  const owner = (n: number) => ({ containerID: `c${n}`, ifname: "eth0" });
+  t.strictSame(store.list(), []);
+  t.strictSame(store.release(owner(1)), []);
+  for (let n = 2; n <= 6; n++) t.equal(store.allocate(block, "10.0.0.1", owner(n)), `10.0.0.${n}`);
+  t.throws(() => store.allocate(block, "10.0.0.1", owner(7)), {
+    code: CODE.tryAgain,
+    message: /10\.0\.0\.0\/29/,
+  });
+  t.notOk(
+    readdirSync(store.directory).some((name) => name.startsWith(".new-")),
+    "nothing of the refusal is left",
+  );
+  t.ok(store.isOwner("10.0.0.4", owner(4)));
+  t.notOk(store.isOwner("10.0.0.4", owner(5)));
+  t.notOk(store.isOwner("../net/10.0.0.4", owner(4)), "only addresses are file names");
+  t.strictSame(
+    store.release(owner(4), ["10.0.0.5", "10.0.0.4"]),
+    ["10.0.0.4"],
+    "the hint must be the owner's",
+  );
+  t.strictSame(store.release(owner(3), ["10.0.0.2"]), ["10.0.0.3"], "a wrong hint is no reason to leak");
+  // Freed twice: 10.0.0.3 comes after the last one (6) before 4 does.
+  t.equal(store.allocate(block, "10.0.0.1", owner(8)), "10.0.0.3");
+  mkdirSync(join(dir, "networks", "other"), { recursive: true });
+  writeFileSync(join(dir, "networks", "other", "10.0.0.2"), "host-local\r\nnet1");
+  t.strictSame(new AddressStore(dir, "other").list(), [
+    { ip: "10.0.0.2", containerID: "host-local", ifname: "net1" },
+  ]);
+});
+
+t.test("versions", async (t) => {
+  t.equal(negotiate("0.4.0", ["1.1.0", "7.0.0", "1.0.0"]), "1.1.0");
+  t.equal(negotiate("0.1.0"), "0.1.0");
+  t.throws(() => negotiate("1.2.0"), { code: CODE.incompatibleVersion, details: /1\.1\.0/ });
+  t.ok(atLeast("1.0.0", "0.4.0") && atLeast("0.4.0", "0.4.0") && !atLeast("0.3.1", "0.4.0"));
+
+  const result: CniResult = {
+    cniVersion: "1.1.0",
+    interfaces: [{ name: "eth0", mac: "0a:58:0a:f4:01:02", mtu: 1450, sandbox: "/x" }],
+    ips: [
+      { address: "10.244.1.2/24", gateway: "10.244.1.1", interface: 0 },
+      { address: "fd00::2/64", interface: 0 },
+    ],
+    routes: [{ dst: "0.0.0.0/0", gw: "10.244.1.1", mtu: 1400 }, { dst: "::/0" }],
+    dns: {},
+  };
+  t.strictSame(resultAs(result, "1.1.0"), result);
+  const old = [{ name: "eth0", mac: "0a:58:0a:f4:01:02", sandbox: "/x" }];
+  t.strictSame(resultAs(result, "1.0.0"), {
+    cniVersion: "1.0.0",
+    interfaces: old,
+    ips: result.ips,
+    routes: [{ dst: "0.0.0.0/0", gw: "10.244.1.1" }, { dst: "::/0" }],
+    dns: {},
+  });
+  t.match(resultAs(result, "0.3.1"), {
+    cniVersion: "0.3.1",
+    interfaces: old,
+    ips: [{ version: "4", address: "10.244.1.2/24" }, { version: "6" }],
+  });
+  t.strictSame(resultAs(result, "0.2.0"), {
+    cniVersion: "0.2.0",
+    ip4: {
+      ip: "10.244.1.2/24",
+      gateway: "10.244.1.1",
+      routes: [{ dst: "0.0.0.0/0", gw: "10.244.1.1" }],
+    },
+    ip6: { ip: "fd00::2/64", routes: [{ dst: "::/0" }] },
+    dns: {},
+  });
+  for (const version of ["0.1.0", "0.3.0", "0.4.0", "1.0.0", "1.1.0"]) {
+    const back = resultFrom(resultAs(result, version));
+    t.strictSame(
+      back.ips?.map(({ address, gateway }) => [address, gateway]),
+      [
+        ["10.244.1.2/24", "10.244.1.1"],
+        ["fd00::2/64", undefined],
+      ],
+      version,
+    );
+    t.notOk("version" in (back.ips?.[0] ?? {}));
+  }
+  t.throws(() => resultFrom("x"), { code: CODE.decode });
+  t.throws(() => resultFrom({ cniVersion: "1.0.0", ips: [{ address: "10.0.0.1" }] }), { code: CODE.decode });
+});
+
+t.test("the protocol's errors, without a kernel", async (t) => {
+  const run = async (env: Record<string, string>, input = "{}") => {
+    const { exitCode, output } = await main(env, input);
+    return { exitCode, ...JSON.parse(output) };
+  };
+  t.match(await run({ CNI_COMMAND: "VERSION" }, ""), { exitCode: 0, supportedVersions: ["0.1.0"] });
+  t.match(await run({}), {
+    exitCode: 1,
+    code: CODE.invalidEnvironment,
+    msg: /CNI_COMMAND "" is not one of ADD/,
+  });
+  t.match(await run({ CNI_COMMAND: "toString" }), { code: CODE.invalidEnvironment });
+  t.match(await run({ CNI_COMMAND: "ADD", CNI_IFNAME: "eth0" }), {
+    code: CODE.invalidEnvironment,
+    msg: "required environment variables are missing: CNI_CONTAINERID, CNI_NETNS",
+  });
+  const add = { CNI_COMMAND: "ADD", CNI_CONTAINERID: "c", CNI_IFNAME: "eth0", CNI_NETNS: "/nonexistent" };
+  t.match(await run({ ...add, CNI_CONTAINERID: "../c" }), {
+    code: CODE.invalidEnvironment,
+    msg: /CNI_CONTAINERID/,
+  });
+  t.match(await run({ ...add, CNI_IFNAME: "a/b" }), { code: CODE.invalidEnvironment, msg: /CNI_IFNAME/ });
+  t.match(await run(add, "nonsense"), { code: CODE.decode });
+  t.match(await run(add, "[]"), { code: CODE.invalidConfig });
+  t.match(await run(add, '{"cniVersion":"0.9.9","name":"n"}'), { code: CODE.incompatibleVersion });
+  t.match(await run({ ...add, CNI_COMMAND: "CHECK" }, '{"cniVersion":"0.3.1","name":"n"}'), {
+    code: CODE.incompatibleVersion,
+    cniVersion: "0.3.1",
+    msg: /CHECK needs cniVersion 0\.4\.0/,
+  });
+  t.match(await run({ CNI_COMMAND: "GC" }, '{"cniVersion":"1.0.0","name":"n"}'), {
+    code: CODE.incompatibleVersion,
+  });
+});
+
+const MAC = (n: number) => `02:00:00:00:00:0${n}`;
+
+function node(
+  n: number,
+  change: { podCIDR?: string; annotations?: Record<string, string>; age?: number } = {},
+) {
+  const { age = n } = change;
+  return {
+    apiVersion: "v1",
+    kind: "Node",
+    metadata: {
+      name: `node-${n}`,
+      uid: `${n}`,
+      resourceVersion: "1",
+      creationTimestamp: `2026-01-01T00:00:0${age}Z`,
+      annotations: {
+        ...annotationsFor({ publicIP: `192.168.56.1${n}`, vtepMAC: MAC(n) }),
+        ...change.annotations,
+      },
+    },
+    spec: { podCIDR: change.podCIDR ?? `10.244.${n}.0/24` },
+  } satisfies Stored<Node>;
+}
+
+t.test("peers: one for each other node that can be one", async (t) => {
+  const self = {
+    nodeName: "node-1",
+    publicIP: "192.168.56.11",
+    podCIDR: Cidr.parse("10.244.1.0/24"),
+    vtepMAC: MAC(1),
+    network: Cidr.parse("10.244.0.0/16"),
+  };
+  const prefix = "flannel.alpha.coreos.com/";
+  const decide = (...nodes: Stored<Node>[]) => {
+    const { peers, ...rest } = desiredPeers(nodes, self);
+    return {
+      peers: peers.map((p) => `${p.node} ${p.podCIDR} ${p.vtepIP} ${p.vtepMAC} ${p.publicIP}`),
+      ...rest,
+    };
+  };
+  const two = "node-2 10.244.2.0/24 10.244.2.0 02:00:00:00:00:02 192.168.56.12";
+  const three = "node-3 10.244.3.0/24 10.244.3.0 02:00:00:00:00:03 192.168.56.13";
+  t.strictSame(decide(), { peers: [], problems: [] });
+  t.strictSame(
+    decide(node(3), node(1), node(2)),
+    { peers: [two, three], problems: [] },
+    "whatever the order",
+  );
+  const silent = { ...node(3), metadata: { ...node(3).metadata, annotations: {} } };
+  t.strictSame(
+    decide(node(1), node(2), silent),
+    { peers: [two], problems: [] },
+    "not announced yet is no problem",
+  );
+  t.strictSame(decide(node(2), { ...node(3), spec: {} }), { peers: [two], problems: [] });
+  t.strictSame(
+    decide(node(1), node(2, { annotations: { [`${prefix}public-ip-overwrite`]: "203.0.113.2" } })).peers,
+    [two.replace("192.168.56.12", "203.0.113.2")],
+  );
+
+  const problem = (bad: Stored<Node>, message: RegExp) => {
+    const decided = decide(node(1), node(2), bad);
+    t.strictSame(decided.peers, [two], String(message));
+    t.equal(decided.problems.length, 1);
+    t.match(decided.problems[0], message);
+    t.equal(decided.refusal, undefined);
+  };
+  problem(
+    node(3, { podCIDR: "10.99.3.0/24" }),
+    /node-3: podCIDR 10\.99\.3\.0\/24 is not inside .*10\.244\.0\.0\/16/,
+  );
+  problem(node(3, { podCIDR: "10.244.2.128/25" }), /node-3 has the same podCIDR .* as the older Node node-2/);
+  problem(node(3, { podCIDR: "nonsense" }), /node-3: spec\.podCIDR: "nonsense"/);
+  problem(
+    node(3, { annotations: { [`${prefix}public-ip`]: "192.168.56.12" } }),
+    /same public IP .*Node node-2/,
+  );
+  problem(
+    node(3, { annotations: { [`${prefix}public-ip`]: "192.168.56.11" } }),
+    /same public IP .*Node node-1/,
+  );
+  problem(
+    node(3, { annotations: { [`${prefix}public-ip`]: "here" } }),
+    /public-ip must be an IPv4 address, not "here"/,
+  );
+  problem(
+    node(3, { annotations: { [`${prefix}backend-type`]: "wireguard" } }),
+    /must be vxlan, not wireguard/,
+  );
+  problem(node(3, { annotations: { [`${prefix}backend-data`]: "{" } }), /is not JSON/);
+  problem(
+    node(3, { annotations: { [`${prefix}backend-data`]: '{"VNI":7,"VtepMAC":"x"}' } }),
+    /must be \{"VNI":1/,
+  );
+  problem(
+    node(3, { annotations: { [`${prefix}backend-data`]: `{"VNI":1,"VtepMAC":"${MAC(2)}"}` } }),
+    /same VTEP MAC/,
+  );
+
+  const older = node(3, { age: 0, annotations: { [`${prefix}public-ip`]: "192.168.56.11" } });
+  t.match(
+    decide(node(1), older).refusal,
+    /node-1 has the same public IP 192\.168\.56\.11 as the older Node node-3/,
+  );
+  t.match(
+    decide(older).refusal,
+    /node-1 has the same/,
+    "also before the own Node is known: it will be the newest",
+  );
+});
+
+t.test("flannel's rules", async (t) => {
+  const facts = { network: Cidr.parse("10.244.0.0/16"), podCIDR: Cidr.parse("10.244.1.0/24") };
+  const text = (randomFully: boolean) =>
+    chains({ ...facts, randomFully })
+      .find(({ table }) => table === "nat")
+      ?.rules.map(({ args }) => args.filter((word) => !/comment|flanneld|^-m$/.test(word)).join(" "));
+  t.strictSame(text(true), [
+    "mark --mark 0x4000/0x4000 -j RETURN",
+    "-s 10.244.1.0/24 -d 10.244.0.0/16 -j RETURN",
+    "-s 10.244.0.0/16 -d 10.244.1.0/24 -j RETURN",
+    "! -s 10.244.0.0/16 -d 10.244.1.0/24 -j RETURN",
+    "-s 10.244.0.0/16 ! -d 224.0.0.0/4 -j MASQUERADE --random-fully",
+    "! -s 10.244.0.0/16 -d 10.244.0.0/16 -j MASQUERADE --random-fully",
+  ]);
+  t.notMatch(text(false)?.join("\n"), /random/);
+});
