@@ -27,6 +27,8 @@ export interface ControlOptions {
   dataDir: string;
   /** TLS; port 0 takes a free one. */
   listen: { host: string; port: number };
+  /** Where pods reach the API server, when not at `listen`: the endpoint of the Service default/kubernetes. */
+  advertise?: { ip: string; port: number };
   /** A unix socket on which everybody who may open it is the administrator. */
   socketPath?: string;
   clusterName: string;
@@ -58,8 +60,9 @@ export interface Control {
 const BOOTSTRAP_NAMESPACES = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
 /** Names by which clients reach the server: from the machine, and from pods by the Service default/kubernetes. */
-function serverNames(host: string, serviceCIDR: string): string[] {
+function serverNames({ listen: { host }, advertise }: ControlOptions, serviceCIDR: string): string[] {
   const reachable = host === "0.0.0.0" || host === "::" ? [] : [host];
+  if (advertise) reachable.push(advertise.ip);
   const service = [
     "kubernetes",
     "kubernetes.default",
@@ -114,7 +117,7 @@ export async function startControl(options: ControlOptions): Promise<Control> {
   try {
     const [store, pki] = await Promise.all([
       LmdbStore.open<Stored>({ path: join(dataDir, "store"), codec: objectCodec }),
-      loadPki({ dir: join(dataDir, "pki"), serverNames: serverNames(listen.host, serviceCIDR) }),
+      loadPki({ dir: join(dataDir, "pki"), serverNames: serverNames(options, serviceCIDR) }),
     ]);
     undo.push(() => store.close());
     const definitions = createResources({
@@ -147,7 +150,7 @@ export async function startControl(options: ControlOptions): Promise<Control> {
       clusterCIDR: options.clusterCIDR ?? "10.244.0.0/16",
       nodeCIDRMaskSize: options.nodeCIDRMaskSize ?? 24,
       nodeMonitorGracePeriodSeconds: options.nodeMonitorGracePeriodSeconds ?? 40,
-      serverAddresses: { ip: host, port },
+      serverAddresses: options.advertise ?? { ip: host, port },
       serviceCIDR,
       log,
     });

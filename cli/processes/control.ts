@@ -9,6 +9,7 @@ import { ChildChannel } from "../../lab/channel.js";
 import { removeTree } from "../../lab/files.js";
 import { stopProcess } from "../../lab/launch.js";
 import { startPublishing } from "../../lab/publishing.js";
+import { API_PORT, bridgeAddress } from "../../lab/resolve.js";
 import { type ClusterPaths, clusterPaths, contextName, readConfig } from "../../lab/state.js";
 
 const dir = process.argv.find((argument) => argument.startsWith("--kubeplumb-control="))?.split("=")[1];
@@ -38,6 +39,7 @@ try {
   const control = await startControl({
     dataDir: paths.data,
     listen: { host: "127.0.0.1", port: controlPlane.apiPort },
+    advertise: { ip: bridgeAddress(config).address, port: API_PORT },
     socketPath: paths.controlSocket,
     clusterName: config.name,
     clusterCIDR: networking.podSubnet,

@@ -15,7 +15,21 @@ export function canonicalJson(value: unknown): string {
   return `{${parts.join(",")}}`;
 }
 
-/** Whether two values are the same to Kubernetes: see {@link canonicalJson}. */
+function isAbsent(value: unknown): boolean {
+  return value === undefined || value === null || (Array.isArray(value) && value.length === 0);
+}
+
+/** Whether two JSON values are the same to Kubernetes: absent, null and empty lists are, the order of fields is not. */
 export function semanticallyEqual(a: unknown, b: unknown): boolean {
-  return a === b || canonicalJson(a) === canonicalJson(b);
+  if (a === b) return true;
+  if (isAbsent(a) || isAbsent(b)) return isAbsent(a) && isAbsent(b);
+  if (typeof a !== "object" || typeof b !== "object") return false;
+  if (Array.isArray(a) || Array.isArray(b)) {
+    if (!Array.isArray(a) || !Array.isArray(b) || a.length !== b.length) return false;
+    return a.every((item, index) => semanticallyEqual(item, b[index]));
+  }
+  const [x, y] = [a as Record<string, unknown>, b as Record<string, unknown>];
+  for (const key in x) if (!semanticallyEqual(x[key], y[key])) return false;
+  for (const key in y) if (!(key in x) && !isAbsent(y[key])) return false;
+  return true;
 }

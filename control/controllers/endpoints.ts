@@ -20,7 +20,7 @@ import type { Controller, ControllerContext } from "./context.js";
 import { HEADLESS, withTrigger } from "./endpointslice-plan.js";
 import type { EventRecorder } from "./events.js";
 import { Freshness, STALE_RETRY_MS } from "./freshness.js";
-import { ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
+import { gatherTime, ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
 import { isPodReady, podAddresses } from "./pod-state.js";
 import {
   endpointHostname,
@@ -125,6 +125,8 @@ export class EndpointsController implements Controller {
   readonly #endpoints: Informer<Endpoints>;
   readonly #writes: Freshness<Endpoints>;
   readonly #triggers = new TriggerTimes();
+  /** Service → number of its pods when last looked at. */
+  readonly #sizes = new Map<string, number>();
   /** Services seen to go: their Endpoints go with them, even those that a person made. */
   readonly #orphaned = new Set<string>();
   readonly #queue: WorkQueue;
@@ -146,7 +148,7 @@ export class EndpointsController implements Controller {
   }
 
   start(): void {
-    const enqueue = (key: string) => this.#queue.add(key);
+    const enqueue = (key: string) => this.#queue.addAfter(key, gatherTime(this.#sizes.get(key) ?? 0));
     this.#services.subscribe({
       add: (service) => enqueue(keyOf(service)),
       update: (_old, service) => enqueue(keyOf(service)),
@@ -177,6 +179,7 @@ export class EndpointsController implements Controller {
     const service = this.#services.get(key);
     if (!service) {
       this.#triggers.forget(key);
+      this.#sizes.delete(key);
       await this.#remove(key);
       this.#orphaned.delete(key);
       return;
@@ -184,6 +187,7 @@ export class EndpointsController implements Controller {
     this.#orphaned.delete(key);
     if (!serviceSelector(service) || service.metadata.deletionTimestamp) return;
     const pods = podsBehind(service, this.#pods);
+    this.#sizes.set(key, pods.length);
     const trigger = this.#triggers.since(service, pods);
     const wanted = desiredSubsets(service, pods);
     try {

@@ -16,7 +16,7 @@ import type { Controller, ControllerContext } from "./context.js";
 import { CONTROLLER_NAME, MANAGED_BY, planSlices, SERVICE_NAME } from "./endpointslice-plan.js";
 import type { EventRecorder } from "./events.js";
 import { Freshness, STALE_RETRY_MS } from "./freshness.js";
-import { ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
+import { gatherTime, ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
 import { indexByNode, podsOnNode } from "./pod-index.js";
 import {
   indexServicesAndPods,
@@ -40,6 +40,8 @@ export class EndpointSliceController implements Controller {
   readonly #slices: Informer<EndpointSlice>;
   readonly #writes: Freshness<EndpointSlice>;
   readonly #triggers = new TriggerTimes();
+  /** Service → number of its pods when last looked at. */
+  readonly #sizes = new Map<string, number>();
   readonly #queue: WorkQueue;
 
   constructor(context: ControllerContext) {
@@ -62,7 +64,7 @@ export class EndpointSliceController implements Controller {
   }
 
   start(): void {
-    const enqueue = (key: string) => this.#queue.add(key);
+    const enqueue = (key: string) => this.#enqueue(key);
     this.#services.subscribe({
       add: (service) => enqueue(keyOf(service)),
       update: (_old, service) => enqueue(keyOf(service)),
@@ -92,13 +94,17 @@ export class EndpointSliceController implements Controller {
     return this.#queue.stop();
   }
 
+  #enqueue(key: string): void {
+    this.#queue.addAfter(key, gatherTime(this.#sizes.get(key) ?? 0));
+  }
+
   #sliceChanged(slice: Stored<EndpointSlice>): void {
-    if (isManaged(slice)) this.#queue.add(serviceKeyOf(slice));
+    if (isManaged(slice)) this.#enqueue(serviceKeyOf(slice));
   }
 
   #nodeChanged(node: Stored<Node>): void {
     for (const pod of podsOnNode(this.#pods, node.metadata.name)) {
-      for (const service of servicesOf(pod, this.#services)) this.#queue.add(keyOf(service));
+      for (const service of servicesOf(pod, this.#services)) this.#enqueue(keyOf(service));
     }
   }
 
@@ -112,6 +118,7 @@ export class EndpointSliceController implements Controller {
     if (!service) {
       // Its slices are its dependents: the garbage collector takes them.
       this.#triggers.forget(key);
+      this.#sizes.delete(key);
       this.#writes.forget(key);
       return;
     }
@@ -121,6 +128,7 @@ export class EndpointSliceController implements Controller {
       return;
     }
     const pods = podsBehind(service, this.#pods);
+    this.#sizes.set(key, pods.length);
     const trigger = this.#triggers.since(service, pods);
     const changes = planSlices({
       service,

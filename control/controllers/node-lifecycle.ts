@@ -35,6 +35,9 @@ export class NodeLifecycleController implements Controller {
   readonly #pods: Informer<Pod>;
   readonly #graceMs: number;
   readonly #health = new Map<string, NodeHealth>();
+  readonly #ready = new Set<string>();
+  readonly #notReady = new Set<string>();
+  #evictionAllowed = false;
   readonly #queue: WorkQueue;
   #timer: NodeJS.Timeout | undefined;
 
@@ -59,6 +62,7 @@ export class NodeLifecycleController implements Controller {
       add: (node) => {
         const { name } = node.metadata;
         this.#look(node);
+        this.#count(node);
         this.#recorder.event(
           node,
           "Normal",
@@ -70,8 +74,7 @@ export class NodeLifecycleController implements Controller {
       update: (old, now) => {
         this.#look(now);
         this.#queue.add(now.metadata.name);
-        // All the others may be evicted from again, or no longer.
-        if (readyStatus(old) !== readyStatus(now)) this.#queueAll();
+        if (readyStatus(old) !== readyStatus(now)) this.#count(now);
       },
       delete: (node) => {
         const { name } = node.metadata;
@@ -82,7 +85,9 @@ export class NodeLifecycleController implements Controller {
           "RemovingNode",
           `Node ${name} event: Removing Node ${name} from Controller`,
         );
-        this.#queueAll();
+        this.#ready.delete(name);
+        this.#notReady.delete(name);
+        this.#judgeDisruption();
       },
     });
     this.#leases.subscribe({
@@ -107,8 +112,20 @@ export class NodeLifecycleController implements Controller {
     }
   }
 
-  #queueAll(): void {
-    for (const node of this.#nodes.list()) this.#queue.add(node.metadata.name);
+  #count(node: Stored<Node>): void {
+    const { name } = node.metadata;
+    const isReady = readyStatus(node) === "True";
+    (isReady ? this.#ready : this.#notReady).add(name);
+    (isReady ? this.#notReady : this.#ready).delete(name);
+    this.#judgeDisruption();
+  }
+
+  /** When it changes whether pods may be evicted, all nodes that are not ready gain or lose their NoExecute taint. */
+  #judgeDisruption(): void {
+    const allowed = evictionAllowed(this.#ready.size, this.#notReady.size);
+    if (allowed === this.#evictionAllowed) return;
+    this.#evictionAllowed = allowed;
+    for (const name of this.#notReady) this.#queue.add(name);
   }
 
   #leaseSeen(lease: Stored<Lease>): void {
@@ -161,7 +178,7 @@ export class NodeLifecycleController implements Controller {
 
   async #reconcileTaints(node: Stored<Node>, now: number): Promise<void> {
     const present = node.spec?.taints ?? [];
-    const taints = wantedTaints(node, this.#evictionAllowed(), now);
+    const taints = wantedTaints(node, this.#evictionAllowed, now);
     const same =
       taints.length === present.length && taints.every((t) => present.some((p) => sameTaint(t, p)));
     if (same) return;
@@ -172,12 +189,6 @@ export class NodeLifecycleController implements Controller {
     } catch (error) {
       if (!isNotFound(error)) throw error;
     }
-  }
-
-  #evictionAllowed(): boolean {
-    const nodes = this.#nodes.list();
-    const ready = nodes.filter((node) => readyStatus(node) === "True").length;
-    return evictionAllowed(ready, nodes.length - ready);
   }
 
   /** Their kubelet cannot say it: Services must stop sending there. */

@@ -24,3 +24,11 @@ export function isNamespaceTerminating(error: unknown): boolean {
 export function ignoreNotFound(error: unknown): void {
   if (!isNotFound(error)) throw error;
 }
+
+/**
+ * How long to gather further changes before a controller's object with so many pods is looked at again, in
+ * milliseconds. Each look costs time in proportion to their number; a small one is never made to wait.
+ */
+export function gatherTime(pods: number): number {
+  return pods < 50 ? 0 : Math.min(100, pods / 10);
+}

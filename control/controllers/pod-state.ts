@@ -10,8 +10,22 @@ export function podCondition(pod: PodLike, type: string): PodCondition | undefin
   return pod.status?.conditions?.find((condition) => condition.type === type);
 }
 
+/** Stored objects never change, so what is read from one is read once. */
+const known = new WeakMap<PodLike, { ready: boolean; addresses: readonly string[] }>();
+
+function factsOf(pod: PodLike): { ready: boolean; addresses: readonly string[] } {
+  let facts = known.get(pod);
+  if (!facts) {
+    const listed = (pod.status?.podIPs ?? []).flatMap((entry) => (entry.ip ? [entry.ip] : []));
+    const addresses = listed.length > 0 ? listed : pod.status?.podIP ? [pod.status.podIP] : [];
+    facts = { ready: podCondition(pod, "Ready")?.status === "True", addresses };
+    known.set(pod, facts);
+  }
+  return facts;
+}
+
 export function isPodReady(pod: PodLike): boolean {
-  return podCondition(pod, "Ready")?.status === "True";
+  return factsOf(pod).ready;
 }
 
 /** Succeeded or Failed: it will never run again. */
@@ -42,9 +56,7 @@ export function maxRestarts(pod: PodLike): number {
   return Math.max(0, ...(pod.status?.containerStatuses ?? []).map((status) => status.restartCount));
 }
 
-/** The pod's addresses of one family. */
-export function podAddresses(pod: PodLike): string[] {
-  const listed = (pod.status?.podIPs ?? []).flatMap((entry) => (entry.ip ? [entry.ip] : []));
-  if (listed.length > 0) return listed;
-  return pod.status?.podIP ? [pod.status.podIP] : [];
+/** The pod's addresses, of all families. */
+export function podAddresses(pod: PodLike): readonly string[] {
+  return factsOf(pod).addresses;
 }

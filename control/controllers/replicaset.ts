@@ -9,7 +9,7 @@ import { semanticallyEqual } from "./canonical.js";
 import type { Controller, ControllerContext } from "./context.js";
 import type { EventRecorder } from "./events.js";
 import { Freshness, STALE_RETRY_MS } from "./freshness.js";
-import { ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
+import { gatherTime, ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
 import {
   claim,
   controlledBy,
@@ -38,6 +38,8 @@ export class ReplicaSetController implements Controller {
   readonly #pods: Informer<Pod>;
   readonly #replicaSets: Informer<ReplicaSet>;
   readonly #podWrites: Freshness<Pod>;
+  /** ReplicaSet → number of its pods when last looked at. */
+  readonly #sizes = new Map<string, number>();
   readonly #queue: WorkQueue;
 
   constructor(context: ControllerContext) {
@@ -86,7 +88,7 @@ export class ReplicaSetController implements Controller {
     if (reference) {
       const key = `${namespace}/${reference.name}`;
       if (reference.kind === "ReplicaSet" && this.#replicaSets.get(key)?.metadata.uid === reference.uid) {
-        this.#queue.add(key);
+        this.#queue.addAfter(key, gatherTime(this.#sizes.get(key) ?? 0));
       }
       return;
     }
@@ -100,6 +102,7 @@ export class ReplicaSetController implements Controller {
     const rs = this.#replicaSets.get(key);
     if (!rs) {
       this.#podWrites.forget(key);
+      this.#sizes.delete(key);
       return;
     }
     const active = await claim({
@@ -111,6 +114,7 @@ export class ReplicaSetController implements Controller {
       informer: this.#pods,
       eligible: isPodActive,
     });
+    this.#sizes.set(key, active.length);
     // Acting on a cache that lacks our own last pods would make them twice; their events bring us back here.
     const fresh = this.#podWrites.isFresh(key);
     if (!fresh) this.#queue.addAfter(key, STALE_RETRY_MS);

@@ -197,6 +197,17 @@ export function enableNetlinkOption(fd: number, name: number): void {
   }
 }
 
+/**
+ * Binds a netlink socket to a port of the kernel's choice and to multicast groups, given by number (1 to 32).
+ * An unbound one is passed over by the kernel when it tells its groups.
+ */
+export function bindNetlink(fd: number, groups: readonly number[]): void {
+  const address = Buffer.alloc(12);
+  address.writeUInt16LE(AF_NETLINK, 0);
+  address.writeUInt32LE(groups.reduce((mask, group) => mask | (1 << (group - 1)), 0) >>> 0, 8);
+  check(cBind(fd, address, address.length), "bind", `netlink groups ${groups.join(", ")}`);
+}
+
 /** send(2) of the first `length` bytes; to a netlink socket's default peer, the kernel. */
 export function send(fd: number, data: Uint8Array, length: number): void {
   check(Number(cSend(fd, data, length, 0)), "send", `fd ${fd}, ${length} bytes`);
@@ -215,11 +226,15 @@ export function sendInThread(fd: number, data: Uint8Array): Promise<void> {
 }
 
 /**
- * recv(2) without waiting. Returns the length of the datagram, which is more than `into.length` when it was cut.
- * @throws SyscallError EAGAIN when nothing is there.
+ * recv(2) without waiting. Returns the length of the datagram, which is more than `into.length` when it was cut, or
+ * undefined when nothing is there.
  */
-export function recv(fd: number, into: Uint8Array): number {
-  return check(Number(cRecv(fd, into, into.length, MSG_DONTWAIT | MSG_TRUNC)), "recv", `fd ${fd}`);
+export function recv(fd: number, into: Uint8Array): number | undefined {
+  const length = Number(cRecv(fd, into, into.length, MSG_DONTWAIT | MSG_TRUNC));
+  if (length >= 0) return length;
+  const errno = koffi.errno();
+  if (errorName(errno) === "EAGAIN") return undefined;
+  throw new SyscallError("recv", `fd ${fd}`, errno);
 }
 
 function setOption(fd: number, level: number, name: number, value: number): void {

@@ -46,8 +46,8 @@ export type OverlayState =
 const RETRY_MIN_MS = 1_000;
 const RETRY_MAX_MS = 30_000;
 const CHECK_PERIOD_MS = 5_000;
-/** A thousand hosts look less often each, so that looking never becomes the work. */
-const CHECK_MS_PER_PEER = 20;
+/** A thousand hosts look less often each, so that looking (a process each time) never becomes the work. */
+const CHECK_MS_PER_PEER = 100;
 
 export class Overlay {
   /** Resolves when the overlay has first worked; rejects with {@link OverlayRefusal} when it refuses before that. */
@@ -165,7 +165,8 @@ export class Overlay {
 
   #schedule(): void {
     const { checkPeriodMs = CHECK_PERIOD_MS } = this.#o;
-    const period = Math.max(checkPeriodMs, this.#peers.length * CHECK_MS_PER_PEER);
+    const period =
+      Math.max(checkPeriodMs, this.#peers.length * CHECK_MS_PER_PEER) * (0.9 + Math.random() / 5);
     this.#timer = setTimeout(() => {
       this.#checkRules = true;
       this.#triggerFull();

@@ -30,7 +30,7 @@ export interface ServiceProxyOptions {
   nodeIPs: readonly string[];
   /** Sources inside are pods and keep their address on the way to a ClusterIP. */
   clusterCIDR?: string;
-  /** Milliseconds from the end of one sync to the start of the next; the first change goes at once. Default 1000. */
+  /** Milliseconds from the end of one sync to the start of the next; after a pause two go at once. Default 1000. */
   minSyncPeriodMs?: number;
   /** Milliseconds between looks after flushed tables, and the longest delay after a failure. Default 30000. */
   syncPeriodMs?: number;
@@ -52,6 +52,7 @@ const ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet";
 const BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal";
 const FULL_SYNC_PERIOD_MS = 3_600_000;
 const FIRST_RETRY_MS = 1000;
+const SYNC_BURST = 2;
 
 export class ServiceProxy {
   readonly #options: ServiceProxyOptions;
@@ -100,6 +101,7 @@ export class ServiceProxy {
     this.#runner = new SyncRunner({
       work: () => this.#sync(),
       minIntervalMs: minSyncPeriodMs,
+      burst: SYNC_BURST,
       retryMs: [Math.min(FIRST_RETRY_MS, syncPeriodMs), syncPeriodMs],
       clock: this.#clock,
     });

@@ -22,6 +22,12 @@ export interface RunnerOptions {
   work: () => Promise<void>;
   /** Milliseconds from the end of one sync to the start of the next. */
   minIntervalMs: number;
+  /**
+   * Syncs that may follow each other at once after a quiet time; default 1. A new Service comes in two parts, itself
+   * and a moment later its EndpointSlice: with a burst of 2 (as kube-proxy's runner had until 1.33) it does not
+   * refuse connections for an interval in between.
+   */
+  burst?: number;
   /** Milliseconds after a failure: the first delay, doubled up to the second. */
   retryMs: readonly [first: number, longest: number];
   clock?: Clock;
@@ -35,12 +41,16 @@ export class SyncRunner {
   #running: Promise<void> | undefined;
   #wanted = false;
   #earliest = Number.NEGATIVE_INFINITY;
+  /** Token bucket: a sync takes one, an interval gives one back. */
+  #tokens: number;
+  #tokensAt = 0;
   #failures = 0;
   #stopped = false;
 
   constructor(options: RunnerOptions) {
     this.#options = options;
     this.#clock = options.clock ?? systemClock;
+    this.#tokens = options.burst ?? 1;
   }
 
   /** A sync is due; it starts as soon as the minimum interval allows. */
@@ -56,6 +66,17 @@ export class SyncRunner {
     this.#clock.clearTimeout(this.#timer);
     this.#timer = undefined;
     await this.#running;
+  }
+
+  /** Milliseconds until the next sync may start. */
+  #takeToken(): number {
+    const { minIntervalMs, burst = 1 } = this.#options;
+    if (minIntervalMs <= 0) return 0;
+    const now = this.#clock.now();
+    const earned = (now - this.#tokensAt) / minIntervalMs;
+    this.#tokens = Math.min(burst, this.#tokens + earned) - 1;
+    this.#tokensAt = now;
+    return Math.max(0, 1 - this.#tokens) * minIntervalMs;
   }
 
   #schedule(): void {
@@ -77,15 +98,16 @@ export class SyncRunner {
     await Promise.resolve();
     this.#wanted = false;
     const [first, longest] = this.#options.retryMs;
-    let delay = this.#options.minIntervalMs;
+    let delay = 0;
     try {
       await this.#options.work();
       this.#failures = 0;
     } catch {
       // The work has said why; here it only means: again, and not at once.
-      delay = Math.max(delay, Math.min(longest, first * 2 ** this.#failures++));
+      delay = Math.min(longest, first * 2 ** this.#failures++);
       this.#wanted = true;
     }
+    delay = Math.max(delay, this.#takeToken());
     this.#earliest = this.#clock.now() + delay;
     this.#running = undefined;
     if (this.#wanted && !this.#stopped) this.#schedule();

@@ -155,6 +155,16 @@ export class KubeletApi {
       return;
     }
     const [what, ...rest] = route.segments;
+    if (what === "exec" || what === "attach") {
+      try {
+        // Before the protocol is looked at: a client that tries an older one next shall hear the true reason.
+        this.#running(rest);
+      } catch (error) {
+        const { code, reason, message } = error as RemoteCommandError;
+        refuseUpgrade(socket, code ?? 500, reason ?? "InternalError", message);
+        return;
+      }
+    }
     if (what === "exec") {
       serveRemoteCommand(req, socket, head, (options) => this.#exec(rest, options));
     } else if (what === "attach") {

@@ -212,7 +212,7 @@ export function sameInEssence(api: PodStatus | undefined, own: PodStatus): boole
   const essence = (status: PodStatus | undefined) =>
     JSON.stringify([
       status?.phase,
-      status?.podIP,
+      own.podIP && status?.podIP,
       OWN.map((type) => status?.conditions?.find((one) => one.type === type)?.status),
       [status?.initContainerStatuses, status?.containerStatuses].map((list) =>
         list?.map((one) => [one.name, one.ready, one.restartCount, Object.keys(one.state ?? {})]),

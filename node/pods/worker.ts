@@ -15,6 +15,8 @@ import { prepareVolumes, VolumeError, type Volumes } from "./volumes.js";
 
 /** How long a status waits for the first result of a probe, so that one write says running and ready. */
 const FIRST_PROBE_MS = 250;
+/** How long a status that somebody else has written stays before it is corrected. */
+const CORRECTION_MS = 500;
 /** Grace of a pod that was taken out of the API without asking: enough for a signal. */
 const FORCED_GRACE_MS = 1000;
 
@@ -59,7 +61,7 @@ export class PodWorker implements ContainerOwner {
     const { spec, status } = pod;
     this.#finishedBefore = status?.phase === "Succeeded" || status?.phase === "Failed";
     this.#ended = this.#finishedBefore;
-    this.#lastIP = this.#finishedBefore ? status?.podIP : undefined;
+    this.#lastIP = status?.podIP;
     const started = Date.parse(status?.startTime ?? "");
     this.#startTime = Number.isNaN(started) ? Date.now() : started;
     this.hasInit = (spec?.initContainers?.length ?? 0) > 0;
@@ -92,7 +94,8 @@ export class PodWorker implements ContainerOwner {
     // Somebody else may have written our status (a node that was away); what we know is the truth.
     if (this.#reported && !sameInEssence(pod.status, this.#reported)) {
       this.#reported = undefined;
-      this.#host.report(this.uid);
+      // Not at once: if the two can never agree, it must not become a storm of writes.
+      this.#host.report(this.uid, CORRECTION_MS);
     }
   }
 

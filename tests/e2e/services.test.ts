@@ -5,6 +5,7 @@ import t from "tap";
 import { type Cluster, createCluster } from "../../index.js";
 import { CHI_SQUARE_1E5, chiSquare, tally } from "../helpers/stats.js";
 
+t.setTimeout(240_000);
 const cluster: Cluster = await createCluster({ nodes: 3 });
 t.teardown(() => cluster.stop());
 
@@ -18,7 +19,8 @@ async function kubectl(...args: string[]): Promise<string> {
 /** A command in a host or pod that must succeed. */
 async function inside(target: string, ...argv: string[]): Promise<string> {
   const result = await cluster.exec(target, argv);
-  if (result.exitCode !== 0) throw new Error(`${argv.join(" ")} in ${target}: ${result.stderr || result.stdout}`);
+  if (result.exitCode !== 0)
+    throw new Error(`${argv.join(" ")} in ${target}: ${result.stderr || result.stdout}`);
   return result.stdout;
 }
 
@@ -81,7 +83,13 @@ t.test("create, scale, expose, curl", async (t) => {
   t.equal(pods.length, 4);
   t.equal(new Set(pods.map((p) => p.node)).size, 3, "the scheduler spreads the pods over the hosts");
   const names = new Set(pods.map((p) => p.name));
-  const clusterIP = await kubectl("get", "service", "kubernetes-bootcamp", "-o", "jsonpath={.spec.clusterIP}");
+  const clusterIP = await kubectl(
+    "get",
+    "service",
+    "kubernetes-bootcamp",
+    "-o",
+    "jsonpath={.spec.clusterIP}",
+  );
   const nodePort = await kubectl(
     "get",
     "service",
@@ -130,7 +138,7 @@ t.test("create, scale, expose, curl", async (t) => {
   await t.test("none goes to a deleted endpoint", async (t) => {
     const victim = pods[0];
     if (!victim) return t.fail("no pod");
-    await kubectl("delete", "pod", victim.name);
+    await kubectl("delete", "pod", victim.name, "--wait=false");
     await cluster.waitForSync();
     const text = await inside(
       "node-2",
@@ -154,7 +162,7 @@ t.test("the three rules of the Kubernetes network model", async (t) => {
         (n) => `
 apiVersion: v1
 kind: Pod
-metadata: { name: net-${n}, labels: { app: net } }
+metadata: { name: net-${n}, labels: { app: net, pod: net-${n} } }
 spec:
   nodeName: node-${n}
   containers:
@@ -263,7 +271,11 @@ spec:
     "Connection: close",
     `http://${await vip("sticky")}/hostname?[1-15]`,
   );
-  t.equal(tally(sticky.match(/multi-[a-z0-9]+-[a-z0-9]{5}/g) ?? []).size, 1, "ClientIP affinity: 15 equal replies");
+  t.equal(
+    tally(sticky.match(/multi-[a-z0-9]+-[a-z0-9]{5}/g) ?? []).size,
+    1,
+    "ClientIP affinity: 15 equal replies",
+  );
 
   const refused = await cluster.exec("default/net-1", [
     "curl",
@@ -306,10 +318,19 @@ t.test("the overlay's kernel objects are flannel's", async (t) => {
   t.match(link, /vxlan id 1 local 192\.168\.56\.11 dev eth0 .*dstport 8472 .*nolearning/);
   const cidr = async (n: number) => kubectl("get", "node", `node-${n}`, "-o", "jsonpath={.spec.podCIDR}");
   const peer = (await cidr(2)).replace("/24", "");
-  t.match(await inside("node-1", "ip", "-4", "addr", "show", "flannel.1"), (await cidr(1)).replace("/24", "/32"));
+  t.match(
+    await inside("node-1", "ip", "-4", "addr", "show", "flannel.1"),
+    (await cidr(1)).replace("/24", "/32"),
+  );
   t.match(await inside("node-1", "ip", "route"), `${peer}/24 via ${peer} dev flannel.1 onlink`);
-  t.match(await inside("node-1", "ip", "neigh", "show", "dev", "flannel.1"), new RegExp(`${peer} lladdr \\S+ PERMANENT`));
-  t.match(await inside("node-1", "bridge", "fdb", "show", "dev", "flannel.1"), /dst 192\.168\.56\.12 self permanent/);
+  t.match(
+    await inside("node-1", "ip", "neigh", "show", "dev", "flannel.1"),
+    new RegExp(`${peer} lladdr \\S+ PERMANENT`),
+  );
+  t.match(
+    await inside("node-1", "bridge", "fdb", "show", "dev", "flannel.1"),
+    /dst 192\.168\.56\.12 self permanent/,
+  );
   t.match(await inside("node-1", "cat", "/run/flannel/subnet.env"), /FLANNEL_MTU=1450/);
   const node = await kubectl("get", "node", "node-2", "-o", "json");
   t.match(node, /"flannel\.alpha\.coreos\.com\/public-ip": "192\.168\.56\.12"/);
@@ -338,11 +359,7 @@ spec: { selector: { app: x }, ${spec} }`;
       "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: bad, labels: { x: '-a-' } }",
       /metadata\.labels: Invalid value: "-a-": a valid label must be/,
     ],
-    [
-      "unknown field",
-      service("ports: [{ port: 80 }], selektor: { a: b }"),
-      /unknown field "spec\.selektor"/,
-    ],
+    ["unknown field", service("ports: [{ port: 80 }], selektor: { a: b }"), /unknown field "spec\.selektor"/],
     ["wrong type", service('ports: [{ port: "eighty" }]'), /port/],
   ];
   for (const [what, yaml, expected] of cases) {
@@ -350,7 +367,13 @@ spec: { selector: { app: x }, ${spec} }`;
     t.not(result.exitCode, 0, what);
     t.match(result.stderr, expected, what);
   }
-  const taken = await kubectl("get", "service", "kubernetes-bootcamp", "-o", "jsonpath={.spec.ports[0].nodePort}");
+  const taken = await kubectl(
+    "get",
+    "service",
+    "kubernetes-bootcamp",
+    "-o",
+    "jsonpath={.spec.ports[0].nodePort}",
+  );
   const clash = await cluster.kubectl(["create", "-f", "-"], {
     input: service(`type: NodePort, ports: [{ port: 80, nodePort: ${taken} }]`),
   });

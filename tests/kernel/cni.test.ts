@@ -328,8 +328,11 @@ t.test("a full block is said so, and a freed address is used again", async (t) =
     code: CODE.tryAgain,
     message: "no address is free in 10.9.0.0/29",
   });
+  const reused = addressOf(results[2] as CniResult);
+  t.ok(await pings(host, reused), "the host has the old pod in its neighbour table");
   await delNetwork(small, (pods[2] as Pod).options);
-  t.equal(addressOf(await addNetwork(small, sixth.options)), addressOf(results[2] as CniResult));
+  t.equal(addressOf(await addNetwork(small, sixth.options)), reused);
+  t.ok(await pings(host, reused), "and finds the new one at once");
   await gcNetwork(small, { ...sixth.options, valid: [] });
   t.notOk((await rt.listLinks()).some(({ master }) => master === "small0"));
   t.notOk(await inside(sixth.ns, (own) => own.getLink("eth0")));
@@ -545,6 +548,19 @@ t.test("rtnetlink says what was asked and what the kernel answered", async (t) =
   t.ok(seen.includes("link-changed news0"));
   t.ok(seen.includes("address-added 10.66.0.1/24"));
   off();
+  let lost = 0;
+  let last = "";
+  const offBurst = rt.onLink((event) => {
+    if (event.type === "lost") lost++;
+    else if ("name" in event) last = event.name;
+  });
+  await rt.addBridge("burst0");
+  for (let i = 0; i < 2000; i++) await rt.setLink("burst0", { mtu: 1000 + (i % 400) });
+  while (lost === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  await rt.setLink("burst0", { name: "burst1" });
+  while (last !== "burst1") await new Promise((resolve) => setTimeout(resolve, 5));
+  t.equal(lost, 1, "an overflow is told, and news go on");
+  offBurst();
   t.match(await Promise.all([rt.addBridge("a0"), rt.addBridge("b0"), rt.deleteLink("a0")]), [undefined]);
   await rt.addBridge("c0");
   const removals = ["c0", "missing", "b0"].map((name) => rt.deleteLink(name));

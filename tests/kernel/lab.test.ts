@@ -430,3 +430,29 @@ t.test("as an unprivileged user", async (t) => {
   ]);
   t.same(snapshot(), before, "nothing remains");
 });
+
+t.test("where parts of /proc are hidden, as in a container", async (t) => {
+  const home = freshHome(t, "p");
+  const url = (path: string) => JSON.stringify(new URL(path, import.meta.url).href);
+  const steps = `const { up, down, status } = await import(${url("../../lab/lifecycle.js")});
+    const { processesInUserNamespace } = await import(${url("../../lab/identity.js")});
+    const { remoteCommand } = await import(${url("../../client/remote-command.js")});
+    const { readFileSync } = await import("node:fs");
+    const home = ${JSON.stringify(home)};
+    const info = await up({ name: "p", home, nodes: 1 });
+    console.log((await status("p", home)).state);
+    const io = { stdout: process.stdout, stderr: process.stdout };
+    const command = ["sh", "-c", "sleep 300 >/dev/null 2>&1 &"];
+    await remoteCommand({ socketPath: info.labSocket, path: "/hosts/node-1/exec", command, ...io });
+    const { pid, userNamespace } = JSON.parse(readFileSync(info.dir + "/lab.json", "utf8"));
+    const left = () => processesInUserNamespace(userNamespace).length > 0;
+    process.kill(pid, "SIGKILL");
+    console.log("left by kill -9:", left());
+    console.log((await down("p", { home })).existed, "left by down:", left());`;
+  // A mount that a user namespace inherits is locked in it, so the kernel lets it mount no /proc that would show more.
+  const script = `mount -t tmpfs none /proc/fs && exec unshare -Urm "$@"`;
+  const argv = ["sh", "-c", script, "sh", process.execPath, "--input-type=module", "-e", steps];
+  const run = spawnSync("unshare", ["-Urm", ...argv], { encoding: "utf8" });
+  t.equal(run.stderr, "");
+  t.same(run.stdout.trimEnd().split("\n"), ["running", "left by kill -9: true", "true left by down: false"]);
+});

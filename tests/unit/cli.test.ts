@@ -54,12 +54,14 @@ class Sink extends Writable {
   text = "";
   isTTY?: boolean;
   columns?: number;
+  onOutput: (() => void) | undefined;
   constructor(isTTY?: boolean) {
     super();
     if (isTTY) this.isTTY = true;
   }
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
     this.text += chunk.toString();
+    this.onOutput?.();
     done();
   }
 }
@@ -72,9 +74,10 @@ interface Ran {
 
 async function kubeplumb(
   argv: readonly string[],
-  options: { stdin?: string; env?: NodeJS.ProcessEnv; signal?: AbortSignal } = {},
+  options: { stdin?: string; env?: NodeJS.ProcessEnv; signal?: AbortSignal; onOutput?: () => void } = {},
 ): Promise<Ran> {
   const [stdout, stderr] = [new Sink(), new Sink()];
+  stdout.onOutput = options.onOutput;
   const stdin: Input = Readable.from(options.stdin === undefined ? [] : [options.stdin]);
   const env = { PATH: process.env.PATH, HOME: directory, ...options.env };
   const code = await run(
@@ -193,8 +196,10 @@ t.test("errors are one line; -v tells the rest; Ctrl-C is 130", async (t) => {
   t.match(await kubeplumb(["logs", "lab", "--name", "still"]), { code: 1, err: /^error: ENOENT.*lab\.log/ });
   writeFileSync(join(dir, "lab.log"), "one\n");
   const interrupt = new AbortController();
-  setTimeout(() => interrupt.abort(), 150);
-  const followed = await kubeplumb(["logs", "lab", "-f", "--name", "still"], { signal: interrupt.signal });
+  const followed = await kubeplumb(["logs", "lab", "-f", "--name", "still"], {
+    signal: interrupt.signal,
+    onOutput: () => interrupt.abort(),
+  });
   t.strictSame(followed, { code: 130, out: "one\n", err: "" });
   t.match(await kubeplumb(["logs", "labs", "--name", "still"]), { code: 2 });
 });

@@ -1034,15 +1034,19 @@ t.test("a server that refuses every version is asked with patience", async (t) =
   };
   informer.start();
   await informer.synced;
+  // No pause is shorter than 10 ms, but for the first few.
+  const allowed = (since: number) => 8 + (performance.now() - since) / 10;
+  const start = performance.now();
   await sleep(200);
-  t.ok(api.lists <= 30, `${api.lists} lists in 200 ms`);
+  t.ok(api.lists <= allowed(start), `${api.lists} lists in 200 ms`);
   api.onWatch = (res) => {
     res.writeHead(200).end();
     return true;
   };
   const before = api.requests.length;
+  const then = performance.now();
   await sleep(200);
-  t.ok(api.requests.length - before <= 30, "nor does a watch that ends at once make a storm");
+  t.ok(api.requests.length - before <= allowed(then), "nor does a watch that ends at once make a storm");
   api.onWatch = undefined;
   api.set("a");
   await until(() => informer.get("default/a") !== undefined);
@@ -1214,6 +1218,7 @@ t.test("a factory shares informers by what they select", async (t) => {
 t.test("a work queue: once, never twice at a time, again when asked meanwhile", async (t) => {
   const runs: string[] = [];
   const running = new Set<string>();
+  const twice: string[] = [];
   let peak = 0;
   let release: () => void = () => {};
   const queue = new WorkQueue({
@@ -1221,7 +1226,7 @@ t.test("a work queue: once, never twice at a time, again when asked meanwhile", 
     concurrency: 2,
     log: silentLogger,
     worker: async (key) => {
-      if (running.has(key)) throw new Error(`${key} runs twice`);
+      if (running.has(key)) twice.push(key);
       running.add(key);
       peak = Math.max(peak, running.size);
       runs.push(key);
@@ -1245,6 +1250,7 @@ t.test("a work queue: once, never twice at a time, again when asked meanwhile", 
   release();
   await queue.idle();
   t.strictSame(runs.slice(4), ["slow"], "once more for all that was asked meanwhile");
+  t.strictSame(twice, [], "never twice at a time");
   t.equal(peak, 2);
   await queue.idle();
   await queue.stop();

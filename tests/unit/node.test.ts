@@ -318,6 +318,12 @@ t.test("status of a pod", async (t) => {
   t.equal(of(ready, "Initialized")?.lastTransitionTime, now, "what did not change keeps its time");
   t.notOk(sameInEssence(unready, ready));
   t.ok(sameInEssence(structuredClone(ready), ready));
+  const { podIP: _address, ...without } = ready;
+  t.ok(
+    sameInEssence(ready, without),
+    "an address that we do not report cannot be taken back by a merge patch",
+  );
+  t.notOk(sameInEssence(without, ready));
   t.ok(
     sameInEssence({ ...ready, startTime: "2020-01-01T00:00:00Z" }, ready),
     "the rest is nobody's business",

@@ -756,6 +756,29 @@ t.test("runner: first at once, coalesced, spaced from completion, retried with g
   t.equal(starts.length, 6, "stopped");
 });
 
+t.test("runner: a burst of two, then spaced", async (t) => {
+  const clock = new FakeClock();
+  const starts: number[] = [];
+  const work = async () => {
+    starts.push(clock.time);
+  };
+  const runner = new SyncRunner({ clock, minIntervalMs: 1000, burst: 2, retryMs: [2000, 5000], work });
+  for (const ms of [0, 10, 10, 10]) {
+    await clock.advance(ms);
+    runner.request();
+    await settle();
+  }
+  t.same(starts, [0, 10], "two at once, the others wait");
+  await clock.advance(3000);
+  t.same(starts, [0, 10, 1000], "one for both, when an interval has passed since the first");
+  runner.request();
+  await settle();
+  runner.request();
+  await settle();
+  t.same(starts.slice(3), [3030, 3030], "after a pause two again");
+  await runner.stop();
+});
+
 const NO_HOST = {
   run: <T>(fn: () => T): T => fn(),
   sysctl: ((): string => "0") as ServiceProxyOptions["ns"]["sysctl"],

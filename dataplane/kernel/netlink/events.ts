@@ -1,15 +1,18 @@
-// News about links and addresses of one namespace (rtnetlink(7), multicast groups LINK and IPV4_IFADDR).
-// On npm `netlink`'s raw socket, which libuv polls for us.
+// News about links and addresses of a namespace (rtnetlink(7), multicast groups LINK and IPV4_IFADDR).
+// Node can wait for no netlink descriptor of ours, so all sockets are read by one timer; the kernel queues meanwhile.
 
-import { RawNetlinkSocket } from "netlink/dist/raw.js";
+import { closeSync } from "node:fs";
+import * as libc from "../libc.js";
 import type { NetNs } from "../netns.js";
 import { decodeAddress, RTM_DELADDR, RTM_NEWADDR } from "./addresses.js";
 import { type NetlinkMessage, parseMessages } from "./codec.js";
 import { decodeLink, RTM_DELLINK, RTM_NEWLINK } from "./links.js";
 
 const NETLINK_ROUTE = 0;
-/** RTNLGRP_LINK and RTNLGRP_IPV4_IFADDR as a mask. */
-const GROUPS = (1 << 0) | (1 << 4);
+const RTNLGRP_LINK = 1;
+const RTNLGRP_IPV4_IFADDR = 5;
+/** How late news may be. Reading a thousand sockets costs about two milliseconds. */
+const PERIOD_MS = 200;
 
 export type LinkEvent =
   | { type: "link-changed" | "link-deleted"; index: number; name: string; up: boolean; mac: string }
@@ -21,35 +24,55 @@ export interface LinkMonitor {
   close(): void;
 }
 
-/** Listens until closed; does not keep the process alive. What the listener throws is thrown as uncaught. */
-export function monitorLinks(ns: NetNs, listener: (event: LinkEvent) => void): LinkMonitor {
-  const socket = ns.run(() => new RawNetlinkSocket(NETLINK_ROUTE, { localGroups: GROUPS } as RawOptions));
-  socket.unref();
-  let closed = false;
-  // The addon swallows or dies of exceptions thrown in its callbacks, hence the turn of the event loop.
-  const deliver = (events: LinkEvent[]) =>
-    setImmediate(() => {
-      for (const event of events) if (!closed) listener(event);
-    });
-  socket.on("message", (datagram) => {
-    try {
-      deliver([...parseMessages(datagram)].flatMap(decode));
-    } catch (error) {
-      deliver([{ type: "lost", error: error as Error }]);
+class Monitor implements LinkMonitor {
+  readonly #listener: (event: LinkEvent) => void;
+  #fd: number;
+
+  constructor(ns: NetNs, listener: (event: LinkEvent) => void) {
+    this.#listener = listener;
+    this.#fd = ns.run(() => libc.netlinkSocket(NETLINK_ROUTE));
+    libc.bindNetlink(this.#fd, [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR]);
+  }
+
+  /** Hands on everything that is queued. */
+  read(): void {
+    while (this.#fd >= 0) {
+      let events: LinkEvent[];
+      try {
+        const length = libc.recv(this.#fd, inbox);
+        if (length === undefined) return;
+        events = [...parseMessages(inbox.subarray(0, length))].flatMap(decode);
+      } catch (error) {
+        events = [{ type: "lost", error: error as Error }];
+      }
+      for (const event of events) if (this.#fd >= 0) this.#listener(event);
     }
-  });
-  socket.on("error", (error) => deliver([{ type: "lost", error }]));
-  return {
-    close() {
-      if (closed) return;
-      closed = true;
-      socket.close();
-    },
-  };
+  }
+
+  close(): void {
+    if (this.#fd < 0) return;
+    closeSync(this.#fd);
+    this.#fd = -1;
+    monitors.delete(this);
+    if (monitors.size > 0) return;
+    clearInterval(timer);
+    timer = undefined;
+  }
 }
 
-/** The package declares all socket options as required, though each has a default. */
-type RawOptions = NonNullable<ConstructorParameters<typeof RawNetlinkSocket>[1]>;
+const inbox = Buffer.alloc(64 * 1024);
+const monitors = new Set<Monitor>();
+let timer: NodeJS.Timeout | undefined;
+
+/** Listens until closed; does not keep the process alive. What the listener throws is thrown as uncaught. */
+export function monitorLinks(ns: NetNs, listener: (event: LinkEvent) => void): LinkMonitor {
+  const monitor = new Monitor(ns, listener);
+  monitors.add(monitor);
+  timer ??= setInterval(() => {
+    for (const each of monitors) each.read();
+  }, PERIOD_MS).unref();
+  return monitor;
+}
 
 function decode(message: NetlinkMessage): LinkEvent[] {
   switch (message.type) {

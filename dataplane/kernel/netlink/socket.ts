@@ -2,9 +2,9 @@
 // because rtnetlink works in the caller's context. Hence synchronous: no event-loop turn an operation, no
 // interleaving. Knows acknowledgements, dumps and errors; the messages themselves are made next door.
 //
-// npm `netlink` was tried first and is used for events (events.ts) only. As a request path it stood in the way:
-// 110 µs an operation against 15 here and one event-loop turn each, an exception in a reply's continuation aborts
-// the process, no extended error text, interrupted dumps pass unnoticed, a reply lost to ENOBUFS waits for ever.
+// npm `netlink` was tried first and stood in the way: 110 µs an operation against 15 here and one event-loop turn
+// each, no extended error text, interrupted dumps pass unnoticed, a reply lost to ENOBUFS waits for ever, and its
+// addon aborts the process when a receive buffer overflows (ENOBUFS, as a burst of new pods brings about).
 
 import { closeSync } from "node:fs";
 import * as libc from "../libc.js";
@@ -182,13 +182,14 @@ export class NetlinkSocket {
   }
 
   #receive(label: Label): Buffer {
-    let length: number;
+    let length: number | undefined;
     try {
       length = libc.recv(this.#fd, inbox);
     } catch (error) {
       if (!(error instanceof libc.SyscallError)) throw error;
       throw this.#error(label, error.code, "no answer to the request");
     }
+    if (length === undefined) throw this.#error(label, "EAGAIN", "no answer to the request");
     if (length > inbox.length) throw this.#error(label, "EMSGSIZE", `an answer of ${length} bytes`);
     return inbox.subarray(0, length);
   }
