@@ -8,7 +8,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { root, setup } from "./setup.mjs";
 
-const FILE_TIMEOUT_MS = 10 * 60_000;
+const FILE_TIMEOUT_MS = 4 * 60_000;
 const COLORS = process.stdout.isTTY && !process.env.NO_COLOR;
 const paint = (code, text) => (COLORS ? `\x1b[${code}m${text}\x1b[0m` : text);
 

@@ -1,13 +1,14 @@
 // Connection-tracking entries of one namespace, over nfnetlink: list UDP flows, delete one.
 // Knows the kernel's message format (linux/netfilter/nfnetlink_conntrack.h); which flows are stale is stale-flows.ts.
 
-import { createNetlink, type NetlinkSocket, parseAttributes } from "netlink";
+import { type MessageWriter, parseAttributes } from "../kernel/netlink/codec.js";
+import { NETLINK_NETFILTER, NetlinkError, NetlinkSocket } from "../kernel/netlink/socket.js";
 import type { NetNs } from "../kernel/netns.js";
 
-const NETLINK_NETFILTER = 12;
+/** Bytes of the fixed part of a message. */
+const NFGENMSG = 4;
 const CT_GET = 0x0101;
 const CT_DELETE = 0x0102;
-const NLM_F_DUMP = 0x300;
 const NLA_F_NESTED = 0x8000;
 const AF = { 4: 2, 6: 10 } as const;
 
@@ -22,9 +23,6 @@ const CTA_PROTO_NUM = 1;
 const CTA_PROTO_SRC_PORT = 2;
 const CTA_PROTO_DST_PORT = 3;
 const IPPROTO_UDP = 17;
-
-/** Milliseconds: a reply that the socket lost (ENOBUFS) never comes. */
-const TIMEOUT = 10_000;
 
 /** One direction of a flow; addresses as in {@link Flow}. */
 export interface Tuple {
@@ -44,12 +42,6 @@ export interface Flow {
   readonly identity: readonly { readonly type: number; readonly data: Buffer }[];
 }
 
-function attributes(data: Buffer): Map<number, Buffer> {
-  const out = new Map<number, Buffer>();
-  parseAttributes(data, (item) => out.set(item.type, item.data));
-  return out;
-}
-
 function address(bytes: Buffer | undefined): string {
   if (!bytes) return "";
   return bytes.length === 4 ? bytes.join(".") : bytes.toString("hex");
@@ -57,10 +49,10 @@ function address(bytes: Buffer | undefined): string {
 
 function parseTuple(data: Buffer | undefined, family: 4 | 6): (Tuple & { protocol: number }) | undefined {
   if (!data) return undefined;
-  const parts = attributes(data);
+  const parts = parseAttributes(data);
   const [ipPart, protoPart] = [parts.get(CTA_TUPLE_IP), parts.get(CTA_TUPLE_PROTO)];
   if (!ipPart || !protoPart) return undefined;
-  const [ip, proto] = [attributes(ipPart), attributes(protoPart)];
+  const [ip, proto] = [parseAttributes(ipPart), parseAttributes(protoPart)];
   return {
     src: address(ip.get(CTA_IP[family].src)),
     dst: address(ip.get(CTA_IP[family].dst)),
@@ -72,23 +64,18 @@ function parseTuple(data: Buffer | undefined, family: 4 | 6): (Tuple & { protoco
 
 /** A flow of one message of a dump; undefined when it is not UDP. */
 export function parseFlow(message: Buffer, family: 4 | 6): Flow | undefined {
-  const all = attributes(message.subarray(4));
+  const all = parseAttributes(message, NFGENMSG);
   const original = parseTuple(all.get(CTA_TUPLE_ORIG), family);
   const reply = parseTuple(all.get(CTA_TUPLE_REPLY), family);
   if (original?.protocol !== IPPROTO_UDP || !reply) return undefined;
   const identity = [CTA_TUPLE_ORIG, CTA_ZONE, CTA_ID].flatMap((type) => {
     const data = all.get(type);
-    return data ? [{ type: type === CTA_TUPLE_ORIG ? type | NLA_F_NESTED : type, data }] : [];
+    // A copy: the next answer of the kernel overwrites the message.
+    return data
+      ? [{ type: type === CTA_TUPLE_ORIG ? type | NLA_F_NESTED : type, data: Buffer.from(data) }]
+      : [];
   });
   return { original, reply, identity };
-}
-
-function attribute(type: number, data: Buffer): Buffer {
-  const out = Buffer.alloc((4 + data.length + 3) & ~3);
-  out.writeUInt16LE(4 + data.length, 0);
-  out.writeUInt16LE(type, 2);
-  out.set(data, 4);
-  return out;
 }
 
 /** Access to the conntrack table of one namespace and family. */
@@ -101,49 +88,36 @@ export class Conntrack implements Disposable {
     this.#family = family;
   }
 
-  /** The socket belongs to the namespace for good. Throws EPERM without CAP_NET_ADMIN there. */
-  static open(ns: Pick<NetNs, "run">, family: 4 | 6): Conntrack {
-    return new Conntrack(
-      ns.run(() => createNetlink(NETLINK_NETFILTER)),
-      family,
-    );
+  /** The socket belongs to the namespace for good. Throws SyscallError. */
+  static open(ns: Pick<NetNs, "run" | "name">, family: 4 | 6): Conntrack {
+    return new Conntrack(NetlinkSocket.open(ns, NETLINK_NETFILTER), family);
   }
 
-  /** All UDP flows. */
-  async udpFlows(): Promise<Flow[]> {
-    const messages = await this.#request(CT_GET, NLM_F_DUMP, []);
-    return messages.flatMap(({ data }) => parseFlow(data, this.#family) ?? []);
+  /** All UDP flows. Throws NetlinkError EPERM without CAP_NET_ADMIN in the namespace. */
+  udpFlows(): Flow[] {
+    const label = { operation: "listFlows", detail: `IPv${this.#family}` };
+    return this.#socket.dump(label, CT_GET, this.#header, ({ body }) => parseFlow(body, this.#family));
   }
 
   /** Forgets a flow; false when the kernel had forgotten it already. */
-  async delete(flow: Flow): Promise<boolean> {
+  delete({ original, identity }: Flow): boolean {
+    const detail = `udp ${original.src}:${original.srcPort} → ${original.dst}:${original.dstPort}`;
     try {
-      await this.#request(
-        CT_DELETE,
-        0,
-        flow.identity.map(({ type, data }) => attribute(type, data)),
-      );
+      this.#socket.change({ operation: "deleteFlow", detail }, CT_DELETE, 0, (w) => {
+        this.#header(w);
+        for (const { type, data } of identity) w.bytes(type, data);
+      });
       return true;
     } catch (error) {
-      if (/ENOENT/.test(String(error))) return false;
+      if (error instanceof NetlinkError && error.code === "ENOENT") return false;
       throw error;
     }
   }
 
-  async #request(type: number, flags: number, payload: readonly Buffer[]) {
-    const header = Buffer.from([AF[this.#family], 0, 0, 0]);
-    const reply = this.#socket.request(type, Buffer.concat([header, ...payload]), {
-      flags,
-      timeout: TIMEOUT,
-    });
-    // An exception in a continuation of the native callback would abort the process: cross an event-loop turn.
-    return new Promise<Awaited<typeof reply>[0]>((resolve, reject) => {
-      reply.then(
-        ([messages]) => setImmediate(resolve, messages),
-        (error: unknown) => setImmediate(reject, error),
-      );
-    });
-  }
+  /** struct nfgenmsg: the family; version and resource id are 0. */
+  readonly #header = (w: MessageWriter): void => {
+    w.fixed(NFGENMSG, (at) => at.writeUInt8(AF[this.#family], 0));
+  };
 
   close(): void {
     this.#socket.close();

@@ -22,7 +22,7 @@ import { type Change, ChangeTracker } from "./tracker.js";
 
 export interface ServiceProxyOptions {
   /** The host's namespace; rules, sysctls and conntrack of no other are touched. */
-  ns: Pick<NetNs, "run" | "sysctl">;
+  ns: Pick<NetNs, "run" | "sysctl" | "name">;
   iptables: IptablesDriver;
   /** Endpoints with this nodeName are local. */
   nodeName: string;
@@ -213,7 +213,7 @@ export class ServiceProxy {
     this.#metrics.serviceChanges.pending.set(0);
     this.#metrics.endpointChanges.pending.set(0);
     const input = await this.#apply();
-    await this.#forgetStaleFlows();
+    this.#forgetStaleFlows();
     this.#record(started, input);
     this.#waiters.reached(sequence);
   }
@@ -271,15 +271,15 @@ export class ServiceProxy {
   }
 
   /** Rules first, flows after: a flow that is forgotten too early would be tracked again by the old rules. */
-  async #forgetStaleFlows(): Promise<void> {
+  #forgetStaleFlows(): void {
     if (this.#udpChanges.size === 0) return;
     const changes = this.#udpChanges;
     this.#udpChanges = new Map();
     try {
       this.#conntrack ??= Conntrack.open(this.#options.ns, this.#context.family);
-      const flows = await this.#conntrack.udpFlows();
+      const flows = this.#conntrack.udpFlows();
       const stale = staleFlows(flows, changedUdpServices(changes.values()), this.#nodeAddresses());
-      for (const flow of stale) if (await this.#conntrack.delete(flow)) this.#metrics.conntrackDeleted.inc();
+      for (const flow of stale) if (this.#conntrack.delete(flow)) this.#metrics.conntrackDeleted.inc();
       if (stale.length) this.#log.debug({ flows: stale.length }, "forgot UDP flows to removed endpoints");
     } catch (error) {
       // The rules are right already; the flows are tried again with the next sync.

@@ -780,6 +780,7 @@ t.test("runner: a burst of two, then spaced", async (t) => {
 });
 
 const NO_HOST = {
+  name: "none",
   run: <T>(fn: () => T): T => fn(),
   sysctl: ((): string => "0") as ServiceProxyOptions["ns"]["sysctl"],
 };

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type KubeClient, NODES, PODS } from "../../../common/client.js";
 import { InformerFactory } from "../../../common/informer.js";
-import { keyOf, type Node, type Pod, type Stored } from "../../../common/k8s.js";
+import type { Node, Pod, Stored } from "../../../common/k8s.js";
 import { createLogger, type Logger } from "../../../common/log.js";
 import { objectCodec } from "../../../control/api/codec.js";
 import { LocalClient } from "../../../control/api/local.js";
@@ -130,7 +130,7 @@ export function playKubelets(
   return pods.subscribe({ add: look, update: (_old, pod) => look(pod) });
 }
 
-/** Resolves with the result of `probe` once it is neither undefined nor false; asked again at every change of pods, nodes and whatever. */
+/** Resolves with the first result of `probe` that is neither undefined nor false. @throws Error after 15 seconds. */
 export async function eventually<T>(what: string, probe: () => Promise<T | undefined | false>): Promise<T> {
   const deadline = Date.now() + 15_000;
   for (;;) {
@@ -148,5 +148,3 @@ export async function addNodes(
 ): Promise<void> {
   for (let i = 1; i <= count; i++) await client.create(NODES, readyNode(`node-${i}`, options));
 }
-
-export { keyOf };
