@@ -196,6 +196,8 @@ class Session {
     this.#ws = ws;
     this.#process = process;
     this.#stdin = query.stdin ? process.stdin : null;
+    // Back-pressure: #type pauses the client when the process reads slowly; a process that is gone needs no more.
+    for (const event of ["drain", "close"]) this.#stdin?.on(event, () => ws.resume());
     ws.binaryType = "nodebuffer";
     ws.on("message", (data: RawData) => this.#receive(data as Buffer));
     ws.on("error", () => ws.terminate());
@@ -254,12 +256,7 @@ class Session {
   #type(data: Buffer): void {
     const stdin = this.#stdin;
     if (data.length === 0 || !stdin || stdin.destroyed || stdin.writableEnded) return;
-    if (!stdin.write(data)) {
-      this.#ws.pause();
-      const resume = () => this.#ws.resume();
-      stdin.once("drain", resume);
-      stdin.once("close", resume);
-    }
+    if (!stdin.write(data)) this.#ws.pause();
   }
 
   #resize(data: Buffer): void {
