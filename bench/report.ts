@@ -14,12 +14,17 @@ export const median = (values: readonly number[]): number => percentile(values, 
 
 /** Prints rows of equal length under a head, columns aligned, figures to the right. */
 export function printTable(head: readonly string[], rows: readonly (readonly (string | number)[])[]): void {
-  const text = [head, ...rows].map((row) => row.map((cell) => (typeof cell === "number" ? figure(cell) : cell)));
+  const text = [head, ...rows].map((row) =>
+    row.map((cell) => (typeof cell === "number" ? figure(cell) : cell)),
+  );
   const width = head.map((_, i) => Math.max(...text.map((row) => row[i]?.length ?? 0)));
   for (const [n, row] of text.entries()) {
     const line = row.map((cell, i) => (i === 0 ? cell.padEnd(width[i] ?? 0) : cell.padStart(width[i] ?? 0)));
     console.log(`| ${line.join(" | ")} |`);
-    if (n === 0) console.log(`| ${width.map((w, i) => (i === 0 ? "-".repeat(w) : `${"-".repeat(w - 1)}:`)).join(" | ")} |`);
+    if (n === 0)
+      console.log(
+        `| ${width.map((w, i) => (i === 0 ? "-".repeat(w) : `${"-".repeat(w - 1)}:`)).join(" | ")} |`,
+      );
   }
   console.log();
 }

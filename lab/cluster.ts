@@ -16,12 +16,11 @@ import { parseSave, type Ruleset } from "../dataplane/iptables/index.js";
 import { checkConfig, parseConfig } from "./config.js";
 import { findCommand } from "./doctor.js";
 import { ClusterError } from "./errors.js";
-import { removeTree } from "./files.js";
 import { signal, waitGone } from "./identity.js";
 import { runningProcess } from "./launch.js";
 import { down, publish, up } from "./lifecycle.js";
 import { type Manifest, readManifest } from "./manifests.js";
-import { clusterPaths } from "./state.js";
+import { clusterPaths, removeIfEmpty } from "./state.js";
 import type { ClusterConfig, ClusterInfo, ProcessRole, Publish, StepEvent } from "./types.js";
 import { requestJson } from "./unix-http.js";
 import { DEFAULT_TIMEOUT_MS, type WaitCondition, type WaitOptions, waitForObject } from "./wait.js";
@@ -35,7 +34,10 @@ export interface CreateClusterOptions {
   /** A cluster configuration, as an object or as YAML text. */
   config?: ClusterConfig | string;
   publish?: Publish[];
-  /** Directory for the state; default a new one under the system's temporary directory. Removed at the end. */
+  /**
+   * Directory for the state, made when it is not there; default a new one under the system's temporary directory. At
+   * the end the cluster's part of it is removed, and the directory too if nothing else is in it.
+   */
   home?: string;
   /** Called for each step of the start. */
   onStep?: (event: StepEvent) => void;
@@ -69,8 +71,8 @@ export interface CurlResult {
 
 /**
  * Starts a cluster of its own: a temporary state directory, a random name, no kubeconfig of the user touched.
- * Resolves when every node is Ready. It ends with {@link Cluster.stop}, at the end of an `await using` scope, and
- * in any case with this process.
+ * Resolves when every node is Ready. It ends with {@link Cluster.stop}, at the end of an `await using` scope (in
+ * TypeScript, or Node.js 24 and newer), and in any case with this process, even when that is killed.
  *
  *     await using cluster = await createCluster({ nodes: 3 });
  *     await cluster.apply(yaml);
@@ -89,7 +91,8 @@ export async function createCluster(options: CreateClusterOptions = {}): Promise
   try {
     return new Cluster(await up(request), home);
   } catch (error) {
-    removeTree(home);
+    // What `up` had begun it has removed itself.
+    removeIfEmpty(home);
     throw error;
   }
 }
@@ -280,6 +283,19 @@ export class Cluster implements AsyncDisposable {
   }
 
   /**
+   * Process ids of the two processes, as this machine counts.
+   * @throws ClusterError NOT_RUNNING when one of them is dead.
+   */
+  pids(): Record<ProcessRole, number> {
+    const paths = clusterPaths(this.name, this.#home);
+    const [control, lab] = [runningProcess(paths, "control"), runningProcess(paths, "lab")];
+    if (!control || !lab) {
+      throw new ClusterError("NOT_RUNNING", `the ${control ? "lab" : "control"} process does not run`);
+    }
+    return { control: control.pid, lab: lab.pid };
+  }
+
+  /**
    * kill -9 of one of the two processes; resolves when it is gone. What it had made stays as after a crash:
    * {@link restart} starts it again.
    */
@@ -301,7 +317,6 @@ export class Cluster implements AsyncDisposable {
     this.#stopped ??= (async () => {
       await this.#client.close();
       await down(this.name, { home: this.#home });
-      removeTree(this.#home);
     })();
     return this.#stopped;
   }

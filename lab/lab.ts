@@ -195,6 +195,7 @@ export class Lab implements LabDoors {
     this.#server?.close();
     this.#gateway?.close();
     await Promise.all([...this.#agents.values()].map((agent) => agent.stop(options)));
+    for (const { shell } of this.#hosts.values()) shell[Symbol.dispose]();
     this.#informers.stop();
     await this.#client.close();
   }

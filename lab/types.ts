@@ -181,7 +181,7 @@ export interface UpOptions {
   home?: string;
   /**
    * Ties the life of the cluster to the calling process: when that ends, however it ends, both processes end
-   * and `home` is removed. For tests.
+   * and the state is removed. For tests.
    */
   ephemeral?: boolean;
   onStep?: (event: StepEvent) => void;

@@ -14,7 +14,15 @@ const arrows = {
   "dataplane/overlay": ["dataplane/kernel", "dataplane/iptables"],
   cni: ["dataplane/kernel", "dataplane/iptables"],
   node: ["dataplane/kernel", "dataplane/iptables", "dataplane/proxy", "dataplane/overlay", "cni", "client"],
-  lab: ["dataplane/kernel", "dataplane/iptables", "dataplane/proxy", "dataplane/overlay", "cni", "client", "node"],
+  lab: [
+    "dataplane/kernel",
+    "dataplane/iptables",
+    "dataplane/proxy",
+    "dataplane/overlay",
+    "cni",
+    "client",
+    "node",
+  ],
   cli: [
     "control",
     "dataplane/kernel",

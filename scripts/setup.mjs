@@ -115,7 +115,15 @@ function installPackages() {
   const installed = modified(join(root, "node_modules", ".package-lock.json"));
   if (installed !== undefined && installed >= modified(join(root, "package-lock.json"))) return;
   say("Installing npm packages");
-  run("npm", ["ci", "--include=dev", "--no-audit", "--no-fund", "--loglevel=error"]);
+  const quiet = ["--include=dev", "--no-audit", "--no-fund", "--loglevel=error"];
+  try {
+    run("npm", ["ci", ...quiet]);
+  } catch (error) {
+    // A lock file that was written behind a registry without the packages of other platforms: `npm ci` takes no such
+    // thing, though nothing of this platform is missing. `npm install` keeps to the versions in it all the same.
+    if (!/EUSAGE/.test(error.message)) throw error;
+    run("npm", ["install", "--no-save", ...quiet]);
+  }
 }
 
 /** Time of the newest file below `path`, directories included: a deleted file changes its directory. */

@@ -10,7 +10,7 @@ import { removeTree } from "../../lab/files.js";
 import { stopProcess } from "../../lab/launch.js";
 import { startPublishing } from "../../lab/publishing.js";
 import { API_PORT, bridgeAddress } from "../../lab/resolve.js";
-import { type ClusterPaths, clusterPaths, contextName, readConfig } from "../../lab/state.js";
+import { type ClusterPaths, clusterPaths, contextName, readConfig, removeIfEmpty } from "../../lab/state.js";
 
 const dir = process.argv.find((argument) => argument.startsWith("--kubeplumb-control="))?.split("=")[1];
 if (!dir) throw new Error("this program is started by kubeplumb up");
@@ -24,9 +24,11 @@ const channel = new ChildChannel(() => {
 });
 
 /** An ephemeral cluster leaves nothing, even when the program that made it was killed. */
-async function removeAll({ home }: ClusterPaths): Promise<void> {
+async function removeAll({ dir, lock, home }: ClusterPaths): Promise<void> {
   await stopProcess(paths, "lab");
-  removeTree(home);
+  removeTree(dir);
+  rmSync(lock, { force: true });
+  removeIfEmpty(home);
 }
 
 log.debug({ ms: Math.round(performance.now()) }, "code loaded");

@@ -36,6 +36,9 @@ const COMPACT_INTERVAL_MS = 15_000;
 /** Revisions compacted between two turns of the event loop. */
 const COMPACT_STEP = 1000;
 
+/** What LMDB's writes return with separateFlushed: resolved when committed, `flushed` when on disk. */
+type FlushedWrite = Promise<boolean> & { flushed?: Promise<unknown> };
+
 interface OpenWatch<V> extends Watch {
   readonly prefix: string;
   readonly sink: WatchSink<V>;
@@ -54,6 +57,7 @@ export class LmdbStore<V> implements Store<V> {
   /** Records that LMDB has not committed yet: its readers do not see them. */
   readonly #uncommitted = new Map<number, string>();
   readonly #watches = new Set<OpenWatch<V>>();
+  readonly #flushing = new Set<Promise<unknown>>();
   readonly #timer: NodeJS.Timeout;
   #checkpoints: { at: number; revision: number }[] = [];
   #revision: number;
@@ -74,7 +78,8 @@ export class LmdbStore<V> implements Store<V> {
     this.#codec = options.codec;
     this.#historyMs = options.historyMs ?? 5 * 60_000;
     this.#historyLimit = options.historyLimit ?? 20_000;
-    this.#compacted = Number(root.get("compacted") ?? "0");
+    // An empty store is at revision 1, as in etcd, and has no record of it.
+    this.#compacted = Math.max(1, Number(root.get("compacted") ?? "0"));
     this.#revision = Math.max(1, Number(root.get("revision") ?? "0"));
     this.#load();
     this.#checkpoints.push({ at: Date.now(), revision: this.#revision });
@@ -98,7 +103,13 @@ export class LmdbStore<V> implements Store<V> {
   }
 
   static async #openLocked<V>(options: LmdbStoreOptions<V>, unlock: Unlock): Promise<LmdbStore<V>> {
-    const root = open<string, string>({ path: options.path, encoding: "string", noSubdir: false, maxDbs: 4 });
+    const root = open<string, string>({
+      path: options.path,
+      encoding: "string",
+      noSubdir: false,
+      maxDbs: 4,
+      separateFlushed: true,
+    });
     const format = root.get("format");
     if (format === undefined) root.putSync("format", FORMAT);
     else if (format !== FORMAT)
@@ -126,19 +137,22 @@ export class LmdbStore<V> implements Store<V> {
     return { key, revision, createRevision, value: this.#codec.decode(text, revision) };
   }
 
+  /** A record that is kept. @throws Error when it is not there: history without a gap is what watches live on. */
   #record(revision: number): HistoryRecord {
-    const data = this.#uncommitted.get(revision) ?? this.#records.get(revision);
-    if (data === undefined) throw new CompactedError(revision, this.#compacted);
+    let data = this.#uncommitted.get(revision) ?? this.#records.get(revision);
+    if (data === undefined) {
+      // LMDB's reader may still stand on the snapshot of before the newest commit.
+      this.#root.resetReadTxn();
+      data = this.#records.get(revision);
+    }
+    if (data === undefined) throw new Error(`store: record ${revision} is missing`);
     return parseRecord(revision, data);
   }
 
   /** Records after `from`, up to `to`, in order of revision. */
   #history(from: number, to = this.#revision): HistoryRecord[] {
     const out: HistoryRecord[] = [];
-    for (let revision = from + 1; revision <= to; revision++) {
-      const data = this.#uncommitted.get(revision) ?? this.#records.get(revision);
-      if (data !== undefined) out.push(parseRecord(revision, data));
-    }
+    for (let revision = from + 1; revision <= to; revision++) out.push(this.#record(revision));
     return out;
   }
 
@@ -160,6 +174,7 @@ export class LmdbStore<V> implements Store<V> {
   }
 
   async range(prefix: string, options: RangeOptions = {}): Promise<RangeResult<V>> {
+    if (this.#closed) throw new Error("the store is closed");
     const { limit = 0, after, revision = this.#revision } = options;
     this.#checkRevision(revision);
     const now = this.#entries.keys(prefix, after);
@@ -236,18 +251,41 @@ export class LmdbStore<V> implements Store<V> {
     return entry;
   }
 
+  /**
+   * Follows a write of LMDB until its thread has nothing more to do. Waiting only for the database's own `flushed`
+   * is not enough before a close: it names the newest batch, and the thread of an earlier one may still be running.
+   */
+  #follow(write: Promise<boolean>): void {
+    write.catch((error: Error) => this.#fail(error));
+    const { flushed } = write as FlushedWrite;
+    if (flushed === undefined || this.#flushing.has(flushed)) return;
+    this.#flushing.add(flushed);
+    flushed.then(
+      () => this.#flushing.delete(flushed),
+      (error: Error) => this.#fail(error),
+    );
+  }
+
+  /** Resolves when all writes so far are on disk. */
+  async #flushed(): Promise<void> {
+    await Promise.all(this.#flushing);
+  }
+
   /** Makes a record durable against the end of the process; throws before anything has changed. */
   #append(record: HistoryRecord): void {
     const data = formatRecord(record);
     this.#journal.append(record.revision, data);
     this.#revision = record.revision;
     this.#uncommitted.set(record.revision, data);
-    this.#records.put(record.revision, data).then(
+    const write = this.#records.put(record.revision, data);
+    this.#follow(write);
+    write.then(
       () => this.#uncommitted.delete(record.revision),
-      (error: Error) => this.#fail(error),
+      // #follow has taken the error: the store has failed, and readers go on with what is in memory.
+      () => undefined,
     );
     this.#journal.rotate(
-      () => this.#root.flushed,
+      () => this.#flushed(),
       (error) => this.#fail(error),
     );
   }
@@ -296,15 +334,18 @@ export class LmdbStore<V> implements Store<V> {
   async #compactStep(revision: number): Promise<void> {
     const obsolete = this.#history(this.#compacted, revision);
     this.#compacted = revision;
-    await this.#root.batch(() => {
-      this.#root.put("compacted", String(revision));
+    // Writes of one turn of the event loop are one transaction.
+    const writes = [
+      this.#root.put("compacted", String(revision)),
       // Tombstones go too, so the newest revision must be known without them.
-      this.#root.put("revision", String(this.#revision));
-      for (const record of obsolete) {
-        if (record.previousRevision > 0) this.#records.remove(record.previousRevision);
-        if (record.deleted) this.#records.remove(record.revision);
-      }
-    });
+      this.#root.put("revision", String(this.#revision)),
+    ];
+    for (const record of obsolete) {
+      if (record.previousRevision > 0) writes.push(this.#records.remove(record.previousRevision));
+      if (record.deleted) writes.push(this.#records.remove(record.revision));
+    }
+    for (const write of writes) this.#follow(write);
+    await Promise.all(writes);
   }
 
   #age(): void {
@@ -333,7 +374,7 @@ export class LmdbStore<V> implements Store<V> {
     this.#closed = true;
     clearInterval(this.#timer);
     this.#endWatches();
-    if (!this.#failure) await this.#root.flushed;
+    if (!this.#failure) await this.#flushed();
     this.#journal.close();
     await this.#root.close();
     await this.#unlock();
@@ -367,5 +408,5 @@ async function recover(
       next++;
     }
   await Promise.all(written);
-  await root.flushed;
+  await Promise.all(written.map((write) => (write as FlushedWrite).flushed));
 }

@@ -1,13 +1,12 @@
 // Runs a command to its end and, when it fails, says everything that one needs to understand why.
 // Knows processes, nothing of what the commands do.
 
-import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
+import { posixSpawn, type Spawned } from "./posix-spawn.js";
 
 export interface RunOptions {
   /** Written to the command's standard input. */
   input?: string;
   env?: NodeJS.ProcessEnv;
-  cwd?: string;
   /** Milliseconds; then SIGKILL and a CommandError with timedOut. */
   timeout?: number;
 }
@@ -58,45 +57,32 @@ export class CommandError extends Error {
   }
 }
 
-type Spawner = (command: string, args: readonly string[], options: SpawnOptions) => ChildProcess;
-
-/** Resolves with the output of a command that exited 0; else rejects with {@link CommandError}. */
-export function runCommand(
+/**
+ * Resolves with the output of a command that exited 0; else rejects with {@link CommandError}. `inside` starts it in
+ * another place: it calls its argument there.
+ */
+export async function runCommand(
   command: string,
   args: readonly string[],
-  options: RunOptions & { where?: string; spawner?: Spawner } = {},
+  options: RunOptions & { where?: string; inside?: <T>(start: () => T) => T } = {},
 ): Promise<CommandResult> {
-  const { input, env, cwd, timeout, where = "this process", spawner = spawn } = options;
-  const argv = [command, ...args];
-  return new Promise((resolve, reject) => {
-    const child = spawner(command, args, {
-      env: env ?? process.env,
-      cwd,
-      stdio: [input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
-    });
-    const stdout: Buffer[] = [];
-    const stderr: Buffer[] = [];
-    let timedOut = false;
-    child.stdout?.on("data", (chunk: Buffer) => stdout.push(chunk));
-    child.stderr?.on("data", (chunk: Buffer) => stderr.push(chunk));
-    const timer = timeout
-      ? setTimeout(() => {
-          timedOut = true;
-          child.kill("SIGKILL");
-        }, timeout)
-      : undefined;
-    const finish = (exitCode: number | null, signal: NodeJS.Signals | null, cause?: unknown) => {
-      clearTimeout(timer);
-      const out = { stdout: Buffer.concat(stdout).toString(), stderr: Buffer.concat(stderr).toString() };
-      if (exitCode === 0 && !cause) resolve(out);
-      else reject(new CommandError({ argv, where, exitCode, signal, ...out, timedOut, cause }));
-    };
-    child.once("error", (error) => finish(null, null, error));
-    child.once("close", finish);
-    if (input !== undefined) {
-      // EPIPE: the command ended before it had read everything; its exit code tells the story.
-      child.stdin?.on("error", () => {});
-      child.stdin?.end(input);
-    }
-  });
+  const { input, env, timeout, where = "this process", inside = (start) => start() } = options;
+  const facts = { argv: [command, ...args], where, exitCode: null, signal: null, timedOut: false };
+  let running: Spawned;
+  try {
+    running = inside(() => posixSpawn(command, args, { input, env }));
+  } catch (cause) {
+    throw new CommandError({ ...facts, stdout: "", stderr: "", cause });
+  }
+  let timedOut = false;
+  const timer = timeout
+    ? setTimeout(() => {
+        timedOut = true;
+        process.kill(running.pid, "SIGKILL");
+      }, timeout)
+    : undefined;
+  // Not waited for yet, so the number cannot have become another process's by the time the timer fires.
+  const ended = await running.ended.finally(() => clearTimeout(timer));
+  if (ended.exitCode !== 0) throw new CommandError({ ...facts, ...ended, timedOut });
+  return { stdout: ended.stdout, stderr: ended.stderr };
 }

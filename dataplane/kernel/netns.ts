@@ -184,7 +184,7 @@ export class NetNs implements Disposable {
 
   /** Runs a command inside to its end. Rejects with CommandError (argv, namespace, stderr, exit code). */
   exec(command: string, args: readonly string[], options: RunOptions = {}): Promise<CommandResult> {
-    return runCommand(command, args, { ...options, where: this.name, spawner: this.spawn.bind(this) });
+    return runCommand(command, args, { ...options, where: this.name, inside: this.run.bind(this) });
   }
 
   /** Reads /proc/sys/<key> (slashes or dots) as seen from inside. */

@@ -2,7 +2,13 @@
 // Which rules is pure; ensureRules and removeRules put them in and take them out.
 
 import type { Cidr } from "../../common/ip.js";
-import { type Chain, type IptablesDriver, type RuleAt, renderRestore } from "../iptables/index.js";
+import {
+  type Chain,
+  type IptablesDriver,
+  type RuleAt,
+  renderRuleLine,
+  renderTables,
+} from "../iptables/index.js";
 
 export const POSTRTG = "FLANNEL-POSTRTG";
 export const FWD = "FLANNEL-FWD";
@@ -72,8 +78,19 @@ export async function ensureRules(
     own.map(({ args }): RuleAt => ({ table, chain: name, rule: args })),
   );
   if (await iptables.hasRules([...rules, ...JUMPS])) return false;
-  await iptables.restore(renderRestore(wanted));
-  await iptables.ensureRules(JUMPS.map((jump) => ({ ...jump, position: "append" as const })));
+  const kernel = await iptables.read();
+  const missing = JUMPS.filter(({ table, chain, rule }) => {
+    const present = kernel.get(table)?.get(chain)?.rules ?? [];
+    return !present.some(({ args }) => args.at(-1) === rule.at(-1));
+  });
+  const input = (["filter", "nat"] as const).map((table) => ({
+    table,
+    chains: wanted.filter((chain) => chain.table === table),
+    lines: missing
+      .filter((jump) => jump.table === table)
+      .map(({ chain, rule }) => renderRuleLine(chain, { args: [...rule] })),
+  }));
+  await iptables.restore(renderTables(input), { before: kernel });
   return true;
 }
 

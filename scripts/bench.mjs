@@ -1,0 +1,31 @@
+// npm run bench [-- NAME [ARGUMENT…]]: builds, then runs one benchmark or, without a name, all of them.
+
+import { spawnSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { root, setup } from "./setup.mjs";
+
+/** Need namespaces of their own around them: they make hosts without a lab. */
+const BARE = new Set(["proxy-sync"]);
+const LIBRARIES = new Set(["report", "memory"]);
+
+setup();
+const names = readdirSync(join(root, "bench"))
+  .filter((file) => file.endsWith(".ts"))
+  .map((file) => file.slice(0, -3))
+  .filter((name) => !LIBRARIES.has(name));
+const [wanted, ...args] = process.argv.slice(2);
+if (wanted !== undefined && !names.includes(wanted)) {
+  console.error(`no benchmark ${wanted}; there are: ${names.join(", ")}`);
+  process.exit(2);
+}
+for (const name of wanted === undefined ? names : [wanted]) {
+  console.log(`# ${name}\n`);
+  const node = [process.execPath, join(root, "dist", "bench", `${name}.js`), ...args];
+  const user = process.getuid() === 0 ? [] : ["--user", "--map-root-user"];
+  const argv = BARE.has(name)
+    ? ["unshare", ...user, "--net", "--mount", "--propagation", "private", ...node]
+    : node;
+  const { status } = spawnSync(argv[0], argv.slice(1), { stdio: "inherit" });
+  if (status !== 0) process.exit(status ?? 1);
+}
