@@ -4,7 +4,7 @@
 import { chmodSync, unlinkSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { createServer as createTlsServer } from "node:https";
-import { type AddressInfo, connect } from "node:net";
+import { type AddressInfo, connect, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import type { PeerCertificate, TLSSocket } from "node:tls";
 import type { Logger } from "../common/log.js";
@@ -38,6 +38,7 @@ function serve(
   log: Logger,
   user: (req: IncomingMessage) => User | undefined,
 ): void {
+  track(server);
   server.keepAliveTimeout = KEEP_ALIVE_MS;
   server.on("request", (req: IncomingMessage, res: ServerResponse) => {
     const who = user(req);
@@ -122,6 +123,18 @@ export async function listenSocket(api: ApiServer, path: string, log: Logger): P
   return server;
 }
 
+/** Connections of a server, also those that HTTP does not count: in a handshake, or upgraded. */
+const connections = new WeakMap<Server, Set<Socket>>();
+
+function track(server: Server): void {
+  const open = new Set<Socket>();
+  connections.set(server, open);
+  server.on("connection", (socket: Socket) => {
+    open.add(socket);
+    socket.on("close", () => open.delete(socket));
+  });
+}
+
 /** Closes without waiting for clients that keep a connection open. */
 export async function closeServer(server: Server): Promise<void> {
   const closed = new Promise<void>((resolve) => {
@@ -129,7 +142,9 @@ export async function closeServer(server: Server): Promise<void> {
   });
   server.closeIdleConnections();
   // Answers that were ended a moment ago get a moment to leave.
-  const force = setTimeout(() => server.closeAllConnections(), 100);
+  const force = setTimeout(() => {
+    for (const socket of connections.get(server) ?? []) socket.destroy();
+  }, 100);
   await closed;
   clearTimeout(force);
 }

@@ -3,7 +3,7 @@
 
 import { existsSync, mkdirSync, statSync } from "node:fs";
 import { overrideConfig, publishProblem, resolveConfig, resolvePublish } from "./config.js";
-import { ClusterError, messageOf } from "./errors.js";
+import { ClusterError, hasCode, messageOf } from "./errors.js";
 import { removeTree } from "./files.js";
 import { residentBytes } from "./identity.js";
 import { type Launched, launch, logTail, runningProcess, stopProcess } from "./launch.js";
@@ -118,7 +118,8 @@ async function bringUp(
   options: UpOptions,
 ): Promise<UpResult> {
   const config = existing ?? wanted;
-  const missing = ROLES.filter((role) => !runningProcess(paths, role));
+  const serving = await Promise.all(ROLES.map((role) => isServing(paths, role)));
+  const missing = ROLES.filter((_, index) => !serving[index]);
   if (missing.length > 0) {
     await startMissing(paths, config, missing, { ...options, created: !existing });
   }
@@ -127,6 +128,19 @@ async function bringUp(
   const now = readConfig(paths) ?? config;
   const outcome = !existing ? "created" : missing.length > 0 ? "repaired" : "running";
   return { ...infoOf(paths, now), outcome, started: missing };
+}
+
+/** Whether a process is there and listens. One that was killed a moment ago may be alive still, but not answer. */
+async function isServing(paths: ClusterPaths, role: ProcessRole): Promise<boolean> {
+  if (!runningProcess(paths, role)) return false;
+  const socketPath = role === "control" ? paths.relaySocket : paths.labSocket;
+  try {
+    await requestJson({ socketPath, path: "/status", timeoutMs: 3000 });
+    return true;
+  } catch (error) {
+    // Anything else is a process that is busy: to kill it would be worse than to wait.
+    return !hasCode(error, "ENOENT", "ECONNREFUSED", "ECONNRESET", "EPIPE");
+  }
 }
 
 async function startMissing(
