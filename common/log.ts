@@ -13,7 +13,7 @@ export interface LogOptions {
 
 /** The root logger of a process; parts take `log.child({ part: "proxy", node: "node-1" })`. */
 export function createLogger(name: string, options: LogOptions = {}): Logger {
-  const level = options.level ?? process.env["KUBEPLUMB_LOG_LEVEL"] ?? "info";
+  const level = options.level ?? process.env.KUBEPLUMB_LOG_LEVEL ?? "info";
   const destination: DestinationStream = pino.destination({
     dest: options.file ?? 2,
     sync: true,

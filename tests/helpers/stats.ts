@@ -11,7 +11,13 @@ export function chiSquare(counts: readonly number[]): number {
  * Upper 1-in-100,000 points of the chi-square distribution by degrees of freedom: an even balancer fails a test
  * against them once in 100,000 runs, one that favours an endpoint by a third practically always.
  */
-export const CHI_SQUARE_1E5: Readonly<Record<number, number>> = { 1: 19.51, 2: 23.03, 3: 25.9, 4: 28.47, 5: 30.86 };
+export const CHI_SQUARE_1E5: Readonly<Record<number, number>> = {
+  1: 19.51,
+  2: 23.03,
+  3: 25.9,
+  4: 28.47,
+  5: 30.86,
+};
 
 /** How often each distinct value occurs. */
 export function tally(values: Iterable<string>): Map<string, number> {
