@@ -1,6 +1,8 @@
 // The main job as a user does it: kubectl against a three-host lab, real requests through ClusterIP and NodePort,
 // the three rules of the Kubernetes network model, the rules that a host shows.
 
+import { once } from "node:events";
+import { type AddressInfo, createServer } from "node:net";
 import t from "tap";
 import { type Cluster, createCluster } from "../../index.js";
 import { CHI_SQUARE_1E5, chiSquare, tally } from "../helpers/stats.js";
@@ -97,6 +99,8 @@ t.test("create, scale, expose, curl", async (t) => {
     "-o",
     "jsonpath={.spec.ports[0].nodePort}",
   );
+
+  await cluster.waitForSync();
 
   const reply = /^Hello Kubernetes bootcamp! \| Running on: (\S+) \| v=1$/m;
   for (const [what, target, url] of [
@@ -334,6 +338,41 @@ t.test("the overlay's kernel objects are flannel's", async (t) => {
   t.match(await inside("node-1", "cat", "/run/flannel/subnet.env"), /FLANNEL_MTU=1450/);
   const node = await kubectl("get", "node", "node-2", "-o", "json");
   t.match(node, /"flannel\.alpha\.coreos\.com\/public-ip": "192\.168\.56\.12"/);
+});
+
+t.test("the API from a pod, through the Service default/kubernetes", async (t) => {
+  t.match(await kubectl("get", "endpoints", "kubernetes"), /kubernetes +192\.168\.56\.1:6443/);
+  const answer = await inside(
+    "default/net-1",
+    "curl",
+    "-sk",
+    "--max-time",
+    "5",
+    "https://10.96.0.1/api/v1/nodes",
+  );
+  t.match(
+    JSON.parse(answer),
+    { kind: "Status", code: 401, reason: "Unauthorized" },
+    "TLS answers, without a certificate nothing else",
+  );
+});
+
+t.test("a published NodePort answers on this machine's loopback", async (t) => {
+  const nodePort = Number(
+    await kubectl("get", "service", "kubernetes-bootcamp", "-o", "jsonpath={.spec.ports[0].nodePort}"),
+  );
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port: hostPort } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  await cluster.publish({ hostPort, nodePort });
+  const answer = await fetch(`http://127.0.0.1:${hostPort}/`);
+  t.match(await answer.text(), /Hello Kubernetes bootcamp!/);
+  await t.rejects(
+    cluster.publish({ hostPort, nodePort: 80 }),
+    /80.*30000-32767/s,
+    "a port that no NodePort can have",
+  );
 });
 
 t.test("bad input: field, value, what is allowed; nothing changed", async (t) => {
