@@ -3,9 +3,10 @@
 
 import { mkdirSync } from "node:fs";
 import { type Database, open, type RootDatabase } from "lmdb";
-import { Journal, type JournalRecord, readJournal } from "./journal.js";
+import { Journal, readJournal } from "./journal.js";
 import { lockDirectory, type Unlock } from "./lock.js";
 import { formatRecord, type HistoryRecord, parseRecord } from "./record.js";
+import { type FlushedWrite, openRecords, recover } from "./recovery.js";
 import { SortedMap } from "./sorted-map.js";
 import {
   type Codec,
@@ -36,8 +37,8 @@ const COMPACT_INTERVAL_MS = 15_000;
 /** Revisions compacted between two turns of the event loop. */
 const COMPACT_STEP = 1000;
 
-/** What LMDB's writes return with separateFlushed: resolved when committed, `flushed` when on disk. */
-type FlushedWrite = Promise<boolean> & { flushed?: Promise<unknown> };
+/** Writes after which the event loop gets a turn. */
+const BURST = 32;
 
 interface OpenWatch<V> extends Watch {
   readonly prefix: string;
@@ -62,6 +63,7 @@ export class LmdbStore<V> implements Store<V> {
   #checkpoints: { at: number; revision: number }[] = [];
   #revision: number;
   #compacted: number;
+  #burst = 0;
   #failure: Error | undefined;
   #closed = false;
 
@@ -204,7 +206,18 @@ export class LmdbStore<V> implements Store<V> {
     return then;
   }
 
+  /**
+   * Lets the event loop turn now and then: a writer in a loop never waits for anything else, and would keep LMDB
+   * from committing and everybody else from being heard.
+   */
+  async #breathe(): Promise<void> {
+    if (++this.#burst < BURST) return;
+    await new Promise<void>((resolve) => setImmediate(resolve));
+    this.#burst = 0;
+  }
+
   async put(key: string, value: V, expected?: number): Promise<Entry<V>> {
+    await this.#breathe();
     const previous = this.#expect(key, expected);
     const revision = this.#revision + 1;
     const createRevision = previous?.createRevision ?? revision;
@@ -224,6 +237,7 @@ export class LmdbStore<V> implements Store<V> {
   }
 
   async delete(key: string, expected?: number): Promise<Entry<V>> {
+    await this.#breathe();
     const previous = this.#expect(key, expected);
     if (!previous) throw new RevisionMismatch(key, expected ?? 0, 0);
     const revision = this.#revision + 1;
@@ -383,30 +397,4 @@ export class LmdbStore<V> implements Store<V> {
 
 function before<V>(entry: Entry<V> | undefined): { previous?: V } {
   return entry ? { previous: entry.value } : {};
-}
-
-function openRecords(root: RootDatabase<string, string>): Database<string, number> {
-  return root.openDB<string, number>({ name: "records", encoding: "string" });
-}
-
-/** Writes what the journal holds beyond LMDB's last record, while the revisions follow each other. */
-async function recover(
-  root: RootDatabase<string, string>,
-  journaled: readonly JournalRecord[],
-): Promise<void> {
-  const records = openRecords(root);
-  let last = Number(root.get("revision") ?? "0");
-  for (const key of records.getKeys({ reverse: true, limit: 1 })) last = Math.max(last, key);
-  const first = journaled.find((r) => r.revision > last)?.revision;
-  // The first write of an empty store has revision 2, as in etcd.
-  if (first === undefined || (first !== last + 1 && !(last === 0 && first === 2))) return;
-  let next = first;
-  const written: Promise<boolean>[] = [];
-  for (const { revision, text } of journaled)
-    if (revision === next) {
-      written.push(records.put(revision, text));
-      next++;
-    }
-  await Promise.all(written);
-  await Promise.all(written.map((write) => (write as FlushedWrite).flushed));
 }

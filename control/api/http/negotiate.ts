@@ -60,6 +60,15 @@ export function negotiate(header: string | undefined): Accepted {
   throw notAcceptable(SUPPORTED);
 }
 
+/** Its name since Kubernetes 1.23; before there was an "@", which no media type may have. */
+export const SWAGGER_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const SWAGGER_PROTOBUF_TYPES = /^application\/com\.github\.proto-openapi\.spec\.v2[.@]v1\.0\+protobuf$/;
+
+/** Whether the OpenAPI v2 document is wanted as gnostic's protobuf: Go clients read no other form of it. */
+export function acceptsSwaggerProtobuf(header: string | undefined): boolean {
+  return parseAccept(header).some(({ type }) => SWAGGER_PROTOBUF_TYPES.test(type));
+}
+
 /** The version of aggregated discovery that is preferred to the plain documents, if one is. */
 export function acceptsAggregated(header: string | undefined): "v2" | "v2beta1" | undefined {
   for (const { type, parameters } of parseAccept(header)) {

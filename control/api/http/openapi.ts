@@ -168,6 +168,14 @@ function closure(paths: object, all: Readonly<Record<string, OpenApiSchema>>): R
   return schemas;
 }
 
+/** A length-delimited field of a protobuf message; up to 127 bytes, so that the length is one byte. */
+function protobufField(number: number, value: string | Uint8Array): Buffer {
+  const bytes = Buffer.from(value);
+  if (bytes.length > 127)
+    throw new RangeError(`protobuf field ${number}: ${bytes.length} bytes are too long`);
+  return Buffer.concat([Buffer.of((number << 3) | 2, bytes.length), bytes]);
+}
+
 export class OpenApi {
   readonly #kinds: readonly Kind[];
   readonly #schema: Schema;
@@ -211,5 +219,14 @@ export class OpenApi {
     const definitions = JSON.stringify(this.#schema.raw).replaceAll(`"${REF}`, '"#/definitions/');
     const info = JSON.stringify(this.#info);
     return `{"swagger":"2.0","info":${info},"paths":{},"definitions":${definitions}}`;
+  }
+
+  /**
+   * The same as protobuf (gnostic's openapi.v2.Document), without definitions: kubectl falls back to it for a group
+   * or kind that /openapi/v3 lacks, and goes on to say so when nothing is known of it here either.
+   */
+  swaggerProtobuf(): Uint8Array {
+    const info = Buffer.concat([protobufField(1, this.#info.title), protobufField(2, this.#info.version)]);
+    return Buffer.concat([protobufField(1, "2.0"), protobufField(2, info), protobufField(8, "")]);
   }
 }

@@ -2,7 +2,6 @@
 // accepts.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
-import type { Stored } from "../../../common/k8s.js";
 import { type Body, decodeBody } from "../body.js";
 import type { Kind, User } from "../engine.js";
 import type { Registry } from "../registry.js";
@@ -22,7 +21,14 @@ import {
   watchOptions,
 } from "./request.js";
 import { type Reply, send, sendList } from "./respond.js";
-import { type IncludeObject, parseIncludeObject, partialMetadata, tableOf } from "./table.js";
+import {
+  type IncludeObject,
+  PRINTED_SCALE,
+  type Printed,
+  parseIncludeObject,
+  partialMetadata,
+  tableOf,
+} from "./table.js";
 import { WatchStream } from "./watch-stream.js";
 
 export interface Call {
@@ -80,9 +86,9 @@ export class ResourceHandlers {
     };
   }
 
-  #sendObject(call: Call, code: number, { object, warnings }: Written): void {
+  #sendObject(call: Call, code: number, written: Written, kind: Printed = call.target.kind): void {
+    const { object, warnings } = written;
     const { accepted, includeObject, reply } = this.#view(call, warnings);
-    const { kind } = call.target;
     if (accepted.as === "Table") {
       const { resourceVersion } = object.metadata;
       send(reply, code, tableOf(kind, [object], { resourceVersion }, includeObject));
@@ -242,8 +248,8 @@ export class ResourceHandlers {
     }
   }
 
-  #sendScale(call: Call, { object, warnings }: Written): void {
-    send(this.#view(call, warnings).reply, 200, object as Stored);
+  #sendScale(call: Call, written: Written): void {
+    this.#sendObject(call, 200, written, PRINTED_SCALE);
   }
 
   #sendStatus(call: Call, status: { code: number }): void {

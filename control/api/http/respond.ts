@@ -28,8 +28,13 @@ export function render(value: unknown, format: "json" | "yaml", pretty: boolean)
   return `${pretty ? JSON.stringify(value, null, 2) : JSON.stringify(value)}\n`;
 }
 
-export function sendText(res: ServerResponse, code: number, contentType: string, text: string): void {
-  const body = Buffer.from(text, "utf8");
+export function sendText(
+  res: ServerResponse,
+  code: number,
+  contentType: string,
+  text: string | Uint8Array,
+): void {
+  const body = typeof text === "string" ? Buffer.from(text, "utf8") : text;
   res.writeHead(code, {
     "Content-Type": contentType,
     "Content-Length": body.length,

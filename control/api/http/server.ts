@@ -9,7 +9,7 @@ import type { Registry } from "../registry.js";
 import { badRequest, methodNotAllowed } from "../status.js";
 import * as discovery from "./discovery.js";
 import { isKubeletTarget, type KubeletConnector, KubeletProxy } from "./kubelet.js";
-import { acceptsAggregated } from "./negotiate.js";
+import { acceptsAggregated, acceptsSwaggerProtobuf, SWAGGER_PROTOBUF } from "./negotiate.js";
 import { OpenApi } from "./openapi.js";
 import { flag, parseTarget } from "./request.js";
 import { ResourceHandlers } from "./resources.js";
@@ -89,7 +89,9 @@ export class ApiServer {
     const value = this.#describe(req, res, path);
     if (value === undefined) return this.#health(req, res, path, query);
     if (req.method !== "GET" && req.method !== "HEAD") throw methodNotAllowed();
-    if (typeof value === "string") sendText(res, 200, "application/json", value);
+    if (path === "/openapi/v2" && acceptsSwaggerProtobuf(req.headers.accept))
+      sendText(res, 200, SWAGGER_PROTOBUF, this.#openApi.swaggerProtobuf());
+    else if (typeof value === "string") sendText(res, 200, "application/json", value);
     else sendText(res, 200, contentTypeOf(value), render(value, "json", flag(query, "pretty") ?? false));
     return true;
   }
