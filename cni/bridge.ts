@@ -75,8 +75,8 @@ export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
     });
     undo.push(() => deleteIfThere(host, veth));
     await host.setLink(veth, { hairpin: conf.hairpinMode, alias: aliasOf(conf.name, owner) });
-    await configure(inside, call.ifName, ip, subnet);
-    return await describe({ host, inside, bridge, veth, ip, subnet, call, conf });
+    const link = await configure(inside, call.ifName, ip, subnet);
+    return await describe({ host, link, bridge, veth, ip, subnet, call, conf });
   } catch (error) {
     const reason = await explain(error, { conf, call, inside, veth });
     for (const step of undo.toReversed()) await step();
@@ -246,23 +246,32 @@ async function ensureBridge(host: RtNetlink, conf: BridgeConf, subnet: HostSubne
   }
   if (!present.some(({ cidr }) => cidr === wanted)) {
     await host.addAddress(link.index, wanted).catch(ignore("EEXIST"));
+    // With the gateway, not with every pod: reading a sysctl costs as much as all the rest of this function.
+    if (host.ns.sysctl("net/ipv4/ip_forward") !== "1") host.ns.sysctl("net/ipv4/ip_forward", 1);
   }
-  if (host.ns.sysctl("net/ipv4/ip_forward") !== "1") host.ns.sysctl("net/ipv4/ip_forward", 1);
   return link;
 }
 
 /** The pod's side. The address is there before the interface comes up, so that the kernel announces it (arp_notify). */
-async function configure(inside: RtNetlink, ifName: string, ip: string, subnet: HostSubnet): Promise<void> {
-  inside.ns.sysctl(`net/ipv4/conf/${ifName}/arp_notify`, 1);
-  await inside.addAddress(ifName, `${ip}/${subnet.block.prefix}`);
-  await inside.setLink(ifName, { up: true });
-  await inside.setLink("lo", { up: true });
-  await inside.addRoute({ dst: "0.0.0.0/0", via: subnet.gateway, dev: ifName });
+async function configure(inside: RtNetlink, ifName: string, ip: string, subnet: HostSubnet): Promise<Link> {
+  const link = await inside.getLink(ifName);
+  if (!link) throw new Error(`${ifName} is missing in ${inside.ns.name}`);
+  const dev = link.index;
+  const [refused] = await inside.batch(() => [
+    inside.setLink(dev, { arpNotify: true }),
+    inside.addAddress(dev, `${ip}/${subnet.block.prefix}`),
+    inside.setLink(dev, { up: true }),
+    inside.setLink("lo", { up: true }),
+    inside.addRoute({ dst: "0.0.0.0/0", via: subnet.gateway, dev }),
+  ]);
+  if (refused) throw refused;
+  return link;
 }
 
 async function describe(facts: {
   host: RtNetlink;
-  inside: RtNetlink;
+  /** The pod's interface. */
+  link: Link;
   bridge: Link;
   veth: string;
   ip: string;
@@ -270,14 +279,14 @@ async function describe(facts: {
   call: Invocation;
   conf: BridgeConf;
 }): Promise<CniResult> {
-  const { host, inside, bridge, veth, ip, subnet, call, conf } = facts;
-  const [port, link] = [await host.getLink(veth), await inside.getLink(call.ifName)];
+  const { host, link, bridge, veth, ip, subnet, call, conf } = facts;
+  const port = await host.getLink(veth);
   return {
     cniVersion: conf.cniVersion,
     interfaces: [
       { name: bridge.name, mac: bridge.mac, mtu: bridge.mtu },
       { name: veth, mac: port?.mac, mtu: port?.mtu },
-      { name: call.ifName, mac: link?.mac, mtu: link?.mtu, sandbox: call.netns },
+      { name: call.ifName, mac: link.mac, mtu: link.mtu, sandbox: call.netns },
     ],
     ips: [{ address: `${ip}/${subnet.block.prefix}`, gateway: subnet.gateway, interface: 2 }],
     routes: [{ dst: "0.0.0.0/0", gw: subnet.gateway }],

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { CommandError, type CommandResult } from "../kernel/command.js";
 import { NetNs } from "../kernel/netns.js";
 import { meansAbsent, RestoreError } from "./errors.js";
+import { askNft, type NftKernel } from "./nft-kernel.js";
 import { chainsOf, parseSave } from "./parse.js";
 import { renderRestore, renderTables } from "./render.js";
 import { rollbackInput, sectionsOf, type TableSection } from "./rollback.js";
@@ -64,6 +65,8 @@ export class Iptables implements IptablesDriver {
   readonly #tools: Tools;
   readonly #env: NodeJS.ProcessEnv;
   #last: Promise<unknown> = Promise.resolve();
+  /** Questions answered with yes, and the version of the ruleset that they were asked of. */
+  #standing: { generation: number; inputs: Set<string> } | undefined;
 
   private constructor(ns: NetNs, family: 4 | 6, tools: Tools, lockFile: string | undefined) {
     this.#ns = ns;
@@ -130,6 +133,7 @@ export class Iptables implements IptablesDriver {
   }
 
   async #saveTables(tables: readonly TableName[]): Promise<string> {
+    if (this.#isEmpty()) return "";
     const texts: string[] = [];
     for (const table of tables) texts.push((await this.#exec(this.#tools.save, ["-c", "-t", table])).stdout);
     return texts.join("");
@@ -141,16 +145,51 @@ export class Iptables implements IptablesDriver {
     return stdout;
   }
 
-  /** The rules as data. */
+  /** The rules as data. A namespace without any costs no process. */
   async read(table?: TableName): Promise<Ruleset> {
-    return parseSave(await this.save(table));
+    const args = table ? ["-t", table] : [];
+    const text = await this.#inTurn(async () =>
+      this.#isEmpty() ? "" : (await this.#exec(this.#tools.save, args)).stdout,
+    );
+    return parseSave(text);
   }
 
-  /** Whether every one of the rules stands in its chain. One process, whatever their number. */
+  /**
+   * Whether every one of the rules stands in its chain. One process, whatever their number; none when a chain is
+   * missing or nothing has changed since the last yes (nft only: legacy has no version to compare).
+   */
   hasRules(rules: readonly RuleAt[]): Promise<boolean> {
     if (rules.length === 0) return Promise.resolve(true);
     const input = renderTables(byTable(rules, ({ chain, rule }) => line("-C", chain, rule)));
-    return this.#inTurn(() => this.#asked(this.#tools.restore, ["--noflush", ...this.#restoreWait()], input));
+    return this.#inTurn(async () => {
+      const generation = this.#askKernel((kernel) => kernel.generation());
+      if (generation !== undefined && generation === this.#standing?.generation) {
+        if (this.#standing.inputs.has(input)) return true;
+      } else {
+        this.#standing = generation === undefined ? undefined : { generation, inputs: new Set() };
+      }
+      if (this.#chainMissing(rules)) return false;
+      const stand = await this.#asked(this.#tools.restore, ["--noflush", ...this.#restoreWait()], input);
+      if (stand) this.#standing?.inputs.add(input);
+      return stand;
+    });
+  }
+
+  #chainMissing(rules: readonly RuleAt[]): boolean {
+    return (
+      this.#askKernel((kernel) =>
+        rules.some(({ table, chain }) => !isBuiltIn(table, chain) && !kernel.hasChain(table, chain)),
+      ) ?? false
+    );
+  }
+
+  /** False also when nobody can say. */
+  #isEmpty(): boolean {
+    return this.#askKernel((kernel) => !kernel.hasTables()) ?? false;
+  }
+
+  #askKernel<T>(question: (kernel: NftKernel) => T): T | undefined {
+    return this.variant === "nft" ? askNft(this.#ns, this.family, question) : undefined;
   }
 
   /** Makes a user-defined chain unless it exists; its rules are left as they are. */
@@ -207,7 +246,11 @@ export class Iptables implements IptablesDriver {
 
   chainExists(table: TableName, chain: string): Promise<boolean> {
     if (isBuiltIn(table, chain)) return Promise.resolve(true);
-    return this.#inTurn(() => this.#asked(this.#tools.iptables, this.#args(table, ["-S", chain, "1"])));
+    return this.#inTurn(
+      async () =>
+        this.#askKernel((kernel) => kernel.hasChain(table, chain)) ??
+        this.#asked(this.#tools.iptables, this.#args(table, ["-S", chain, "1"])),
+    );
   }
 
   /** One after the other: check-then-change must not interleave with another call of this object. */

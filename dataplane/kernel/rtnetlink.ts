@@ -7,7 +7,7 @@ import * as links from "./netlink/links.js";
 import * as neighbors from "./netlink/neighbors.js";
 import { removeLink } from "./netlink/removal.js";
 import * as routes from "./netlink/routes.js";
-import { NetlinkSocket } from "./netlink/socket.js";
+import { type NetlinkError, NetlinkSocket } from "./netlink/socket.js";
 import type { NetNs } from "./netns.js";
 
 export type { Address } from "./netlink/addresses.js";
@@ -126,6 +126,20 @@ export class RtNetlink implements Disposable {
 
   async listFdb(device: links.Device): Promise<neighbors.FdbEntry[]> {
     return neighbors.listFdb(this.#socket, device);
+  }
+
+  /**
+   * Sends everything that `make` asks for by {@link setNeighbor}, {@link setFdb}, {@link addRoute}, {@link addAddress}
+   * and {@link setLink} (devices by index) in few system calls. Resolves with what the kernel refused; the others are
+   * done.
+   */
+  async batch(make: () => readonly Promise<void>[]): Promise<NetlinkError[]> {
+    let asked: readonly Promise<void>[] = [];
+    const refused = this.#socket.batch(() => {
+      asked = make();
+    });
+    await Promise.all(asked);
+    return refused;
   }
 
   /** Calls `listener` for each change of links and IPv4 addresses until the returned function is called. */

@@ -38,26 +38,14 @@ export async function reconcileEntries(
     fdb: new Set(fdb.filter((e) => e.permanent).map(({ mac, dst }) => `${mac} ${dst}`)),
     route: new Set(routes.filter((r) => r.onlink).map(({ dst, via }) => `${dst} ${via}`)),
   };
-  const failures: unknown[] = [];
-  let added = 0;
-  for (const peer of peers) {
-    const complete =
-      has.neighbor.has(`${peer.vtepIP} ${peer.vtepMAC}`) &&
-      has.fdb.has(`${peer.vtepMAC} ${peer.publicIP}`) &&
-      has.route.has(`${peer.podCIDR} ${peer.vtepIP}`);
-    if (complete) continue;
-    try {
-      await addPeer(rt, device, peer);
-      added++;
-    } catch (error) {
-      failures.push(error);
-    }
-  }
-  const wanted = {
-    neighbor: new Set(peers.map(({ vtepIP }) => vtepIP)),
-    fdb: new Set(peers.map(({ vtepMAC }) => vtepMAC)),
-    route: new Set(peers.map(({ podCIDR }) => String(podCIDR))),
-  };
+  const missing = peers.filter(
+    (peer) =>
+      !has.neighbor.has(`${peer.vtepIP} ${peer.vtepMAC}`) ||
+      !has.fdb.has(`${peer.vtepMAC} ${peer.publicIP}`) ||
+      !has.route.has(`${peer.podCIDR} ${peer.vtepIP}`),
+  );
+  const { added, failures } = await addPeers(rt, device, missing);
+  const wanted = wantedKeys(peers);
   const removals = [
     ...neighbors
       .filter(({ ip }) => !wanted.neighbor.has(ip))
@@ -81,6 +69,57 @@ export async function reconcileEntries(
             rt.deleteRoute({ dst, via, metric, dev: device.index }),
       ),
   ];
+  const removed = await removeAll(removals, failures);
+  throwIfAny(failures);
+  return { added, removed };
+}
+
+/**
+ * The same from one set of peers to another, when the device's tables are known to hold exactly the first: costs what
+ * changed, not what there is. After a failure the tables are no longer known.
+ */
+export async function changeEntries(
+  rt: RtNetlink,
+  device: DeviceRef,
+  { before, after }: { before: readonly Lease[]; after: readonly Lease[] },
+): Promise<Reconciled> {
+  const [old, now] = [new Set(before.map(fingerprint)), new Set(after.map(fingerprint))];
+  const { added, failures } = await addPeers(
+    rt,
+    device,
+    after.filter((peer) => !old.has(fingerprint(peer))),
+  );
+  const wanted = wantedKeys(after);
+  const dev = device.index;
+  const removals = before
+    .filter((peer) => !now.has(fingerprint(peer)))
+    .flatMap(({ vtepIP, vtepMAC, publicIP, podCIDR }) => {
+      const dst = String(podCIDR);
+      return [
+        ...(wanted.neighbor.has(vtepIP) ? [] : [() => rt.deleteNeighbor({ dev, ip: vtepIP })]),
+        ...(wanted.fdb.has(vtepMAC) ? [] : [() => rt.deleteFdb({ dev, mac: vtepMAC, dst: publicIP })]),
+        ...(wanted.route.has(dst) ? [] : [() => rt.deleteRoute({ dst, via: vtepIP, dev })]),
+      ];
+    });
+  const removed = await removeAll(removals, failures);
+  throwIfAny(failures);
+  return { added, removed };
+}
+
+/** Everything of a peer that is in the kernel. */
+export function fingerprint({ podCIDR, vtepMAC, publicIP }: Lease): string {
+  return `${podCIDR} ${vtepMAC} ${publicIP}`;
+}
+
+function wantedKeys(peers: readonly Lease[]) {
+  return {
+    neighbor: new Set(peers.map(({ vtepIP }) => vtepIP)),
+    fdb: new Set(peers.map(({ vtepMAC }) => vtepMAC)),
+    route: new Set(peers.map(({ podCIDR }) => String(podCIDR))),
+  };
+}
+
+async function removeAll(removals: readonly (() => Promise<void>)[], failures: unknown[]): Promise<number> {
   let removed = 0;
   for (const remove of removals) {
     try {
@@ -90,36 +129,69 @@ export async function reconcileEntries(
       failures.push(error);
     }
   }
-  if (failures.length > 0) {
-    throw new AggregateError(failures, failures.map((failure) => (failure as Error).message).join("; "));
+  return removed;
+}
+
+function throwIfAny(failures: readonly unknown[]): void {
+  if (failures.length === 0) return;
+  throw new AggregateError(failures, failures.map((failure) => (failure as Error).message).join("; "));
+}
+
+/** All in one go; when the kernel refuses a part, one by one, to know whose it is and take the rest of it back. */
+async function addPeers(
+  rt: RtNetlink,
+  device: DeviceRef,
+  peers: readonly Lease[],
+): Promise<{ added: number; failures: unknown[] }> {
+  const refused = await rt.batch(() =>
+    peers.flatMap((peer) => steps(rt, device, peer).map(({ add }) => add())),
+  );
+  if (refused.length === 0) return { added: peers.length, failures: [] };
+  const failures: unknown[] = [];
+  for (const peer of peers) {
+    try {
+      await addPeer(rt, device, peer);
+    } catch (error) {
+      failures.push(error);
+    }
   }
-  return { added, removed };
+  return { added: peers.length - failures.length, failures };
 }
 
 /** Neighbour, FDB, route in flannel's order: the route last, for a packet that takes it would ask by ARP before. */
-async function addPeer(rt: RtNetlink, device: DeviceRef, peer: Lease): Promise<void> {
+function steps(rt: RtNetlink, device: DeviceRef, peer: Lease) {
   const { vtepIP, vtepMAC, publicIP, podCIDR } = peer;
   const dev = device.index;
-  const undo: (() => Promise<void>)[] = [];
+  const route = { dst: String(podCIDR), via: vtepIP, dev };
+  return [
+    {
+      add: () => rt.setNeighbor({ dev, ip: vtepIP, mac: vtepMAC, permanent: true }),
+      remove: () => rt.deleteNeighbor({ dev, ip: vtepIP }),
+    },
+    {
+      add: () => rt.setFdb({ dev, mac: vtepMAC, dst: publicIP }),
+      remove: () => rt.deleteFdb({ dev, mac: vtepMAC, dst: publicIP }),
+    },
+    { add: () => rt.addRoute({ ...route, onlink: true }), remove: () => rt.deleteRoute(route) },
+  ];
+}
+
+async function addPeer(rt: RtNetlink, device: DeviceRef, peer: Lease): Promise<void> {
+  const done: (() => Promise<void>)[] = [];
   try {
-    await rt.setNeighbor({ dev, ip: vtepIP, mac: vtepMAC, permanent: true });
-    undo.push(() => rt.deleteNeighbor({ dev, ip: vtepIP }));
-    await rt.setFdb({ dev, mac: vtepMAC, dst: publicIP });
-    undo.push(() => rt.deleteFdb({ dev, mac: vtepMAC, dst: publicIP }));
-    await rt.addRoute({ dst: String(podCIDR), via: vtepIP, dev, onlink: true });
+    for (const { add, remove } of steps(rt, device, peer)) {
+      await add();
+      done.push(remove);
+    }
   } catch (error) {
-    for (const step of undo.toReversed()) await unlessGone(step());
+    for (const remove of done.toReversed()) await unlessGone(remove());
     throw error;
   }
 }
 
 /** Takes a peer's entries out in flannel's order. */
 export async function removePeer(rt: RtNetlink, device: DeviceRef, peer: Lease): Promise<void> {
-  const { vtepIP, vtepMAC, publicIP, podCIDR } = peer;
-  const dev = device.index;
-  await unlessGone(rt.deleteNeighbor({ dev, ip: vtepIP }));
-  await unlessGone(rt.deleteFdb({ dev, mac: vtepMAC, dst: publicIP }));
-  await unlessGone(rt.deleteRoute({ dst: String(podCIDR), via: vtepIP, dev }));
+  for (const { remove } of steps(rt, device, peer)) await unlessGone(remove());
 }
 
 async function unlessGone(work: Promise<void>): Promise<void> {

@@ -8,7 +8,7 @@ import type { IptablesDriver } from "../iptables/index.js";
 import type { NetNs } from "../kernel/netns.js";
 import { type Link, type LinkEvent, RtNetlink } from "../kernel/rtnetlink.js";
 import { DEVICE, ensureDevice } from "./device.js";
-import { reconcileEntries, removePeer } from "./entries.js";
+import { changeEntries, fingerprint, reconcileEntries, removePeer } from "./entries.js";
 import { annotationsFor, type Lease, LeaseError, podCIDROf, vtepMACOf } from "./lease.js";
 import { desiredPeers, outside, type Self } from "./peers.js";
 import { ensureRules, removeRules } from "./rules.js";
@@ -241,9 +241,10 @@ export class Overlay {
     if (refusal !== undefined) throw new OverlayRefusal(refusal);
     const wanted = peers.map(fingerprint).join("\n");
     // Most news of Nodes are heartbeats of many hosts: they must cost nothing in the kernel.
-    if (looking || self !== this.#applied?.self || wanted !== this.#applied.peers) {
+    const known = !looking && self === this.#applied?.self;
+    if (!known || wanted !== this.#applied?.peers) {
       this.#applied = undefined;
-      await this.#apply(self, peers);
+      await (known ? this.#applyPeers(peers) : this.#apply(self, peers));
       this.#applied = { self, peers: wanted };
     }
     await this.#announce(self);
@@ -272,6 +273,15 @@ export class Overlay {
     this.#peers = peers;
     const { added, removed } = await reconcileEntries(this.#rt, device, peers);
     if (added + removed > 0) log.info({ peers: peers.length, added, removed }, "overlay entries reconciled");
+  }
+
+  /** Only the Nodes have changed since the last pass: no link has said that the kernel has. */
+  async #applyPeers(peers: readonly Lease[]): Promise<void> {
+    const before = this.#peers;
+    this.#peers = peers;
+    const device = { index: this.#deviceIndex, name: DEVICE };
+    const { added, removed } = await changeEntries(this.#rt, device, { before, after: peers });
+    this.#o.log.info({ peers: peers.length, added, removed }, "overlay entries changed");
   }
 
   /** What this host is; undefined while it has no block. Throws {@link OverlayRefusal}. */
@@ -371,10 +381,6 @@ export class Overlay {
     }
     this.#problems = problems;
   }
-}
-
-function fingerprint({ podCIDR, vtepMAC, publicIP }: Lease): string {
-  return `${podCIDR} ${vtepMAC} ${publicIP}`;
 }
 
 function parseBlock(nodeName: string, block: string): Cidr {

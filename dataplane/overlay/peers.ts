@@ -30,7 +30,7 @@ export interface DesiredPeers {
 export function desiredPeers(nodes: readonly Stored<Node>[], self: Self): DesiredPeers {
   const problems: string[] = [];
   const peers: Lease[] = [];
-  const accepted: Lease[] = [];
+  const accepted = new Claims();
   let refusal: string | undefined;
   const own: Lease = {
     node: self.nodeName,
@@ -50,9 +50,9 @@ export function desiredPeers(nodes: readonly Stored<Node>[], self: Self): Desire
       continue;
     }
     if (!lease) continue;
-    const problem = outside(lease, self.network) ?? conflict(lease, accepted);
+    const problem = outside(lease, self.network) ?? accepted.conflict(lease);
     if (problem === undefined) {
-      accepted.push(lease);
+      accepted.add(lease);
       if (!isSelf) peers.push(lease);
     } else {
       problems.push(problem);
@@ -62,13 +62,20 @@ export function desiredPeers(nodes: readonly Stored<Node>[], self: Self): Desire
   return { peers, problems, ...(refusal !== undefined && { refusal }) };
 }
 
+// All hosts of a process get the same list of Nodes: it is put in order once.
+const ordered = new WeakMap<readonly Stored<Node>[], readonly Stored<Node>[]>();
+
 /** Oldest first; this host itself is there even when its Node is not in the list yet: then it is the newest. */
-function byAge(nodes: readonly Stored<Node>[], self: string): Stored<Node>[] {
-  const sorted = nodes.toSorted(
-    (a, b) =>
-      compare(a.metadata.creationTimestamp, b.metadata.creationTimestamp) ||
-      compare(a.metadata.name, b.metadata.name),
-  );
+function byAge(nodes: readonly Stored<Node>[], self: string): readonly Stored<Node>[] {
+  let sorted = ordered.get(nodes);
+  if (!sorted) {
+    sorted = nodes.toSorted(
+      (a, b) =>
+        compare(a.metadata.creationTimestamp, b.metadata.creationTimestamp) ||
+        compare(a.metadata.name, b.metadata.name),
+    );
+    ordered.set(nodes, sorted);
+  }
   if (sorted.some(({ metadata }) => metadata.name === self)) return sorted;
   const metadata = { name: self, uid: "", resourceVersion: "", creationTimestamp: "" };
   return [...sorted, { apiVersion: "v1", kind: "Node", metadata }];
@@ -82,15 +89,39 @@ export function outside(lease: Pick<Lease, "node" | "podCIDR">, network: Cidr): 
   return `Node ${lease.node}: podCIDR ${lease.podCIDR} is not inside the pod network ${network}`;
 }
 
-function conflict(lease: Lease, accepted: readonly Lease[]): string | undefined {
-  for (const other of accepted) {
-    const shared =
-      (other.publicIP === lease.publicIP && `public IP ${lease.publicIP}`) ||
-      (other.vtepMAC === lease.vtepMAC && `VTEP MAC ${lease.vtepMAC}`) ||
-      (other.podCIDR.overlaps(lease.podCIDR) && `podCIDR ${lease.podCIDR} (it has ${other.podCIDR})`);
-    if (shared) {
-      return `Node ${lease.node} has the same ${shared} as the older Node ${other.node}: delete one of the two Nodes`;
-    }
+/** What the older Nodes have, by what must be unique. */
+class Claims {
+  readonly #publicIP = new Map<string, Lease>();
+  readonly #vtepMAC = new Map<string, Lease>();
+  readonly #podCIDR = new Map<string, Lease>();
+  /** Lengths of the blocks: nearly always one. */
+  readonly #prefixes = new Set<number>();
+
+  add(lease: Lease): void {
+    this.#publicIP.set(lease.publicIP, lease);
+    this.#vtepMAC.set(lease.vtepMAC, lease);
+    this.#podCIDR.set(String(lease.podCIDR), lease);
+    this.#prefixes.add(lease.podCIDR.prefix);
   }
-  return undefined;
+
+  /** Why the lease cannot be accepted; undefined when it can. */
+  conflict(lease: Lease): string | undefined {
+    const { node, publicIP, vtepMAC, podCIDR } = lease;
+    const because = (other: Lease, shared: string) =>
+      `Node ${node} has the same ${shared} as the older Node ${other.node}: delete one of the two Nodes`;
+    const ip = this.#publicIP.get(publicIP);
+    if (ip) return because(ip, `public IP ${publicIP}`);
+    const mac = this.#vtepMAC.get(vtepMAC);
+    if (mac) return because(mac, `VTEP MAC ${vtepMAC}`);
+    const block = this.#overlapping(podCIDR);
+    if (block) return because(block, `podCIDR ${podCIDR} (it has ${block.podCIDR})`);
+    return undefined;
+  }
+
+  /** Blocks of one length overlap only when they are the same. */
+  #overlapping(podCIDR: Cidr): Lease | undefined {
+    const uniform = this.#prefixes.size === 1 && this.#prefixes.has(podCIDR.prefix);
+    if (uniform) return this.#podCIDR.get(String(podCIDR));
+    return [...this.#podCIDR.values()].find((other) => other.podCIDR.overlaps(podCIDR));
+  }
 }

@@ -30,7 +30,7 @@ export interface ServiceProxyOptions {
   nodeIPs: readonly string[];
   /** Sources inside are pods and keep their address on the way to a ClusterIP. */
   clusterCIDR?: string;
-  /** Milliseconds from the end of one sync to the start of the next; after a pause two go at once. Default 1000. */
+  /** Milliseconds from the end of one sync to the start of the next; after a pause three go at once. Default 1000. */
   minSyncPeriodMs?: number;
   /** Milliseconds between looks after flushed tables, and the longest delay after a failure. Default 30000. */
   syncPeriodMs?: number;
@@ -52,7 +52,8 @@ const ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet";
 const BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal";
 const FULL_SYNC_PERIOD_MS = 3_600_000;
 const FIRST_RETRY_MS = 1000;
-const SYNC_BURST = 2;
+/** The first full sync, and a Service that is created right after the host's start in its two parts. */
+const SYNC_BURST = 3;
 
 export class ServiceProxy {
   readonly #options: ServiceProxyOptions;

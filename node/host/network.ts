@@ -1,7 +1,7 @@
 // The pod network of one host: its CNI configuration, and pods joined through it. Knows CNI, nothing of what a pod
 // does with its network.
 
-import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   type AttachmentOptions,
@@ -21,7 +21,7 @@ type PodIdentity = Parameters<PodNetwork["add"]>[0];
 export interface CniNetworkOptions {
   confDir: string;
   binDirs: readonly string[];
-  /** This host's /var/lib/cni. */
+  /** Which address is whose, and results; lives as long as the pods' namespaces. */
   stateDir: string;
   /** Where the overlay says which block this host has. */
   subnetFile: string;
@@ -52,8 +52,11 @@ async function inTurn<T>(work: () => Promise<T>): Promise<T> {
 export const NOT_READY =
   "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized";
 
+type Conf = ReturnType<typeof readConflist>;
+
 export class CniNetwork implements PodNetwork {
   readonly #options: CniNetworkOptions;
+  #conf: { version: string; conf: Conf } | undefined;
 
   constructor(options: CniNetworkOptions) {
     this.#options = options;
@@ -63,17 +66,29 @@ export class CniNetwork implements PodNetwork {
   ensureConfiguration(): void {
     const { confDir, stateDir, subnetFile } = this.#options;
     mkdirSync(confDir, { recursive: true });
-    if (readConflist(confDir)) return;
+    if (this.#readConf()) return;
     const conflist = defaultConflist({ subnetFile, dataDir: stateDir });
     writeFileSync(join(confDir, DEFAULT_CONFLIST_NAME), `${JSON.stringify(conflist, null, 2)}\n`);
   }
 
+  /** Asked for with every pod and every look at the node's health: parsed again only when directory or file changed. */
+  #readConf(): Conf {
+    const { confDir } = this.#options;
+    const known = this.#conf;
+    if (known && known.version === versionOf(confDir, known.conf?.path)) return known.conf;
+    // Looked at before it is read for good: what changes meanwhile is read again the next time.
+    const version = versionOf(confDir, readConflist(confDir)?.path);
+    const conf = readConflist(confDir);
+    this.#conf = { version, conf };
+    return conf;
+  }
+
   notReady(): string | undefined {
-    return readConflist(this.#options.confDir) ? undefined : NOT_READY;
+    return this.#readConf() ? undefined : NOT_READY;
   }
 
   async add(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<string> {
-    const conf = readConflist(this.#options.confDir);
+    const conf = this.#readConf();
     if (!conf) throw new Error(NOT_READY);
     await loopbackUp(ns);
     const attachment = this.#attachment(pod, sandboxId, ns, conf.path);
@@ -85,7 +100,7 @@ export class CniNetwork implements PodNetwork {
   }
 
   async remove(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<void> {
-    const conf = readConflist(this.#options.confDir);
+    const conf = this.#readConf();
     // Without a configuration nothing of it can be left but the namespace, which goes by itself.
     if (!conf) return;
     const attachment = this.#attachment(pod, sandboxId, ns, conf.path);
@@ -93,8 +108,8 @@ export class CniNetwork implements PodNetwork {
   }
 
   async collectGarbage(): Promise<void> {
-    const { binDirs, stateDir, hostNs, confDir } = this.#options;
-    const conf = readConflist(confDir);
+    const { binDirs, stateDir, hostNs } = this.#options;
+    const conf = this.#readConf();
     if (conf) await gcNetwork(conf.conflist, { binDirs, stateDir, hostNs, confPath: conf.path, valid: [] });
   }
 
@@ -117,6 +132,14 @@ export class CniNetwork implements PodNetwork {
       hostNs,
     };
   }
+}
+
+/** Changes when a file comes, goes or is renamed (the directory's time) or is written in place (the file's). */
+function versionOf(...paths: (string | undefined)[]): string {
+  return paths
+    .map((path) => (path === undefined ? undefined : statSync(path, { bigint: true, throwIfNoEntry: false })))
+    .map((facts) => (facts ? `${facts.ino}/${facts.size}/${facts.mtimeNs}/${facts.ctimeNs}` : ""))
+    .join(" ");
 }
 
 /** What a runtime's "loopback" plugin does. */

@@ -38,6 +38,13 @@ export interface RegistrationOptions {
   log: Logger;
 }
 
+/** For catch(): what to do instead when the error is of that kind; any other is thrown on. */
+const unless =
+  (isExpected: (error: unknown) => boolean, instead: () => Promise<unknown>) => (error: unknown) => {
+    if (!isExpected(error)) throw error;
+    return instead();
+  };
+
 const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms).unref());
 
 export class Registration {
@@ -50,6 +57,8 @@ export class Registration {
   #again = false;
   #becameReady: (() => void) | undefined;
   #wasReady = false;
+  /** The Node was created by this agent and has no Lease yet. */
+  #isNew = false;
   /** The uid of the Node, for the Lease's owner and for events. */
   uid: string;
 
@@ -77,8 +86,10 @@ export class Registration {
   }
 
   async #register(): Promise<Stored<Node>> {
-    const { facts, client, events, log } = this.#options;
-    const { items } = await client.list(NODES);
+    const { facts, nodes, events, log } = this.#options;
+    // Shared by all hosts of the process: a list for each would be N lists of N nodes.
+    await nodes.synced;
+    const items = nodes.list();
     const holder = addressHolder(items, facts);
     if (holder) {
       const message = `node "${facts.name}" is refused: its InternalIP ${facts.nodeIP} is already that of node "${holder.metadata.name}"; every node needs an address of its own (on VMs with a NAT interface, choose the other one)`;
@@ -97,7 +108,7 @@ export class Registration {
     const { facts, client } = this.#options;
     const { name, taints } = facts;
     try {
-      return await client.create(NODES, {
+      const node = await client.create(NODES, {
         apiVersion: "v1",
         kind: "Node",
         metadata: {
@@ -107,6 +118,8 @@ export class Registration {
         },
         ...(taints.length > 0 ? { spec: { taints: [...taints] } } : {}),
       });
+      this.#isNew = true;
+      return node;
     } catch (error) {
       if (!isAlreadyExists(error)) throw error;
       return this.#reconcile(await client.get(NODES, name));
@@ -196,26 +209,31 @@ export class Registration {
     const { facts, client, log } = this.#options;
     const renewTime = new Date().toISOString().replace("Z", "000Z");
     const namespace = LEASE_NAMESPACE;
+    const renew = () => client.patch(LEASES, facts.name, "merge", { spec: { renewTime } }, { namespace });
     try {
-      try {
-        await client.patch(LEASES, facts.name, "merge", { spec: { renewTime } }, { namespace });
-      } catch (error) {
-        if (!isNotFound(error)) throw error;
-        const owner = { apiVersion: "v1", kind: "Node", name: facts.name, uid: this.uid };
-        await client.create(
-          LEASES,
-          {
-            apiVersion: "coordination.k8s.io/v1",
-            kind: "Lease",
-            metadata: { name: facts.name, namespace, ownerReferences: [owner] },
-            spec: { holderIdentity: facts.name, leaseDurationSeconds: LEASE_SECONDS, renewTime },
-          },
-          { namespace },
-        );
-      }
+      // A Node that was just made has no Lease to renew, unless one was left.
+      if (this.#isNew) await this.#createLease(renewTime).catch(unless(isAlreadyExists, renew));
+      else await renew().catch(unless(isNotFound, () => this.#createLease(renewTime)));
+      this.#isNew = false;
     } catch (error) {
       if (!this.#stopped) log.warn({ err: error }, "the node's lease was not renewed");
     }
+  }
+
+  #createLease(renewTime: string): Promise<unknown> {
+    const { facts, client } = this.#options;
+    const namespace = LEASE_NAMESPACE;
+    const owner = { apiVersion: "v1", kind: "Node", name: facts.name, uid: this.uid };
+    return client.create(
+      LEASES,
+      {
+        apiVersion: "coordination.k8s.io/v1",
+        kind: "Lease",
+        metadata: { name: facts.name, namespace, ownerReferences: [owner] },
+        spec: { holderIdentity: facts.name, leaseDurationSeconds: LEASE_SECONDS, renewTime },
+      },
+      { namespace },
+    );
   }
 
   /** The Node, for events. */

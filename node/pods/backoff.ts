@@ -35,6 +35,11 @@ export class Backoff {
     return Math.max(0, failedAt + this.#delayMs - now);
   }
 
+  /** What is tried is another thing now: nothing of the past counts. */
+  reset(): void {
+    this.#delayMs = 0;
+  }
+
   /** An attempt is being made after the failure at `failedAt`: the next wait is longer. */
   next(failedAt: number, now: number): void {
     const { baseMs, maxMs } = this.#options;

@@ -29,7 +29,7 @@ interface PastRun {
 }
 
 export class PodContainer {
-  readonly spec: Container;
+  #spec: Container;
   readonly kind: ContainerKind;
   readonly #owner: ContainerOwner;
   readonly #restartBackoff: Backoff;
@@ -45,6 +45,8 @@ export class PodContainer {
   /** The newest ended run, while no other one runs. */
   #ended: PastRun | undefined;
   #last: ContainerStateTerminated | undefined;
+  /** The run that ends now, or ended last, was of an older spec: the next one needs no policy and no back-off. */
+  #redefined = false;
   #imageID = "";
   #containerID = "";
   #pullFailedAt: number | undefined;
@@ -57,7 +59,7 @@ export class PodContainer {
     owner: ContainerOwner,
     former: ContainerStatus | undefined,
   ) {
-    this.spec = spec;
+    this.#spec = spec;
     this.kind = kind;
     this.#owner = owner;
     this.#restartBackoff = new Backoff(owner.environment.timing.restartBackoff);
@@ -84,8 +86,30 @@ export class PodContainer {
     this.#containerID = containerID;
   }
 
+  get spec(): Container {
+    return this.#spec;
+  }
+
   get name(): string {
     return this.spec.name;
+  }
+
+  /**
+   * The pod's spec has changed. Of a container only its image can: one that runs is ended, to run again as it is
+   * wanted, whatever the restart policy says.
+   */
+  update(spec: Container): void {
+    const old = this.#spec;
+    this.#spec = spec;
+    if (old.image === spec.image) return;
+    // Both back-offs are those of a definition, not of a name.
+    this.#pullFailedAt = undefined;
+    this.#imageBackoff.reset();
+    this.#restartBackoff.reset();
+    if (!this.#run || this.#stopping || this.kind === "init") return;
+    this.#redefined = true;
+    const grace = this.#owner.pod.spec?.terminationGracePeriodSeconds ?? 30;
+    void this.stop(Date.now() + grace * 1000, `Container ${this.name} definition changed, will be restarted`);
   }
 
   get run(): ContainerRun | undefined {
@@ -121,19 +145,20 @@ export class PodContainer {
     const last = "waiting" in state ? (this.#ended?.info ?? this.#last) : this.#last;
     return {
       name: this.name,
-      image: this.spec.image ?? "",
+      image: (this.#run?.options.container ?? this.spec).image ?? "",
       imageID: this.#imageID,
       containerID: this.#containerID,
       restartCount: this.#restartCount,
       state,
       ...(last ? { last } : {}),
+      ...(this.#redefined && !running ? { replaced: true } : {}),
       ready: running ? !this.#hookRunning && (this.#prober?.ready ?? true) : this.kind === "init",
       started: running && !this.#hookRunning && (this.#prober?.started ?? true),
     };
   }
 
   #mayRestart(exitCode: number): boolean {
-    if (this.kind === "sidecar") return true;
+    if (this.kind === "sidecar" || this.#redefined) return true;
     const policy = this.#owner.pod.spec?.restartPolicy ?? "Always";
     if (policy === "Never") return false;
     if (policy === "OnFailure" || this.kind === "init") return exitCode !== 0;
@@ -166,7 +191,7 @@ export class PodContainer {
     if (this.#notBefore > Date.now()) return this.#notBefore - Date.now();
     const image = this.#pull();
     if (typeof image === "number" || image === undefined) return image;
-    if (failed) this.#restartBackoff.next(failed.finishedAt, Date.now());
+    if (failed && !this.#redefined) this.#restartBackoff.next(failed.finishedAt, Date.now());
     return this.#start(image);
   }
 
@@ -270,6 +295,7 @@ export class PodContainer {
     this.#last = this.#ended?.info ?? this.#last;
     this.#restartCount = runNumber;
     this.#everStarted = true;
+    this.#redefined = false;
     this.#containerID = id;
     this.#waiting = { reason: "" };
   }
@@ -284,7 +310,8 @@ export class PodContainer {
       const now = Date.now();
       this.#event("Warning", "Failed", `Error: failed to start container "${this.name}": ${message}`);
       this.#countRun(runNumber, "");
-      const info = { exitCode: 128, reason: "StartError", message, finishedAt: apiTime(now) };
+      const startedAt = apiTime(0);
+      const info = { exitCode: 128, reason: "StartError", message, startedAt, finishedAt: apiTime(now) };
       this.#ended = { info, finishedAt: now };
       this.#owner.changed();
       // At once: the back-off decides when it may be tried again.
@@ -357,6 +384,7 @@ export class PodContainer {
     this.#run = undefined;
     this.#stopping = undefined;
     this.#hookRunning = false;
+    if (this.#redefined) this.#waiting = { reason: "ContainerCreating" };
     this.#ended = {
       finishedAt: now,
       info: {

@@ -20,6 +20,8 @@ export interface ContainerFacts {
     | { running: { startedAt: string } }
     | { terminated: ContainerStateTerminated };
   last?: ContainerStateTerminated;
+  /** It has ended, or is yet to start again, only because its image was changed: the pod is not over. */
+  replaced?: boolean;
   /** Its readiness probe, if it has one, says so. */
   ready: boolean;
   /** Its startup probe, if it has one, has passed; false when not running. */
@@ -89,8 +91,8 @@ export function podPhase(pod: Pick<Pod, "spec">, facts: PodFacts): Phase {
 
 function phaseOfContainers(containers: readonly ContainerFacts[], restartPolicy: string): Phase {
   let [running, waiting, stopped, succeeded] = [0, 0, 0, 0];
-  for (const { state, last } of containers) {
-    if ("running" in state) running++;
+  for (const { state, last, replaced } of containers) {
+    if ("running" in state || replaced) running++;
     else if ("terminated" in state) {
       stopped++;
       if (state.terminated.exitCode === 0) succeeded++;

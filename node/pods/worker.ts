@@ -90,6 +90,8 @@ export class PodWorker implements ContainerOwner {
 
   update(pod: Stored<Pod>): void {
     this.pod = pod;
+    const { initContainers = [], containers = [] } = pod.spec ?? {};
+    for (const spec of [...initContainers, ...containers]) this.container(spec.name)?.update(spec);
     this.#host.again(this.uid);
     // Somebody else may have written our status (a node that was away); what we know is the truth.
     if (this.#reported && !sameInEssence(pod.status, this.#reported)) {

@@ -117,6 +117,7 @@ t.test("ADD, CHECK, DEL", async (t) => {
   t.equal(host.sysctl("net/ipv4/ip_forward"), "1");
   t.match(port, { master: "cni0", hairpin: true, up: true, mtu: 1450 });
   t.match(port?.name, /^veth[0-9a-f]{8}$/);
+  t.equal(a.ns.sysctl("net/ipv4/conf/eth0/arp_notify"), "1");
   await inside(a.ns, async (pod) => {
     t.match(await pod.getLink("eth0"), { mac: "0a:58:0a:f4:01:02", mtu: 1450, up: true, running: true });
     t.match(await pod.getLink("lo"), { up: true });

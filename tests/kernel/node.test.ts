@@ -490,7 +490,7 @@ t.test("a new life of the agent starts pods anew and leaks nothing", async (t) =
   await host.stopAgent(false);
   await host.start();
   await host.until("nginx", (status) => restarts(status) === 2);
-  const networks = join(host.directory, "var/lib/cni/networks/kubeplumb");
+  const networks = join(host.directory, "run/cni/networks/kubeplumb");
   const held = () => readdirSync(networks).filter((name) => /^\d+\.\d+\.\d+\.\d+$/.test(name)).length;
   const all = (await client.list(PODS)).items;
   const living = () => all.filter((pod) => host.agent.podSandbox("default", pod.metadata.name)).length;

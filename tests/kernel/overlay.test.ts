@@ -13,7 +13,7 @@ import { silentLogger } from "../../common/log.js";
 import { Iptables } from "../../dataplane/iptables/index.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
-import { reconcileEntries } from "../../dataplane/overlay/entries.js";
+import { changeEntries, reconcileEntries } from "../../dataplane/overlay/entries.js";
 import { Overlay, type OverlayOptions, OverlayRefusal } from "../../dataplane/overlay/index.js";
 
 const NETWORK = "10.244.0.0/16";
@@ -422,6 +422,25 @@ t.test("failure of a later step takes the earlier ones back", async (t) => {
   await rt.setLink("vx", { up: true });
   t.strictSame(await reconcileEntries(rt, device, [peer]), { added: 1, removed: 0 });
   t.strictSame(await reconcileEntries(rt, device, [peer]), { added: 0, removed: 0 });
+
+  const lease = (n: number, mac = n) => ({
+    node: `x${n}`,
+    podCIDR: Cidr.parse(`10.244.${n}.0/24`),
+    vtepIP: `10.244.${n}.0`,
+    vtepMAC: `02:00:00:00:00:${mac.toString(16).padStart(2, "0")}`,
+    publicIP: `10.0.0.${n}`,
+  });
+  // More than one batch of messages; then some stay, one changes its MAC, one goes.
+  const many = Array.from({ length: 100 }, (_, i) => lease(i + 8));
+  const all = [peer, ...many];
+  t.strictSame(await changeEntries(rt, device, { before: [peer], after: all }), { added: 100, removed: 0 });
+  t.strictSame(await reconcileEntries(rt, device, all), { added: 0, removed: 0 });
+  const fewer = [lease(8, 200), ...many.slice(2)];
+  const change = await changeEntries(rt, device, { before: all, after: fewer });
+  t.strictSame(change, { added: 1, removed: 7 }, "two peers go with three entries each, one MAC with one");
+  t.strictSame(await reconcileEntries(rt, device, fewer), { added: 0, removed: 0 });
+  const missing = { ...device, index: 4711 };
+  await t.rejects(changeEntries(rt, missing, { before: [], after: [peer, lease(8)] }), /ENODEV.*; .*ENODEV/s);
   rt.close();
   ns.close();
 });

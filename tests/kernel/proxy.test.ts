@@ -249,10 +249,25 @@ for (const variant of variants) {
     using ns = NetNs.create("driver");
     const iptables = open(ns, variant);
     t.equal(iptables.variant, variant);
+    t.equal((await iptables.read()).size, 0, "an empty namespace");
+    t.notOk(await iptables.chainExists("nat", "MINE"));
     const jump = ["-m", "comment", "--comment", 'it\'s "mine"', "-j", "MINE"];
     await iptables.ensureChain("nat", "MINE");
     await iptables.ensureRule("nat", "MINE", ["-s", "10.0.0.1", "-j", "RETURN"], "append");
     await iptables.ensureChain("nat", "MINE");
+    t.ok(await iptables.chainExists("nat", "MINE"));
+    const standing = [{ table: "nat", chain: "MINE", rule: ["-s", "10.0.0.1", "-j", "RETURN"] }] as const;
+    const other = open(ns, variant);
+    for (const source of ["10.0.0.8", "10.0.0.1"]) {
+      const rule = ["-s", source, "-j", "RETURN"];
+      t.ok(await iptables.hasRules(standing));
+      t.ok(await iptables.hasRules(standing), "asked again");
+      await other.ensureRule("nat", "MINE", rule, "append");
+      await other.deleteRule("nat", "MINE", rule);
+      const stands = source !== "10.0.0.1";
+      t.equal(await iptables.hasRules(standing), stands, "what somebody else changes is noticed");
+    }
+    await iptables.ensureRule("nat", "MINE", standing[0].rule, "append");
     for (let i = 0; i < 2; i++) {
       await iptables.ensureRules([
         { table: "nat", chain: "POSTROUTING", rule: jump, position: "append" },

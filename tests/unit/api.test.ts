@@ -853,6 +853,12 @@ t.test("discovery, version, health, OpenAPI", async (t) => {
   });
   t.notOk("x-kubernetes-patch-strategy" in podSpec.tolerations);
   t.ok((await call("GET", "/openapi/v2")).body.definitions["io.k8s.api.core.v1.Pod"]);
+  const protobuf = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+  for (const accept of [protobuf, protobuf.replace("v2.v1", "v2@v1")]) {
+    const swagger = await call("GET", "/openapi/v2", { accept });
+    t.equal(swagger.headers["content-type"], protobuf);
+    t.ok(swagger.text.startsWith("\n\x032.0\x12"), "field 1 is swagger, field 2 is info");
+  }
   for (const path of [
     "/api/v1/frobs",
     "/apis/nope/v1/pods",
@@ -1192,6 +1198,13 @@ t.test("status and scale subresources", async (t) => {
     spec: { replicas: 1 },
     status: { replicas: 4, selector: "app=d" },
   });
+  const accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+  const printed = (await call("GET", `${DEPLOYS}/d/scale`, { accept })).body;
+  t.same(
+    printed.columnDefinitions.map((c: { name: string }) => c.name),
+    ["Name", "Desired", "Available", "Age"],
+  );
+  t.same(printed.rows[0].cells.slice(0, 2), ["d", scale.spec.replicas]);
   const scaled = await call("PATCH", `${DEPLOYS}/d/scale`, {
     body: { spec: { replicas: 3 } },
     type: "application/merge-patch+json",

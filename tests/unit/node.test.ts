@@ -89,6 +89,8 @@ t.test(
     t.equal(backoff.remaining(now + 700_000, now + 700_000), 0, "a long good run forgives");
     backoff.next(now + 700_000, now + 700_000);
     t.equal(backoff.delayMs, 10_000);
+    backoff.reset();
+    t.equal(backoff.remaining(now + 700_000, now + 700_000), 0, "another image starts anew");
     t.same([10_000, 160_000, 300_000, 3_600_000, 500].map(goDuration), [
       "10s",
       "2m40s",

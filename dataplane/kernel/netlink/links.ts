@@ -30,6 +30,7 @@ const IFLA_LINK = 5;
 const IFLA_MASTER = 10;
 const IFLA_LINKINFO = 18;
 const IFLA_IFALIAS = 20;
+const IFLA_AF_SPEC = 26;
 const IFLA_GROUP = 27;
 const IFLA_NET_NS_FD = 28;
 const IFLA_EXT_MASK = 29;
@@ -38,6 +39,10 @@ const IFLA_INFO_DATA = 2;
 const IFLA_INFO_SLAVE_KIND = 4;
 const IFLA_INFO_SLAVE_DATA = 5;
 const IFLA_BRPORT_MODE = 4;
+const AF_INET = 2;
+const IFLA_INET_CONF = 1;
+/** The interface's own sysctls by number (linux/ip.h). */
+const IPV4_DEVCONF_ARP_NOTIFY = 22;
 const VETH_INFO_PEER = 1;
 const IFLA_VXLAN_ID = 1;
 const IFLA_VXLAN_LINK = 3;
@@ -120,6 +125,8 @@ export interface LinkChange {
   hairpin?: boolean;
   /** A note for people and tools (ip-link(8) shows it); up to 255 bytes. */
   alias?: string;
+  /** net.ipv4.conf.NAME.arp_notify: announce addresses by ARP when it comes up. Takes effect for a later request. */
+  arpNotify?: boolean;
   /** Moves it there. */
   ns?: NetNs;
   /** Renames it; the interface must be down on old kernels. */
@@ -228,7 +235,7 @@ export function target(w: MessageWriter, device: Device, up?: boolean): void {
 }
 
 export function setLink(socket: NetlinkSocket, device: Device, change: LinkChange): void {
-  const { up, master, mtu, mac, alias, hairpin, ns, name } = change;
+  const { up, master, mtu, mac, alias, arpNotify, hairpin, ns, name } = change;
   const label = { operation: "setLink", detail: `${device} ${describe(change)}` };
   const masterIndex = typeof master === "string" ? indexOf(socket, "setLink", master) : (master ?? 0);
   // A new name needs the index, because IFLA_IFNAME is then the new one.
@@ -239,6 +246,7 @@ export function setLink(socket: NetlinkSocket, device: Device, change: LinkChang
     common(w, { mtu, mac });
     if (name !== undefined) w.string(IFLA_IFNAME, name);
     if (alias !== undefined) w.bytes(IFLA_IFALIAS, Buffer.from(alias));
+    if (arpNotify !== undefined) inetConf(w, IPV4_DEVCONF_ARP_NOTIFY, arpNotify ? 1 : 0);
     if (master !== undefined) w.u32(IFLA_MASTER, masterIndex);
     if (ns) w.u32(IFLA_NET_NS_FD, ns.fd);
     if (hairpin !== undefined && master === undefined) portInfo(w, hairpin);
@@ -250,6 +258,11 @@ export function setLink(socket: NetlinkSocket, device: Device, change: LinkChang
       portInfo(w, hairpin);
     });
   }
+}
+
+/** A sysctl of net.ipv4.conf.NAME. */
+function inetConf(w: MessageWriter, key: number, value: number): void {
+  w.nest(IFLA_AF_SPEC, () => w.nest(AF_INET, () => w.nest(IFLA_INET_CONF, () => w.u32(key, value))));
 }
 
 function portInfo(w: MessageWriter, hairpin: boolean): void {

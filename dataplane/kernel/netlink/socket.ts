@@ -62,6 +62,20 @@ export interface Label {
   detail: string;
 }
 
+/** Requests on their way together. */
+interface Batch {
+  parts: Buffer[];
+  bytes: number;
+  labels: Map<number, Label>;
+  failures: NetlinkError[];
+}
+
+/** nlmsg_flags in a message. */
+const FLAGS_AT = 6;
+// So that neither the request nor the refusals of all its messages outgrow a socket's default buffers (208 KiB).
+const BATCH_MESSAGES = 128;
+const BATCH_BYTES = 32 * 1024;
+
 // Shared by all sockets: a request is over when request() returns, and results are decoded before that.
 const writer = new MessageWriter();
 const inbox = Buffer.alloc(256 * 1024);
@@ -70,6 +84,7 @@ export class NetlinkSocket {
   readonly #ns: Pick<NetNs, "run" | "name">;
   #fd: number;
   #seq = 0;
+  #batch: Batch | undefined;
 
   private constructor(ns: Pick<NetNs, "run" | "name">, fd: number) {
     this.#ns = ns;
@@ -87,7 +102,61 @@ export class NetlinkSocket {
 
   /** Asks for a change. Throws {@link NetlinkError} when the kernel refuses. */
   change(label: Label, type: number, flags: number, build: (w: MessageWriter) => void): void {
+    if (this.#batch) {
+      this.#addToBatch(this.#batch, label, this.#compose(type, flags, build));
+      return;
+    }
     this.#exchange(label, type, flags | NLM_F_ACK, build, () => {});
+  }
+
+  /**
+   * Many changes in few system calls: everything that `make` asks for with {@link change} is sent together, in order.
+   * Returns what was refused; the others are done. Inside nothing else may be asked of this socket.
+   */
+  batch(make: () => void): NetlinkError[] {
+    const batch: Batch = { parts: [], bytes: 0, labels: new Map(), failures: [] };
+    this.#batch = batch;
+    try {
+      make();
+      this.#sendBatch(batch);
+    } finally {
+      this.#batch = undefined;
+    }
+    return batch.failures;
+  }
+
+  /** Only the last message asks for an acknowledgement: the kernel works in order and tells refusals anyway. */
+  #sendBatch(batch: Batch): void {
+    const last = batch.parts.at(-1);
+    if (!last) return;
+    last.writeUInt16LE(last.readUInt16LE(FLAGS_AT) | NLM_F_ACK, FLAGS_AT);
+    const request = Buffer.concat(batch.parts);
+    libc.send(this.#fd, request, request.length);
+    const final = this.#seq;
+    for (let over = false; !over; ) {
+      for (const message of parseMessages(this.#receive({ operation: "batch", detail: "" }))) {
+        const label = batch.labels.get(message.seq);
+        if (message.type !== NLMSG_ERROR || !label) continue;
+        try {
+          this.#finish(label, message);
+        } catch (error) {
+          batch.failures.push(error as NetlinkError);
+        }
+        if (message.seq === final) over = true;
+      }
+    }
+    batch.parts = [];
+    batch.bytes = 0;
+    batch.labels.clear();
+  }
+
+  #addToBatch(batch: Batch, label: Label, request: Buffer): void {
+    const padded = Buffer.alloc((request.length + 3) & ~3);
+    request.copy(padded);
+    batch.parts.push(padded);
+    batch.bytes += padded.length;
+    batch.labels.set(this.#seq, label);
+    if (batch.parts.length >= BATCH_MESSAGES || batch.bytes >= BATCH_BYTES) this.#sendBatch(batch);
   }
 
   /**

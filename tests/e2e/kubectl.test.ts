@@ -1,0 +1,421 @@
+// What somebody who knows a real cluster sees through kubectl: printing, apply, patch, rollouts, exec, logs, deletion,
+// drain, errors. Everything here was typed by hand first and compared with what a kubeadm cluster answers.
+
+import { spawn } from "node:child_process";
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t, { type Test } from "tap";
+import { DEPLOYMENTS } from "../../common/client.js";
+import { type Cluster, createCluster } from "../../index.js";
+
+t.setTimeout(240_000);
+const cluster: Cluster = await createCluster({ nodes: 2 });
+const directory = mkdtempSync(join(tmpdir(), "kubeplumb-kubectl-"));
+t.teardown(async () => {
+  await cluster.stop();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+interface Run {
+  exitCode: number;
+  stdout: string;
+  stderr: string;
+}
+
+function run(args: readonly string[], input?: string): Promise<Run> {
+  return cluster.kubectl(args, input === undefined ? {} : { input });
+}
+
+/** A kubectl command line, split at spaces, that must succeed; stdout without the last newline. */
+async function kubectl(line: string, ...more: string[]): Promise<string> {
+  const result = await run([...line.split(" "), ...more]);
+  if (result.exitCode !== 0) throw new Error(`kubectl ${line}: ${result.stderr}`);
+  return result.stdout.trimEnd();
+}
+
+/** kubectl with a manifest (YAML, which JSON is) on stdin. */
+async function withManifest(line: string, manifest: string | object): Promise<Run> {
+  const input = typeof manifest === "string" ? manifest : JSON.stringify(manifest);
+  return await run([...line.split(" "), "-f", "-"], input);
+}
+
+async function apply(manifest: string | object): Promise<string> {
+  const result = await withManifest("apply", manifest);
+  if (result.exitCode !== 0) throw new Error(result.stderr);
+  return result.stdout.trimEnd();
+}
+
+/** The command fails with exit code 1, says this, and nothing on stdout. */
+function refused(t: Test, result: Run, pattern: RegExp): void {
+  t.equal(result.exitCode, 1, String(pattern));
+  t.match(result.stderr, pattern);
+  t.equal(result.stdout, "", `nothing done: ${pattern}`);
+}
+
+const jsonpath = (line: string, path: string): Promise<string> =>
+  kubectl(`get ${line} -o`, `jsonpath=${path}`);
+
+const meta = (name: string, more: object = {}) => ({ name, ...more });
+
+function deployment(name: string, containers: object[], spec: object = {}, metadata: object = {}): object {
+  const labels = { app: name };
+  return {
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: meta(name, metadata),
+    spec: {
+      selector: { matchLabels: labels },
+      template: { metadata: { labels }, spec: { containers } },
+      ...spec,
+    },
+  };
+}
+
+const service = (name: string, spec: object) => ({
+  apiVersion: "v1",
+  kind: "Service",
+  metadata: meta(name),
+  spec,
+});
+
+t.test("discovery, explain, version", async (t) => {
+  t.match(await kubectl("version"), /Server Version: v1\.36\.0\+kubeplumb/);
+  t.match(await kubectl("api-resources"), /^endpointslices +discovery\.k8s\.io\/v1 +true +EndpointSlice$/m);
+  t.same((await kubectl("api-versions")).split("\n"), [
+    "apps/v1",
+    "coordination.k8s.io/v1",
+    "discovery.k8s.io/v1",
+    "v1",
+  ]);
+  t.match(
+    await kubectl("explain pod.spec.containers"),
+    /FIELD: containers <\[\]Container>[\s\S]*readinessProbe/,
+  );
+  t.match(await kubectl("explain deploy.spec --recursive"), /selector\t<LabelSelector> -required-/);
+  t.match(
+    await kubectl("describe node node-1"),
+    /Type +Status[\s\S]*NetworkUnavailable +False[\s\S]*PodCIDR: +10\.244\./,
+  );
+});
+
+t.test("apply: create, unchanged, change one container, drop what is no longer listed", async (t) => {
+  const side = {
+    name: "side",
+    image: "traefik/whoami",
+    args: ["--port=81"],
+    env: [{ name: "C", value: "3" }],
+  };
+  const main = (image: string, env: object[], ports: number[]) => ({
+    name: "main",
+    image,
+    env,
+    ports: ports.map((containerPort) => ({ containerPort })),
+  });
+  const both = [
+    { name: "A", value: "1" },
+    { name: "B", value: "2" },
+  ];
+  const first = deployment("app", [main("nginx", both, [80, 81]), side], {}, { labels: { x: "1", z: "2" } });
+  const second = deployment(
+    "app",
+    [main("nginx:1.25", both.slice(0, 1), [80]), side],
+    {},
+    { labels: { x: "1" } },
+  );
+  t.equal((await withManifest("diff", first)).exitCode, 1, "differs: it is not there");
+  t.equal(
+    (await withManifest("apply --dry-run=server", first)).stdout,
+    "deployment.apps/app created (server dry run)\n",
+  );
+  t.equal((await run(["get", "deploy", "app"])).exitCode, 1, "nothing was created");
+  t.equal(await apply(first), "deployment.apps/app created");
+  t.equal(await apply(first), "deployment.apps/app unchanged");
+  t.match((await withManifest("diff", second)).stdout, /-\s+image: nginx\n\+\s+image: nginx:1\.25/);
+  t.equal(await apply(second), "deployment.apps/app configured");
+  t.equal((await withManifest("diff", second)).exitCode, 0);
+  const object = JSON.parse(await kubectl("get deploy app -o json"));
+  t.same(object.metadata.labels, { x: "1" });
+  const [one, two] = object.spec.template.spec.containers;
+  t.match(one, { name: "main", image: "nginx:1.25", env: [{ name: "A", value: "1" }] });
+  t.same([one.env.length, one.ports.length], [1, 1]);
+  t.match(two, side, "the other container is untouched");
+  t.equal(await kubectl("scale deploy/app --current-replicas=1 --replicas=2"), "deployment.apps/app scaled");
+  refused(
+    t,
+    await run(["scale", "deploy/app", "--current-replicas=5", "--replicas=2"]),
+    /Expected replicas to be 5, was 2/,
+  );
+  t.match(await kubectl("get deploy app --subresource=scale"), /^NAME +DESIRED +AVAILABLE +AGE\napp +2 +/);
+});
+
+t.test("rollout: status, pause, history, undo, a bad image", async (t) => {
+  const container = { name: "c", image: "traefik/whoami:v1" };
+  await apply(deployment("roll", [container], { replicas: 2, progressDeadlineSeconds: 3 }));
+  t.match(await kubectl("rollout status deploy/roll --timeout=30s"), /successfully rolled out/);
+  await kubectl("rollout pause deploy/roll");
+  await kubectl("set image deploy/roll c=traefik/whoami:v2");
+  t.equal((await run("rollout status deploy/roll --timeout=1s".split(" "))).exitCode, 1, "paused");
+  t.equal(await jsonpath("deploy/roll", "{.status.updatedReplicas}"), "");
+  await kubectl("rollout resume deploy/roll");
+  await kubectl("rollout status deploy/roll --timeout=30s");
+  await kubectl("annotate deploy/roll", "kubernetes.io/change-cause=second");
+  await cluster.waitUntil(async () => (await kubectl("rollout history deploy/roll")).includes("second"));
+  t.match(await kubectl("rollout history deploy/roll"), /REVISION +CHANGE-CAUSE\n1 +<none>\n2 +second/);
+  await kubectl("set image deploy/roll c=nosuch/image:v9");
+  refused(t, await quietly("rollout status deploy/roll --timeout=30s"), /exceeded its progress deadline/);
+  t.match(await kubectl("get pods -l app=roll"), /0\/1 +(ImagePullBackOff|ErrImagePull) /);
+  t.match(await kubectl("get deploy roll"), /roll +2\/2 +1 +2 /);
+  t.equal(await kubectl("rollout undo deploy/roll"), "deployment.apps/roll rolled back");
+  t.match(await kubectl("rollout status deploy/roll --timeout=30s"), /successfully rolled out/);
+  t.equal(await jsonpath("deploy/roll", "{.spec.template.spec.containers[0].image}"), "traefik/whoami:v2");
+  refused(
+    t,
+    await run(["rollout", "undo", "deploy/roll", "--to-revision=99"]),
+    /unable to find specified revision 99/,
+  );
+});
+
+/** Without the progress that kubectl prints while it waits. */
+async function quietly(line: string): Promise<Run> {
+  return { ...(await run(line.split(" "))), stdout: "" };
+}
+
+t.test("edit, replace, patch, label: conflicts and what may not change", async (t) => {
+  const editor = join(directory, "editor.sh");
+  writeFileSync(editor, `#!/bin/sh\nsed -i 's/replicas: 2/replicas: 3/' "$1"\n`);
+  chmodSync(editor, 0o755);
+  process.env.KUBE_EDITOR = editor;
+  t.equal(await kubectl("edit deploy/app"), "deployment.apps/app edited");
+  t.equal(await jsonpath("deploy/app", "{.spec.replicas}"), "3");
+  const cm = (metadata: object, data: object) => ({ apiVersion: "v1", kind: "ConfigMap", metadata, data });
+  await apply(cm(meta("cm"), { a: "1" }));
+  const stale = await withManifest("replace", cm(meta("cm", { resourceVersion: "1" }), { a: "2" }));
+  refused(
+    t,
+    stale,
+    /\(Conflict\).*the object has been modified; please apply your changes to the latest version/,
+  );
+  t.equal((await withManifest("replace", cm(meta("cm"), { b: "2" }))).exitCode, 0);
+  t.equal(await jsonpath("cm/cm", "{.data}"), '{"b":"2"}');
+  await apply(service("s", { selector: { app: "app" }, ports: [{ port: 80 }] }));
+  const ip = await jsonpath("svc/s", "{.spec.clusterIP}");
+  await kubectl("patch svc s -p", '{"spec":{"type":"NodePort"}}');
+  const nodePort = JSON.stringify([{ op: "replace", path: "/spec/ports/0/nodePort", value: 31234 }]);
+  await kubectl("patch svc s --type=json -p", nodePort);
+  t.match(await kubectl("get svc s"), new RegExp(`s +NodePort +${ip} +<none> +80:31234/TCP`));
+  await kubectl("patch svc s --type=merge -p", '{"spec":{"type":"ClusterIP"}}');
+  t.match(await kubectl("get svc s"), new RegExp(`s +ClusterIP +${ip} +<none> +80/TCP`));
+  refused(
+    t,
+    await run(["patch", "svc", "s", "-p", '{"spec":{"clusterIP":"10.96.9.9"}}']),
+    /spec\.clusterIPs\[0\]: Invalid value: \["10\.96\.9\.9"\]: may not change once set/,
+  );
+  t.match(await kubectl("label svc s tier=x"), /labeled/);
+  refused(
+    t,
+    await run(["label", "svc", "s", "tier=y"]),
+    /already has a value \(x\), and --overwrite is false/,
+  );
+  t.match(await kubectl("label svc s tier-"), /unlabeled/);
+});
+
+t.test("another image for a running container: it is restarted, whatever the restart policy", async (t) => {
+  await kubectl("run img --image=nginx --restart=Never");
+  await kubectl("wait --for=condition=Ready pod/img --timeout=30s");
+  await kubectl("set image pod/img img=traefik/whoami");
+  await kubectl("wait --timeout=30s pod/img", "--for=jsonpath={.status.containerStatuses[0].restartCount}=1");
+  await kubectl("wait --for=condition=Ready pod/img --timeout=30s");
+  t.match((await cluster.curl("default/img", "http://localhost")).body, /Hostname: img/);
+  t.match(await kubectl("describe pod img"), /Killing .*Container img definition changed, will be restarted/);
+  await kubectl("set image pod/img img=nosuch:v1");
+  const waiting = /img +0\/1 +(ImagePullBackOff|ErrImagePull) /;
+  await cluster.waitUntil(async () => waiting.test(await kubectl("get pod img")), { what: "the bad image" });
+  await kubectl("set image pod/img img=nginx");
+  await kubectl("wait --for=condition=Ready pod/img --timeout=8s");
+  t.match(await kubectl("get pod img"), /img +1\/1 +Running +2 /, "without the back-off of the bad image");
+  await kubectl("delete pod img");
+});
+
+t.test("pods that do not work say why", async (t) => {
+  const pod = (name: string, container: object, more: object = {}) => ({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: meta(name),
+    spec: { containers: [{ name: "c", image: "busybox", ...container }], ...more },
+  });
+  const pods = [
+    pod("crash", { command: ["sh", "-c", "echo boom; exit 3"] }),
+    pod("badcmd", { command: ["/no/such"] }),
+    pod("nocfg", { image: "nginx", envFrom: [{ configMapRef: { name: "missing" } }] }),
+    pod("nosched", { image: "nginx" }, { nodeSelector: { disk: "ssd" } }),
+  ];
+  for (const one of pods) await apply(one);
+  const shows = (name: string, status: string) =>
+    cluster.waitUntil(async () => (await kubectl(`get pod ${name}`)).includes(` ${status} `), {
+      what: `${name} ${status}`,
+    });
+  await shows("crash", "CrashLoopBackOff");
+  await shows("badcmd", "CrashLoopBackOff");
+  await shows("nocfg", "CreateContainerConfigError");
+  t.match(await kubectl("describe pod crash"), /Last State: +Terminated\n +Reason: +Error\n +Exit Code: +3/);
+  t.equal(await kubectl("logs crash"), "boom");
+  t.equal(await kubectl("logs crash --previous"), "boom");
+  t.match(
+    await kubectl("describe pod badcmd"),
+    /Reason: +StartError\n +Message: +exec: "\/no\/such"[^\n]*\n +Exit Code: +128\n +Started: +Thu, 01 Jan 1970/,
+  );
+  t.match(
+    await kubectl("describe pod nosched"),
+    /0\/2 nodes are available: 2 node\(s\) didn't match Pod's node/,
+  );
+  await kubectl("delete pod crash badcmd nocfg nosched");
+});
+
+t.test("run, exec, logs, cp, with exit codes and a terminal", async (t) => {
+  const once = await run(
+    "run once --image=busybox --rm -i -q --restart=Never -- sh -c".split(" ").concat("sleep 1; exit 7"),
+  );
+  t.equal(once.exitCode, 7);
+  await kubectl("run sh --image=busybox --command -- sh -c", "echo one; echo two; exec sleep 600");
+  await kubectl("wait --for=condition=Ready pod/sh --timeout=30s");
+  t.equal(await kubectl("logs sh --tail=1"), "two");
+  t.match(await kubectl("logs sh --timestamps"), /^\d{4}-\d\d-\d\dT\S+Z one\n\S+ two$/);
+  refused(t, await run(["logs", "sh", "-c", "nope"]), /container nope is not valid for pod sh/);
+  t.equal((await run(["exec", "-i", "sh", "--", "tr", "a-z", "A-Z"], "stdin\n")).stdout, "STDIN\n");
+  t.equal((await run(["exec", "sh", "--", "sh", "-c", "exit 5"])).exitCode, 5);
+  const config = `--kubeconfig=${cluster.kubeconfigPath}`;
+  // The size comes when the command already runs, as with every kubelet.
+  const sized = `until [ "$(stty size)" = "40 100" ]; do sleep 0.1; done; tty; exit 6`;
+  const tty = await script(`stty rows 40 cols 100; kubectl ${config} exec -it sh -- sh -c '${sized}'`);
+  t.equal(tty.exitCode, 6);
+  t.match(tty.stdout, /\/dev\/pts\/\d+\r\n/);
+  const file = join(directory, "copied");
+  writeFileSync(file, "content");
+  await kubectl("exec sh -- mkdir -p", `${directory}/in`);
+  await kubectl(`cp ${file} sh:${directory}/in/copy`);
+  t.equal(await kubectl(`exec sh -- cat ${directory}/in/copy`), "content");
+  await kubectl("delete pod sh --now");
+});
+
+/** A shell command with a terminal, by script(1). */
+function script(command: string): Promise<{ exitCode: number; stdout: string }> {
+  return new Promise((resolve, reject) => {
+    const child = spawn("timeout", ["20", "script", "-qec", command, "/dev/null"], {
+      stdio: ["pipe", "pipe", "inherit"],
+    });
+    let stdout = "";
+    child.stdout.on("data", (chunk: Buffer) => {
+      stdout += chunk.toString();
+    });
+    child.on("error", reject);
+    child.on("close", (code) => {
+      child.stdin.end();
+      resolve({ exitCode: code ?? -1, stdout });
+    });
+  });
+}
+
+t.test("get: selectors, pages, watch from a resourceVersion, sorting, expressions", async (t) => {
+  const names = await kubectl("get pods -l app=app -o name --sort-by=.metadata.name");
+  t.equal(names.split("\n").length, 3);
+  t.equal(await kubectl("get pods -l app=app -o name --chunk-size=1"), names);
+  t.equal(await kubectl("get pods --field-selector status.phase=Failed"), "");
+  refused(
+    t,
+    await run(["get", "pods", "--field-selector", "spec.foo=1"]),
+    /field label not supported: spec\.foo/,
+  );
+  refused(t, await run(["get", "pods", "-l", "app in (x"]), /unable to parse requirement/);
+  t.match(await kubectl("get deploy/app svc/kubernetes"), /deployment\.apps\/app[\s\S]*service\/kubernetes/);
+  const columns = "custom-columns=N:.metadata.name,C:.spec.podCIDR";
+  t.match(
+    await kubectl("get nodes -o", columns),
+    /N +C\nnode-1 +10\.244\.[01]\.0\/24\nnode-2 +10\.244\.[01]\.0\/24/,
+  );
+  const version = await jsonpath("cm/cm", "{.metadata.resourceVersion}");
+  await kubectl("label cm cm seen=yes");
+  const path = `/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=1&resourceVersion=${version}`;
+  const [event = "{}"] = (await kubectl("get --raw", path)).split("\n");
+  t.match(JSON.parse(event), { type: "MODIFIED", object: { metadata: { labels: { seen: "yes" } } } });
+});
+
+t.test("bad input: field, value, what is allowed; nothing changes", async (t) => {
+  const cases: [object | string, RegExp][] = [
+    [
+      service("bad", { type: "NodePort", ports: [{ port: 80, nodePort: 8080 }] }),
+      /spec\.ports\[0\]\.nodePort: Invalid value: 8080: .*The range of valid ports is 30000-32767/,
+    ],
+    [
+      service("bad", { clusterIP: "10.97.0.1", ports: [{ port: 80 }] }),
+      /spec\.clusterIPs: Invalid value: \["10\.97\.0\.1"\]: .*The range of valid IPs is 10\.96\.0\.0\/16/,
+    ],
+    [
+      service("bad", { clusterIP: "10.96.0.1", ports: [{ port: 80 }] }),
+      /spec\.clusterIPs: Invalid value: \["10\.96\.0\.1"\]: .*already allocated/,
+    ],
+    [
+      service("bad", { selectr: { a: "b" }, ports: [{ port: 80, prt: 1 }] }),
+      /strict decoding error: unknown field "spec\.ports\[0\]\.prt", unknown field "spec\.selectr"/,
+    ],
+    [
+      { ...service("bad", { ports: [{ port: 80 }] }), metadata: meta("bad", { labels: { "a b": "c" } }) },
+      /metadata\.labels: Invalid value: "a b": name part must consist of alphanumeric characters/,
+    ],
+    [
+      deployment("bad", [{ name: "c", image: "nginx" }], { replicas: "3" }),
+      /cannot unmarshal string into Go struct field DeploymentSpec\.spec\.replicas of type int32/,
+    ],
+    ["a: b\n c: d\n", /error converting YAML to JSON: yaml: line 2/],
+    // Kinds that are not served: kubectl looks for them in both OpenAPI documents first.
+    [
+      { apiVersion: "batch/v1", kind: "Job", metadata: meta("bad") },
+      /no matches for kind "Job" in version "batch\/v1"/,
+    ],
+    [
+      { apiVersion: "apps/v1", kind: "Foo", metadata: meta("bad") },
+      /no matches for kind "Foo" in version "apps\/v1"/,
+    ],
+    [
+      { apiVersion: "v1", kind: "ConfigMap", metadata: meta("bad", { namespace: "nowhere" }) },
+      /namespaces "nowhere" not found/,
+    ],
+  ];
+  const before = await kubectl("get all,cm -A -o name");
+  for (const [manifest, pattern] of cases) refused(t, await withManifest("apply", manifest), pattern);
+  refused(
+    t,
+    await withManifest("apply --server-side", { apiVersion: "v1", kind: "ConfigMap", metadata: meta("bad") }),
+    /Server-side apply not available on the server/,
+  );
+  t.equal(await kubectl("get all,cm -A -o name"), before);
+});
+
+t.test("deletion: cascades, drain, namespaces, nodes", async (t) => {
+  await kubectl("delete deploy app --cascade=orphan");
+  t.match(await kubectl("get rs -l app=app -o name"), /replicaset\.apps\/app-/);
+  await kubectl("delete rs -l app=app --cascade=foreground");
+  t.equal(await kubectl("get rs,pods -l app=app"), "");
+  const drained = await kubectl("drain node-2 --ignore-daemonsets --timeout=60s");
+  t.match(drained, /node\/node-2 cordoned[\s\S]*node\/node-2 drained/);
+  t.match(await kubectl("get nodes"), /node-2 +Ready,SchedulingDisabled /);
+  t.equal(await kubectl("get pods -A -o name --field-selector spec.nodeName=node-2"), "");
+  await cluster.waitFor(DEPLOYMENTS, "roll", "Available");
+  await kubectl("uncordon node-2");
+  await kubectl("taint nodes node-1 k=v:NoExecute");
+  const moved = "get pods -l app=roll --field-selector=spec.nodeName=node-2,status.phase=Running -o name";
+  await cluster.waitUntil(async () => (await kubectl(moved)).split("\n").length === 2, {
+    what: "pods moved",
+  });
+  await kubectl("taint nodes node-1 k-");
+  await kubectl("create ns tmp");
+  await kubectl("-n tmp create deployment a --image=nginx --replicas=2");
+  await kubectl("-n tmp create cm c --from-literal=a=b");
+  await kubectl("-n tmp rollout status deploy/a --timeout=30s");
+  await kubectl("delete ns tmp --timeout=60s");
+  t.equal(await kubectl("get deploy,rs,pods,cm -n tmp"), "");
+  refused(t, await run(["create", "cm", "x", "-n", "tmp"]), /namespaces "tmp" not found/);
+  refused(t, await run(["delete", "ns", "default"]), /namespaces "default" is forbidden/);
+  await kubectl("delete node node-2");
+  t.notMatch(await kubectl("get nodes"), /node-2/);
+});
