@@ -9,6 +9,8 @@ import { join } from "node:path";
 import { root, setup } from "./setup.mjs";
 
 const FILE_TIMEOUT_MS = 4 * 60_000;
+// sbin holds iptables; it is not on the path of every user.
+process.env.PATH = `${process.env.PATH ?? ""}:/usr/local/sbin:/usr/sbin:/sbin`;
 const COLORS = process.stdout.isTTY && !process.env.NO_COLOR;
 const paint = (code, text) => (COLORS ? `\x1b[${code}m${text}\x1b[0m` : text);
 

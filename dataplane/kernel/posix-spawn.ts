@@ -5,6 +5,7 @@
 import { closeSync } from "node:fs";
 import { Socket } from "node:net";
 import { constants } from "node:os";
+import { setTimeout as sleep } from "node:timers/promises";
 import koffi from "koffi";
 import { SyscallError } from "./libc.js";
 
@@ -28,6 +29,7 @@ const cWaitpid = libc.func("int waitpid(int pid, _Out_ int *status, int options)
 
 const O_CLOEXEC = 0o2000000;
 const MFD_CLOEXEC = 1;
+const WNOHANG = 1;
 const POSIX_SPAWN_SETSIGDEF = 0x04;
 const ECHILD = constants.errno.ECHILD;
 /** More than any libc needs for posix_spawn_file_actions_t, posix_spawnattr_t and sigset_t (80, 336 and 128). */
@@ -95,10 +97,15 @@ function readAll(fd: number): Promise<string> {
   });
 }
 
-/** waitpid(2); the program has closed its output, so it is ending if it has not ended. */
-function wait(pid: number): Pick<Ended, "exitCode" | "signal"> {
+/** waitpid(2), not blocking: a program may close its output long before it ends. */
+async function wait(pid: number): Promise<Pick<Ended, "exitCode" | "signal">> {
   const status = [0];
-  if (cWaitpid(pid, status, 0) < 0) {
+  let result: number = cWaitpid(pid, status, WNOHANG);
+  for (let pause = 0; result === 0; pause = Math.min(pause + 1, 20)) {
+    await sleep(pause);
+    result = cWaitpid(pid, status, WNOHANG);
+  }
+  if (result < 0) {
     const errno = koffi.errno();
     // PID 1 of a namespace may have reaped it before us; then nobody knows how it ended.
     if (errno === ECHILD) return { exitCode: null, signal: null };
@@ -112,8 +119,7 @@ function wait(pid: number): Pick<Ended, "exitCode" | "signal"> {
 }
 
 /**
- * Starts `command` (looked up in this process's PATH) in the calling thread's namespaces. Must be used for programs
- * that end when they have closed their output: the wait for them is synchronous.
+ * Starts `command` (looked up in this process's PATH) in the calling thread's namespaces.
  * @throws SyscallError ENOENT, EACCES, … when it cannot be started.
  */
 export function posixSpawn(
@@ -147,10 +153,10 @@ export function posixSpawn(
     fail("posix_spawn", command, errno);
   }
   const child = pid[0] as number;
-  const ended = Promise.all([readAll(outRead), readAll(errRead)]).then(([stdout, stderr]) => ({
+  const ended = Promise.all([readAll(outRead), readAll(errRead)]).then(async ([stdout, stderr]) => ({
     stdout,
     stderr,
-    ...wait(child),
+    ...(await wait(child)),
   }));
   return { pid: child, ended };
 }
