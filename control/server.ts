@@ -3,7 +3,7 @@
 
 import { join } from "node:path";
 import { stringify } from "yaml";
-import { isAlreadyExists, type KubeClient, NAMESPACES } from "../common/client.js";
+import type { KubeClient } from "../common/client.js";
 import { InformerFactory } from "../common/informer.js";
 import { Cidr } from "../common/ip.js";
 import type { Stored } from "../common/k8s.js";
@@ -14,6 +14,7 @@ import { ApiServer } from "./api/http/server.js";
 import { LocalClient } from "./api/local.js";
 import { Registry } from "./api/registry.js";
 import { Schema } from "./api/schema.js";
+import { ensureNamespaces } from "./controllers/bootstrap.js";
 import { startControllers } from "./controllers/index.js";
 import { closeServer, listenSocket, listenTls } from "./listeners.js";
 import { loadPki, type Pki } from "./pki.js";
@@ -57,8 +58,6 @@ export interface Control {
   close(): Promise<void>;
 }
 
-const BOOTSTRAP_NAMESPACES = ["default", "kube-system", "kube-public", "kube-node-lease"];
-
 /** Names by which clients reach the server: from the machine, and from pods by the Service default/kubernetes. */
 function serverNames({ listen: { host }, advertise }: ControlOptions, serviceCIDR: string): string[] {
   const reachable = host === "0.0.0.0" || host === "::" ? [] : [host];
@@ -71,15 +70,6 @@ function serverNames({ listen: { host }, advertise }: ControlOptions, serviceCID
   ];
   const all = ["127.0.0.1", "::1", "localhost", ...service, Cidr.parse(serviceCIDR).at(1), ...reachable];
   return [...new Set(all)];
-}
-
-async function bootstrap(client: KubeClient): Promise<void> {
-  for (const name of BOOTSTRAP_NAMESPACES)
-    try {
-      await client.create(NAMESPACES, { metadata: { name } });
-    } catch (error) {
-      if (!isAlreadyExists(error)) throw error;
-    }
 }
 
 function kubeconfig(name: string, server: string, { ca, admin }: Pki): string {
@@ -127,7 +117,7 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     });
     const registry = await Registry.open({ store, schema: Schema.load(), definitions, log });
     const client = new LocalClient(registry);
-    await bootstrap(client);
+    await ensureNamespaces(client);
 
     const host = listen.host === "0.0.0.0" || listen.host === "::" ? "127.0.0.1" : listen.host;
     let port = listen.port;
