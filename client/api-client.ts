@@ -30,6 +30,7 @@ import {
   writeQuery,
 } from "./paths.js";
 import { statusError } from "./status.js";
+import { tokenSource } from "./token.js";
 
 export type { ServerOptions } from "./kubeconfig.js";
 
@@ -77,6 +78,7 @@ export class ApiClient implements KubeClient {
   readonly #origin: string;
   readonly #prefix: string;
   readonly #headers: Record<string, string>;
+  readonly #token: (() => string | undefined) | undefined;
   readonly #requests: Agent;
   readonly #streams: Agent;
 
@@ -97,7 +99,7 @@ export class ApiClient implements KubeClient {
       this.#prefix = url.pathname.replace(/\/+$/, "");
       const { ca, cert, key, tlsServerName: servername, insecureSkipTlsVerify } = options;
       connect = { connect: { ca, cert, key, servername, rejectUnauthorized: !insecureSkipTlsVerify } };
-      if (options.token) this.#headers.authorization = `Bearer ${options.token}`;
+      this.#token = tokenSource(options);
     }
     this.#requests = new Agent({
       ...connect,
@@ -256,6 +258,8 @@ export class ApiClient implements KubeClient {
   #dispatch(method: Dispatcher.HttpMethod, path: string, options: RequestOptions): Dispatcher.RequestOptions {
     const { query = {}, body, contentType = "application/json", accept } = options;
     const headers = { ...this.#headers };
+    const token = this.#token?.();
+    if (token) headers.authorization = `Bearer ${token}`;
     if (accept) headers.accept = accept;
     if (body !== undefined) headers["content-type"] = contentType;
     return {

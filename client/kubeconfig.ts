@@ -13,6 +13,8 @@ export interface ServerOptions {
   cert?: string;
   key?: string;
   token?: string;
+  /** Path of a file with the token; read again from time to time, because issuers renew it. Goes before `token`. */
+  tokenFile?: string;
   /** Name to check the certificate against, when it is not the host of `server`. */
   tlsServerName?: string;
   insecureSkipTlsVerify?: boolean;
@@ -82,7 +84,8 @@ export function connectionOf(config: Kubeconfig, context?: string, directory = p
     ca: dataOrFile(cluster, "certificate-authority", directory),
     cert: dataOrFile(user, "client-certificate", directory),
     key: dataOrFile(user, "client-key", directory),
-    token: text(user.token) ?? file(text(user.tokenFile), directory)?.trim(),
+    token: text(user.token),
+    tokenFile: user.tokenFile ? absolute(String(user.tokenFile), directory) : undefined,
     tlsServerName: text(cluster["tls-server-name"]),
     insecureSkipTlsVerify: cluster["insecure-skip-tls-verify"] === true || undefined,
   };
@@ -137,7 +140,11 @@ function dataOrFile(from: Record<string, unknown>, field: string, directory: str
 
 function file(path: string | undefined, directory: string): string | undefined {
   if (!path) return undefined;
-  return readFileSync(isAbsolute(path) ? path : join(directory, path), "utf8");
+  return readFileSync(absolute(path, directory), "utf8");
+}
+
+function absolute(path: string, directory: string): string {
+  return isAbsolute(path) ? path : join(directory, path);
 }
 
 function text(value: unknown): string | undefined {
