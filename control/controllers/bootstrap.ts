@@ -5,7 +5,6 @@ import {
   ENDPOINT_SLICES,
   ENDPOINTS,
   isAlreadyExists,
-  isConflict,
   isNotFound,
   type KubeClient,
   NAMESPACES,
@@ -15,10 +14,11 @@ import {
 import type { Informer } from "../../common/informer.js";
 import { Cidr, ipFamily } from "../../common/ip.js";
 import type { EndpointSlice, Endpoints, KubeObject, Namespace, Service, Stored } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
+import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
-import type { Controller, ControllerContext } from "./context.js";
+import type { ControllerContext } from "./context.js";
 import { SERVICE_NAME } from "./endpointslice-plan.js";
+import type { Reconciler } from "./reconcile.js";
 
 export interface BootstrapOptions {
   serviceCIDR: string;
@@ -34,7 +34,7 @@ const PORT_NAME = "https";
 const SKIP_MIRROR = "endpointslice.kubernetes.io/skip-mirror";
 const LABELS = { component: "apiserver", provider: "kubernetes" };
 
-export function kubernetesService({ serviceCIDR, serverAddresses }: BootstrapOptions): Service {
+function kubernetesService({ serviceCIDR, serverAddresses }: BootstrapOptions): Service {
   return {
     apiVersion: "v1",
     kind: "Service",
@@ -54,7 +54,7 @@ function reachable(ip: string): boolean {
   return ipFamily(ip) === 6 && ip !== "::1" && ip !== "::";
 }
 
-export function kubernetesEndpoints({ serverAddresses: { ip, port } }: BootstrapOptions): Endpoints {
+function kubernetesEndpoints({ serverAddresses: { ip, port } }: BootstrapOptions): Endpoints {
   const subset = { addresses: [{ ip }], ports: [{ name: PORT_NAME, port, protocol: "TCP" }] };
   return {
     apiVersion: "v1",
@@ -64,7 +64,7 @@ export function kubernetesEndpoints({ serverAddresses: { ip, port } }: Bootstrap
   };
 }
 
-export function kubernetesSlice({ serverAddresses: { ip, port } }: BootstrapOptions): EndpointSlice {
+function kubernetesSlice({ serverAddresses: { ip, port } }: BootstrapOptions): EndpointSlice {
   return {
     apiVersion: "discovery.k8s.io/v1",
     kind: "EndpointSlice",
@@ -87,8 +87,7 @@ export async function ensureNamespaces(client: KubeClient): Promise<void> {
   }
 }
 
-export class BootstrapController implements Controller {
-  readonly name = "bootstrap";
+export class BootstrapController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #options: BootstrapOptions;
   readonly #namespaces: Informer<Namespace>;
@@ -97,22 +96,24 @@ export class BootstrapController implements Controller {
   readonly #slices: Informer<EndpointSlice>;
   readonly #queue: WorkQueue;
 
-  constructor(context: ControllerContext, options: BootstrapOptions) {
+  constructor(context: ControllerContext, queue: WorkQueue, options: BootstrapOptions) {
     this.#context = context;
     this.#options = options;
     this.#namespaces = context.informers.get(NAMESPACES);
     this.#services = context.informers.get(SERVICES);
     this.#endpoints = context.informers.get(ENDPOINTS);
     this.#slices = context.informers.get(ENDPOINT_SLICES);
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (what) => (what === "namespaces" ? ensureNamespaces(context.client) : this.#publish()),
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
-    this.#namespaces.subscribe({ delete: () => this.#queue.add("namespaces") });
+  watch(): void {
+    this.#namespaces.subscribe({
+      // The Service cannot be written before its namespace is there.
+      add: ({ metadata }) => {
+        if (metadata.name === NAMESPACE) this.#queue.add("service");
+      },
+      delete: () => this.#queue.add("namespaces"),
+    });
     const mine = ({ metadata }: Stored) => {
       if (metadata.name === NAME && metadata.namespace === NAMESPACE) this.#queue.add("service");
     };
@@ -121,12 +122,12 @@ export class BootstrapController implements Controller {
     this.#endpoints.subscribe(handler);
     this.#slices.subscribe(handler);
     this.#queue.add("namespaces");
-    this.#queue.add("service");
-    this.#queue.start();
   }
 
-  stop(): Promise<void> {
-    return this.#queue.stop();
+  /** `what` is "namespaces" or "service". */
+  async reconcile(what: string): Promise<void> {
+    if (what === "namespaces") await ensureNamespaces(this.#context.client);
+    else await this.#publish();
   }
 
   async #publish(): Promise<void> {
@@ -163,10 +164,6 @@ export class BootstrapController implements Controller {
       const changed = change(present);
       if (changed) await client.update(resource, changed as unknown as T, { namespace: NAMESPACE });
     } catch (error) {
-      if (isConflict(error)) {
-        this.#queue.add("service");
-        return;
-      }
       if (!isNotFound(error)) throw error;
       await client.create(resource, wanted, { namespace: NAMESPACE });
     }

@@ -5,7 +5,7 @@ import type { Deployment, PodTemplateSpec, ReplicaSet, Stored } from "../../comm
 import { canonicalJson } from "./canonical.js";
 
 export const REVISION = "deployment.kubernetes.io/revision";
-export const REVISION_HISTORY = "deployment.kubernetes.io/revision-history";
+const REVISION_HISTORY = "deployment.kubernetes.io/revision-history";
 export const DESIRED_REPLICAS = "deployment.kubernetes.io/desired-replicas";
 export const MAX_REPLICAS = "deployment.kubernetes.io/max-replicas";
 export const POD_TEMPLATE_HASH = "pod-template-hash";
@@ -82,7 +82,7 @@ export function splitReplicaSets(deployment: Stored<Deployment>, replicaSets: re
   return { current, old: sorted.filter((rs) => rs !== current) };
 }
 
-export function revisionOf(object: Stored<ReplicaSet> | Stored<Deployment>): number {
+function revisionOf(object: Stored<ReplicaSet> | Stored<Deployment>): number {
   const revision = Number(object.metadata.annotations?.[REVISION] ?? 0);
   return Number.isInteger(revision) ? revision : 0;
 }
@@ -92,7 +92,7 @@ export function maxRevision(replicaSets: readonly Stored<ReplicaSet>[]): number 
 }
 
 /** Annotations handed down to a ReplicaSet. */
-export function inheritedAnnotations(deployment: Stored<Deployment>): Record<string, string> {
+function inheritedAnnotations(deployment: Stored<Deployment>): Record<string, string> {
   return Object.fromEntries(
     Object.entries(deployment.metadata.annotations ?? {}).filter(([key]) => !NOT_INHERITED.has(key)),
   );

@@ -1,7 +1,7 @@
 // Keeps the legacy Endpoints object of every Service with a selector. Pure: desiredSubsets; the rest are effects.
 // Knows Services, Pods and Endpoints.
 
-import { ENDPOINTS, isAlreadyExists, isNotFound, PODS, SERVICES } from "../../common/client.js";
+import { ENDPOINTS, isAlreadyExists, PODS, SERVICES } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import { ipFamily } from "../../common/ip.js";
 import {
@@ -14,14 +14,15 @@ import {
   type Service,
   type Stored,
 } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
+import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
-import type { Controller, ControllerContext } from "./context.js";
+import type { ControllerContext } from "./context.js";
 import { HEADLESS, withTrigger } from "./endpointslice-plan.js";
 import type { EventRecorder } from "./events.js";
 import { Freshness, STALE_RETRY_MS } from "./freshness.js";
-import { gatherTime, ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
+import { deleteIfPresent, gatherTime, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
 import { isPodReady, podAddresses } from "./pod-state.js";
+import { onChange, onSight, type Reconciler } from "./reconcile.js";
 import {
   endpointHostname,
   indexServicesAndPods,
@@ -63,12 +64,14 @@ export function desiredSubsets(
   for (const pod of sorted) {
     const ip = podAddresses(pod).find((address) => ipFamily(address) === family);
     if (!ip) continue;
+    const ports = portsOf(service, pod);
+    // Has none of the ports. (In EndpointSlices it is there all the same, without ports.)
+    if (ports.length === 0 && (service.spec?.ports ?? []).length > 0) continue;
     if (room === 0) {
       truncated = true;
       break;
     }
     room--;
-    const ports = portsOf(service, pod);
     const key = JSON.stringify(ports);
     const subset = byPorts.get(key) ?? { ports, ready: [], notReady: [] };
     byPorts.set(key, subset);
@@ -116,8 +119,7 @@ function labelsOf(service: Stored<Service>): Record<string, string> {
   };
 }
 
-export class EndpointsController implements Controller {
-  readonly name = "endpoints";
+export class EndpointsController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #recorder: EventRecorder;
   readonly #services: Informer<Service>;
@@ -131,7 +133,7 @@ export class EndpointsController implements Controller {
   readonly #orphaned = new Set<string>();
   readonly #queue: WorkQueue;
 
-  constructor(context: ControllerContext) {
+  constructor(context: ControllerContext, queue: WorkQueue) {
     this.#context = context;
     this.#recorder = context.events.recorder("endpoint-controller");
     this.#services = context.informers.get(SERVICES);
@@ -139,39 +141,24 @@ export class EndpointsController implements Controller {
     this.#endpoints = context.informers.get(ENDPOINTS);
     indexServicesAndPods(this.#services, this.#pods);
     this.#writes = new Freshness(this.#endpoints, context.now);
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (key) => this.#sync(key).catch(ignoreNotFound),
-      concurrency: 8,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
+  watch(): void {
     const enqueue = (key: string) => this.#queue.addAfter(key, gatherTime(this.#sizes.get(key) ?? 0));
     this.#services.subscribe({
-      add: (service) => enqueue(keyOf(service)),
-      update: (_old, service) => enqueue(keyOf(service)),
+      ...onSight((service) => enqueue(keyOf(service))),
       delete: (service) => {
         this.#orphaned.add(keyOf(service));
         enqueue(keyOf(service));
       },
     });
     watchPods(this.#services, this.#pods, enqueue);
-    this.#endpoints.subscribe({
-      // One whose Service went while nobody looked.
-      add: (endpoints) => enqueue(keyOf(endpoints)),
-      update: (_old, endpoints) => enqueue(keyOf(endpoints)),
-      delete: (endpoints) => enqueue(keyOf(endpoints)),
-    });
-    this.#queue.start();
+    // Also those whose Service went while nobody looked.
+    this.#endpoints.subscribe(onChange((endpoints) => enqueue(keyOf(endpoints))));
   }
 
-  stop(): Promise<void> {
-    return this.#queue.stop();
-  }
-
-  async #sync(key: string): Promise<void> {
+  async reconcile(key: string): Promise<void> {
     if (!this.#writes.isFresh(key)) {
       this.#queue.addAfter(key, STALE_RETRY_MS);
       return;
@@ -205,12 +192,7 @@ export class EndpointsController implements Controller {
     const present = this.#endpoints.get(key);
     if (!present) return;
     if (present.metadata.labels?.[MANAGED_BY] !== CONTROLLER_NAME && !this.#orphaned.has(key)) return;
-    const { name, uid } = present.metadata;
-    try {
-      await this.#context.client.delete(ENDPOINTS, name, { ...namespaceOf(present), preconditions: { uid } });
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
-    }
+    await deleteIfPresent(this.#context.client, ENDPOINTS, present);
     this.#writes.deleted(key, present);
   }
 

@@ -1,7 +1,7 @@
 // Keeps the EndpointSlices of every Service with a selector. What they should be is decided in
 // endpointslice-plan.ts; here are the effects. Knows Services, Pods, Nodes and EndpointSlices.
 
-import { ENDPOINT_SLICES, isNotFound, NODES, PODS, SERVICES } from "../../common/client.js";
+import { ENDPOINT_SLICES, NODES, PODS, SERVICES } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import {
   type EndpointSlice,
@@ -11,13 +11,14 @@ import {
   type Service,
   type Stored,
 } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
-import type { Controller, ControllerContext } from "./context.js";
+import type { WorkQueue } from "../../common/workqueue.js";
+import type { ControllerContext } from "./context.js";
 import { CONTROLLER_NAME, MANAGED_BY, planSlices, SERVICE_NAME } from "./endpointslice-plan.js";
 import type { EventRecorder } from "./events.js";
 import { Freshness, STALE_RETRY_MS } from "./freshness.js";
-import { gatherTime, ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
+import { deleteIfPresent, gatherTime, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
 import { indexByNode, podsOnNode } from "./pod-index.js";
+import { onChange, type Reconciler } from "./reconcile.js";
 import {
   indexServicesAndPods,
   podsBehind,
@@ -30,8 +31,7 @@ import {
 const ZONE = "topology.kubernetes.io/zone";
 const BY_SERVICE = "kubeplumb:service";
 
-export class EndpointSliceController implements Controller {
-  readonly name = "endpointslice";
+export class EndpointSliceController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #recorder: EventRecorder;
   readonly #services: Informer<Service>;
@@ -44,7 +44,7 @@ export class EndpointSliceController implements Controller {
   readonly #sizes = new Map<string, number>();
   readonly #queue: WorkQueue;
 
-  constructor(context: ControllerContext) {
+  constructor(context: ControllerContext, queue: WorkQueue) {
     this.#context = context;
     this.#recorder = context.events.recorder("endpoint-slice-controller");
     this.#services = context.informers.get(SERVICES);
@@ -55,43 +55,27 @@ export class EndpointSliceController implements Controller {
     indexByNode(this.#pods);
     this.#slices.addIndex(BY_SERVICE, (slice) => (isManaged(slice) ? [serviceKeyOf(slice)] : []));
     this.#writes = new Freshness(this.#slices, context.now);
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (key) => this.#sync(key).catch(ignoreNotFound),
-      concurrency: 8,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
+  watch(): void {
     const enqueue = (key: string) => this.#enqueue(key);
-    this.#services.subscribe({
-      add: (service) => enqueue(keyOf(service)),
-      update: (_old, service) => enqueue(keyOf(service)),
-      delete: (service) => enqueue(keyOf(service)),
-    });
+    this.#services.subscribe(onChange((service) => enqueue(keyOf(service))));
     watchPods(this.#services, this.#pods, enqueue);
     this.#slices.subscribe({
-      add: (slice) => this.#sliceChanged(slice),
+      ...onChange((slice) => this.#sliceChanged(slice)),
       update: (old, now) => {
         if (serviceKeyOf(old) !== serviceKeyOf(now) || isManaged(old) !== isManaged(now))
           this.#sliceChanged(old);
         this.#sliceChanged(now);
       },
-      delete: (slice) => this.#sliceChanged(slice),
     });
     this.#nodes.subscribe({
-      add: (node) => this.#nodeChanged(node),
+      ...onChange((node) => this.#nodeChanged(node)),
       update: (old, now) => {
         if (old.metadata.labels?.[ZONE] !== now.metadata.labels?.[ZONE]) this.#nodeChanged(now);
       },
-      delete: (node) => this.#nodeChanged(node),
     });
-    this.#queue.start();
-  }
-
-  stop(): Promise<void> {
-    return this.#queue.stop();
   }
 
   #enqueue(key: string): void {
@@ -113,7 +97,7 @@ export class EndpointSliceController implements Controller {
     return node && (node.metadata.labels?.[ZONE] ?? "");
   }
 
-  async #sync(key: string): Promise<void> {
+  async reconcile(key: string): Promise<void> {
     const service = this.#services.get(key);
     if (!service) {
       // Its slices are its dependents: the garbage collector takes them.
@@ -158,11 +142,7 @@ export class EndpointSliceController implements Controller {
       this.#writes.wrote(key, await client.update(ENDPOINT_SLICES, slice as EndpointSlice, options));
     }
     for (const slice of changes.delete) {
-      try {
-        await client.delete(ENDPOINT_SLICES, slice.metadata.name, options);
-      } catch (error) {
-        if (!isNotFound(error)) throw error;
-      }
+      await deleteIfPresent(client, ENDPOINT_SLICES, slice);
       this.#writes.deleted(key, slice);
     }
   }

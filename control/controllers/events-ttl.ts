@@ -1,17 +1,18 @@
 // Removes Events an hour after they last happened, as the TTL of kube-apiserver does (--event-ttl).
 // Knows the Event type.
 
-import { EVENTS, isNotFound } from "../../common/client.js";
+import { EVENTS } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
-import type { Event, Stored } from "../../common/k8s.js";
-import type { Controller, ControllerContext } from "./context.js";
+import { type Event, keyOf, type Stored } from "../../common/k8s.js";
+import type { ControllerContext } from "./context.js";
+import { deleteIfPresent } from "./objects.js";
+import type { Sweeper } from "./reconcile.js";
 import { parseTime } from "./time.js";
 
 const TTL_MS = 3_600_000;
-const PERIOD_MS = 60_000;
 
 /** When an Event last happened, in milliseconds since the epoch. */
-export function lastHappened(event: Stored<Event>): number {
+function lastHappened(event: Stored<Event>): number {
   const times = [
     event.metadata.creationTimestamp,
     event.lastTimestamp,
@@ -21,40 +22,25 @@ export function lastHappened(event: Stored<Event>): number {
   return Math.max(0, ...times.map((time) => parseTime(time) ?? 0));
 }
 
-export class EventTtlController implements Controller {
-  readonly name = "event-ttl";
+export class EventTtlController implements Sweeper {
+  readonly periodMs = 60_000;
   readonly #context: ControllerContext;
-  readonly #informer: Informer<Event>;
-  #timer: NodeJS.Timeout | undefined;
-  #running: Promise<void> = Promise.resolve();
+  readonly #events: Informer<Event>;
 
   constructor(context: ControllerContext) {
     this.#context = context;
-    this.#informer = context.informers.get(EVENTS);
+    this.#events = context.informers.get(EVENTS);
   }
 
-  start(): void {
-    this.#timer = setInterval(() => {
-      this.#running = this.#running.then(() => this.sweep());
-    }, PERIOD_MS);
-  }
-
-  async stop(): Promise<void> {
-    clearInterval(this.#timer);
-    await this.#running;
-  }
-
-  /** Removes what is too old now. Failures are logged: the next sweep comes. */
+  /** Removes what is too old now; one that cannot be removed stays until the next sweep. */
   async sweep(): Promise<void> {
     const before = this.#context.now() - TTL_MS;
-    for (const event of this.#informer.list()) {
+    for (const event of this.#events.list()) {
       if (lastHappened(event) > before) continue;
-      const { name, namespace } = event.metadata;
       try {
-        await this.#context.client.delete(EVENTS, name, namespace ? { namespace } : {});
+        await deleteIfPresent(this.#context.client, EVENTS, event);
       } catch (error) {
-        if (isNotFound(error)) continue;
-        this.#context.log.warn({ err: error, event: name }, "an old event could not be removed");
+        this.#context.log.warn({ err: error, event: keyOf(event) }, "an old event could not be removed");
       }
     }
   }

@@ -4,11 +4,12 @@
 import { isNotFound, type KubeClient, type Resource } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import { type KubeObject, keyOf, type OwnerReference, type Stored } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
+import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
-import type { Controller, ControllerContext } from "./context.js";
-import { ignoreNotFound, namespaceOf } from "./objects.js";
+import type { ControllerContext } from "./context.js";
+import { namespaceOf } from "./objects.js";
 import { setOwners } from "./owners.js";
+import type { Reconciler } from "./reconcile.js";
 import { resourceName, resourceOf, SERVED } from "./served.js";
 
 const FOREGROUND = "foregroundDeletion";
@@ -53,49 +54,42 @@ function isOrphaning(object: Stored): boolean {
   return !!object.metadata.deletionTimestamp && (object.metadata.finalizers ?? []).includes(ORPHAN);
 }
 
+function coordinatesOf(resource: Resource, key: string, uid: string): string {
+  return `${resourceName(resource)}|${key}|${uid}`;
+}
+
 interface Source {
   resource: Resource;
   informer: Informer<KubeObject>;
 }
 
-export class GarbageCollector implements Controller {
-  readonly name = "garbage-collector";
+export class GarbageCollector implements Reconciler {
   readonly #client: KubeClient;
   readonly #sources = new Map<string, Source>();
   /** uid → where the object is in the caches. */
   readonly #present = new Map<string, { source: Source; key: string }>();
-  /** uids the API said do not exist; they never come back. */
+  /** Owners (see coordinatesOf) that do not exist; a uid never comes back. */
   readonly #absent = new Set<string>();
   readonly #queue: WorkQueue;
 
-  constructor(context: ControllerContext, resources: readonly Resource[] = SERVED) {
+  constructor(context: ControllerContext, queue: WorkQueue) {
     this.#client = context.client;
-    for (const resource of resources) {
+    for (const resource of SERVED) {
       const informer = context.informers.get(resource);
       informer.addIndex(BY_OWNER, (object) => (object.metadata.ownerReferences ?? []).map(({ uid }) => uid));
       this.#sources.set(resourceName(resource), { resource, informer });
     }
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (key) => this.#sync(key).catch(ignoreNotFound),
-      concurrency: 16,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
+  watch(): void {
     for (const source of this.#sources.values()) {
       source.informer.subscribe({
         add: (object) => this.#seen(source, undefined, object),
         update: (old, now) => this.#seen(source, old, now),
-        delete: (object) => this.#gone(object),
+        delete: (object) => this.#gone(source, object),
       });
     }
-    this.#queue.start();
-  }
-
-  stop(): Promise<void> {
-    return this.#queue.stop();
   }
 
   #enqueue({ resource }: Source, object: Stored): void {
@@ -114,10 +108,10 @@ export class GarbageCollector implements Controller {
     if (marked && (!old || (!isDeletingDependents(old) && !isOrphaning(old)))) this.#enqueue(source, now);
   }
 
-  #gone(object: Stored): void {
+  #gone({ resource }: Source, object: Stored): void {
     const { uid, ownerReferences = [] } = object.metadata;
     this.#present.delete(uid);
-    this.#rememberAbsent(uid);
+    this.#rememberAbsent(coordinatesOf(resource, keyOf(object), uid));
     for (const { source, dependent } of this.#dependents(uid)) this.#enqueue(source, dependent);
     for (const reference of ownerReferences) this.#ownerMayGo(reference.uid);
   }
@@ -128,8 +122,8 @@ export class GarbageCollector implements Controller {
     if (place && owner && isDeletingDependents(owner)) this.#enqueue(place.source, owner);
   }
 
-  #rememberAbsent(uid: string): void {
-    this.#absent.add(uid);
+  #rememberAbsent(owner: string): void {
+    this.#absent.add(owner);
     if (this.#absent.size <= REMEMBERED_ABSENT) return;
     for (const oldest of this.#absent) {
       this.#absent.delete(oldest);
@@ -145,7 +139,7 @@ export class GarbageCollector implements Controller {
     return found;
   }
 
-  async #sync(queueKey: string): Promise<void> {
+  async reconcile(queueKey: string): Promise<void> {
     const bar = queueKey.indexOf("|");
     const source = this.#sources.get(queueKey.slice(0, bar));
     const object = source?.informer.get(queueKey.slice(bar + 1));
@@ -171,34 +165,32 @@ export class GarbageCollector implements Controller {
       await setOwners(this.#client, resource, object, kept);
       return;
     }
-    try {
-      // Only as we saw it: somebody may have given it another owner in this moment.
-      await this.#client.delete(resource, name, {
-        ...namespaceOf(object),
-        propagationPolicy: verdict.policy,
-        preconditions: { uid, resourceVersion },
-      });
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
-    }
+    // Only as we saw it: somebody may have given it another owner in this moment.
+    await this.#client.delete(resource, name, {
+      ...namespaceOf(object),
+      propagationPolicy: verdict.policy,
+      preconditions: { uid, resourceVersion },
+    });
   }
 
-  async #stateOf(reference: OwnerReference, dependent: Stored): Promise<OwnerState> {
-    if (this.#absent.has(reference.uid)) return "absent";
-    const place = this.#present.get(reference.uid);
-    const cached = place?.source.informer.get(place.key);
-    if (cached?.metadata.uid === reference.uid) return isDeletingDependents(cached) ? "waiting" : "solid";
-    const resource = resourceOf(reference);
+  /** An owner is the object of this kind, name and uid in the dependent's own namespace; elsewhere it is none. */
+  async #stateOf({ apiVersion, kind, name, uid }: OwnerReference, dependent: Stored): Promise<OwnerState> {
+    const resource = resourceOf({ apiVersion, kind });
     // Of a kind we do not know, or out of reach for a cluster-scoped dependent: not ours to judge.
     if (!resource || (resource.namespaced && !dependent.metadata.namespace)) return "solid";
+    const namespace = resource.namespaced ? dependent.metadata.namespace : undefined;
+    const key = namespace ? `${namespace}/${name}` : name;
+    const cached = this.#sources.get(resourceName(resource))?.informer.get(key);
+    if (cached?.metadata.uid === uid) return isDeletingDependents(cached) ? "waiting" : "solid";
+    const coordinates = coordinatesOf(resource, key, uid);
+    if (this.#absent.has(coordinates)) return "absent";
     try {
-      const namespace = resource.namespaced ? dependent.metadata.namespace : undefined;
-      const owner = await this.#client.get(resource, reference.name, namespace);
-      if (owner.metadata.uid === reference.uid) return isDeletingDependents(owner) ? "waiting" : "solid";
+      const owner = await this.#client.get(resource, name, namespace);
+      if (owner.metadata.uid === uid) return isDeletingDependents(owner) ? "waiting" : "solid";
     } catch (error) {
       if (!isNotFound(error)) throw error;
     }
-    this.#rememberAbsent(reference.uid);
+    this.#rememberAbsent(coordinates);
     return "absent";
   }
 
@@ -228,10 +220,6 @@ export class GarbageCollector implements Controller {
     const { name, uid, resourceVersion, finalizers = [] } = object.metadata;
     const kept = finalizers.filter((other) => other !== finalizer);
     const patch = { metadata: { uid, resourceVersion, finalizers: kept } };
-    try {
-      await this.#client.patch(resource, name, "merge", patch, namespaceOf(object));
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
-    }
+    await this.#client.patch(resource, name, "merge", patch, namespaceOf(object));
   }
 }

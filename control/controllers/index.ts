@@ -4,6 +4,7 @@
 import type { KubeClient } from "../../common/client.js";
 import type { InformerFactory } from "../../common/informer.js";
 import type { Logger } from "../../common/log.js";
+import type { WorkQueue } from "../../common/workqueue.js";
 import { BootstrapController, ensureNamespaces } from "./bootstrap.js";
 import type { Controller, ControllerContext } from "./context.js";
 import { DeploymentController } from "./deployment.js";
@@ -16,6 +17,7 @@ import { NamespaceController } from "./namespace.js";
 import { NodeIpamController } from "./node-ipam.js";
 import { NodeLifecycleController } from "./node-lifecycle.js";
 import { PodGcController } from "./pod-gc.js";
+import { queueController, type Reconciler, sweepController } from "./reconcile.js";
 import { ReplicaSetController } from "./replicaset.js";
 import { Scheduler } from "./scheduler.js";
 import { ServiceAccountController } from "./service-account.js";
@@ -78,23 +80,26 @@ export function startControllers(options: ControllersOptions): Controllers {
   };
 }
 
+/** Each with the number of keys that it works on at the same time. */
 function createControllers(context: ControllerContext, options: ControllersOptions): Controller[] {
-  const { clusterCIDR, nodeCIDRMaskSize, nodeMonitorGracePeriodSeconds } = options;
-  const { serverAddresses, serviceCIDR } = options;
+  const queued = (name: string, concurrency: number, make: (queue: WorkQueue) => Reconciler) =>
+    queueController(context, name, concurrency, make);
+  const quarantineMs = options.nodeMonitorGracePeriodSeconds * 1000;
   return [
-    new BootstrapController(context, { serverAddresses, serviceCIDR }),
-    new NodeIpamController(context, { clusterCIDR, nodeCIDRMaskSize }),
-    new NodeLifecycleController(context, { nodeMonitorGracePeriodSeconds }),
-    new TaintEvictionController(context),
-    new PodGcController(context, { quarantineMs: nodeMonitorGracePeriodSeconds * 1000 }),
-    new ServiceAccountController(context),
-    new DeploymentController(context),
-    new ReplicaSetController(context),
-    new Scheduler(context),
-    new EndpointSliceController(context),
-    new EndpointsController(context),
-    new NamespaceController(context),
-    new GarbageCollector(context),
-    new EventTtlController(context),
+    queued("bootstrap", 1, (queue) => new BootstrapController(context, queue, options)),
+    queued("node-ipam", 1, (queue) => new NodeIpamController(context, queue, options)),
+    queued("node-lifecycle", 8, (queue) => new NodeLifecycleController(context, queue, options)),
+    queued("taint-eviction", 8, (queue) => new TaintEvictionController(context, queue)),
+    sweepController(context, "pod-gc", new PodGcController(context, { quarantineMs })),
+    queued("service-account", 4, (queue) => new ServiceAccountController(context, queue)),
+    queued("deployment", 8, (queue) => new DeploymentController(context, queue)),
+    queued("replicaset", 8, (queue) => new ReplicaSetController(context, queue)),
+    // Decisions are made synchronously, one after the other; it is the bindings that overlap.
+    queued("scheduler", 32, (queue) => new Scheduler(context, queue)),
+    queued("endpointslice", 8, (queue) => new EndpointSliceController(context, queue)),
+    queued("endpoints", 8, (queue) => new EndpointsController(context, queue)),
+    queued("namespace", 4, (queue) => new NamespaceController(context, queue)),
+    queued("garbage-collector", 16, (queue) => new GarbageCollector(context, queue)),
+    sweepController(context, "event-ttl", new EventTtlController(context)),
   ];
 }

@@ -1,12 +1,12 @@
 // Empties a namespace that is being deleted and then lets it go. Knows Namespaces; everything else only by kind.
 
-import { isNotFound, NAMESPACES } from "../../common/client.js";
+import { NAMESPACES } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import type { KubeObject, Namespace, Stored } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
+import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
-import type { Controller, ControllerContext } from "./context.js";
-import { ignoreNotFound } from "./objects.js";
+import type { ControllerContext } from "./context.js";
+import { onSight, type Reconciler } from "./reconcile.js";
 import { SERVED } from "./served.js";
 import { timestamp } from "./time.js";
 
@@ -18,13 +18,13 @@ const RETRY_MS = 5000;
 type Condition = NonNullable<NonNullable<Namespace["status"]>["conditions"]>[number];
 
 /** What is still in a namespace: counts by resource, and by finalizer that holds it. */
-export interface Remaining {
+interface Remaining {
   resources: Map<string, number>;
   finalizers: Map<string, number>;
 }
 
 /** The conditions that tell what a deletion waits for, with kube-controller-manager's reasons and messages. */
-export function deletionConditions(
+function deletionConditions(
   present: readonly Condition[] | undefined,
   remaining: Remaining,
   now: string,
@@ -68,64 +68,50 @@ export function deletionConditions(
   });
 }
 
-export class NamespaceController implements Controller {
-  readonly name = "namespace";
+export class NamespaceController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #namespaces: Informer<Namespace>;
   readonly #contents: Informer<KubeObject>[];
   readonly #queue: WorkQueue;
 
-  constructor(context: ControllerContext) {
+  constructor(context: ControllerContext, queue: WorkQueue) {
     this.#context = context;
     this.#namespaces = context.informers.get(NAMESPACES);
     this.#contents = SERVED.filter((r) => r.namespaced).map((r) => context.informers.get(r));
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (name) => this.#sync(name).catch(ignoreNotFound),
-      concurrency: 4,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
-    const enqueue = (namespace: Stored<Namespace>) => {
-      if (namespace.metadata.deletionTimestamp) this.#queue.add(namespace.metadata.name);
-    };
-    this.#namespaces.subscribe({ add: enqueue, update: (_old, now) => enqueue(now) });
+  watch(): void {
+    this.#namespaces.subscribe(
+      onSight(({ metadata }) => {
+        if (metadata.deletionTimestamp) this.#queue.add(metadata.name);
+      }),
+    );
     for (const informer of this.#contents) {
       informer.subscribe({ delete: (object) => this.#contentGone(object.metadata.namespace ?? "") });
     }
-    this.#queue.start();
-  }
-
-  stop(): Promise<void> {
-    return this.#queue.stop();
   }
 
   #contentGone(name: string): void {
     if (this.#namespaces.get(name)?.metadata.deletionTimestamp) this.#queue.addAfter(name, GATHER_MS);
   }
 
-  async #sync(name: string): Promise<void> {
+  async reconcile(name: string): Promise<void> {
     const namespace = this.#namespaces.get(name);
     if (!namespace?.metadata.deletionTimestamp) return;
     const finalizers = namespace.spec?.finalizers ?? [];
     if (!finalizers.includes(FINALIZER)) return;
     const remaining = await this.#empty(name);
-    try {
-      if (remaining.resources.size > 0) {
-        await this.#tell(namespace, remaining);
-        this.#queue.addAfter(name, RETRY_MS);
-        return;
-      }
-      const draft = {
-        ...namespace,
-        spec: { ...namespace.spec, finalizers: finalizers.filter((finalizer) => finalizer !== FINALIZER) },
-      } as Namespace;
-      await this.#context.client.update(NAMESPACES, draft, { subresource: "finalize" });
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
+    if (remaining.resources.size > 0) {
+      await this.#tell(namespace, remaining);
+      this.#queue.addAfter(name, RETRY_MS);
+      return;
     }
+    const draft = {
+      ...namespace,
+      spec: { ...namespace.spec, finalizers: finalizers.filter((finalizer) => finalizer !== FINALIZER) },
+    } as Namespace;
+    await this.#context.client.update(NAMESPACES, draft, { subresource: "finalize" });
   }
 
   /** Asks for the deletion of everything; returns what is still there. Asks the API, not the cache: it decides. */

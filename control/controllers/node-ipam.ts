@@ -1,13 +1,14 @@
 // Gives each Node its podCIDR out of the cluster's. The set of taken ones is pure (CidrSet); the truth is what the
 // Nodes say, from which it is rebuilt at start. Knows Nodes.
 
-import { isNotFound, NODES } from "../../common/client.js";
+import { NODES } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import { Cidr, formatIp } from "../../common/ip.js";
 import type { Node, Stored } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
-import type { Controller, ControllerContext } from "./context.js";
+import type { WorkQueue } from "../../common/workqueue.js";
+import type { ControllerContext } from "./context.js";
 import type { EventRecorder } from "./events.js";
+import { onSight, type Reconciler } from "./reconcile.js";
 
 /** The subnets of one size of a network, and who holds which. */
 export class CidrSet {
@@ -104,14 +105,13 @@ export function cidrSets(clusterCIDR: string, nodeCIDRMaskSize: number): CidrSet
 }
 
 /** The podCIDRs a Node has. */
-export function podCIDRsOf(node: Stored<Node>): string[] {
+function podCIDRsOf(node: Stored<Node>): string[] {
   const { podCIDR, podCIDRs } = node.spec ?? {};
   if (podCIDRs && podCIDRs.length > 0) return podCIDRs;
   return podCIDR ? [podCIDR] : [];
 }
 
-export class NodeIpamController implements Controller {
-  readonly name = "node-ipam";
+export class NodeIpamController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #recorder: EventRecorder;
   readonly #nodes: Informer<Node>;
@@ -124,34 +124,27 @@ export class NodeIpamController implements Controller {
   readonly #complained = new Map<string, string>();
 
   /** @throws RangeError when clusterCIDR and nodeCIDRMaskSize do not go together. */
-  constructor(context: ControllerContext, options: { clusterCIDR: string; nodeCIDRMaskSize: number }) {
+  constructor(
+    context: ControllerContext,
+    queue: WorkQueue,
+    options: { clusterCIDR: string; nodeCIDRMaskSize: number },
+  ) {
     this.#context = context;
     this.#recorder = context.events.recorder("cidrAllocator");
     this.#nodes = context.informers.get(NODES);
     this.#sets = cidrSets(options.clusterCIDR, options.nodeCIDRMaskSize);
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (key) => this.#sync(key),
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
-    // All that have one first: a Node without must never get what another one holds.
-    for (const node of this.#nodes.list()) this.#occupy(node);
+  watch(): void {
+    // All that are there are noted before the queue starts: a Node without must never get what another one holds.
     this.#nodes.subscribe({
-      add: (node) => this.#queue.add(node.metadata.name),
-      update: (_old, now) => {
-        if (podCIDRsOf(now).length === 0) this.#queue.add(now.metadata.name);
-        else this.#occupy(now);
-      },
+      ...onSight((node) => {
+        if (podCIDRsOf(node).length === 0) this.#queue.add(node.metadata.name);
+        else this.#occupy(node);
+      }),
       delete: (node) => this.#released(node.metadata.name),
     });
-    this.#queue.start();
-  }
-
-  stop(): Promise<void> {
-    return this.#queue.stop();
   }
 
   #released(name: string): void {
@@ -186,7 +179,7 @@ export class NodeIpamController implements Controller {
     }
   }
 
-  async #sync(name: string): Promise<void> {
+  async reconcile(name: string): Promise<void> {
     const node = this.#nodes.get(name);
     if (!node || podCIDRsOf(node).length > 0) return;
     const podCIDRs = this.#grant(node);
@@ -202,12 +195,8 @@ export class NodeIpamController implements Controller {
     }
     this.#hungry.delete(name);
     const patch = { metadata: { uid: node.metadata.uid }, spec: { podCIDR: podCIDRs[0], podCIDRs } };
-    try {
-      await this.#context.client.patch(NODES, name, "merge", patch);
-    } catch (error) {
-      // Gone: its deletion, when the informer tells, gives the subnet back. Anything else: the same one again.
-      if (!isNotFound(error)) throw error;
-    }
+    // When the Node is gone, the event of that gives the subnet back; after any other failure it gets the same one.
+    await this.#context.client.patch(NODES, name, "merge", patch);
   }
 
   /** The same subnets for the same Node however often it asks: the cache may lag behind what was written. */

@@ -4,13 +4,14 @@
 import { isNotFound, LEASES, NODES, PODS } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import type { Lease, Node, Pod, Stored, Taint } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
-import type { Controller, ControllerContext } from "./context.js";
+import type { WorkQueue } from "../../common/workqueue.js";
+import type { ControllerContext } from "./context.js";
 import type { EventRecorder } from "./events.js";
 import { evictionAllowed, lostConditions, type NodeHealth, observe } from "./node-health.js";
-import { ignoreNotFound, namespaceOf } from "./objects.js";
+import { namespaceOf } from "./objects.js";
 import { indexByNode, podsOnNode } from "./pod-index.js";
 import { isPodTerminal, podCondition } from "./pod-state.js";
+import { onSight, type Reconciler } from "./reconcile.js";
 import {
   MANAGED_NO_SCHEDULE,
   NOT_READY,
@@ -26,8 +27,7 @@ const LEASE_NAMESPACE = "kube-node-lease";
 /** How often heartbeats are looked at, at most; kube-controller-manager's --node-monitor-period. */
 const LONGEST_PERIOD_MS = 5000;
 
-export class NodeLifecycleController implements Controller {
-  readonly name = "node-lifecycle";
+export class NodeLifecycleController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #recorder: EventRecorder;
   readonly #nodes: Informer<Node>;
@@ -41,7 +41,11 @@ export class NodeLifecycleController implements Controller {
   readonly #queue: WorkQueue;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(context: ControllerContext, options: { nodeMonitorGracePeriodSeconds: number }) {
+  constructor(
+    context: ControllerContext,
+    queue: WorkQueue,
+    options: { nodeMonitorGracePeriodSeconds: number },
+  ) {
     this.#context = context;
     this.#recorder = context.events.recorder("node-controller");
     this.#nodes = context.informers.get(NODES);
@@ -49,26 +53,17 @@ export class NodeLifecycleController implements Controller {
     this.#pods = context.informers.get(PODS);
     indexByNode(this.#pods);
     this.#graceMs = options.nodeMonitorGracePeriodSeconds * 1000;
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (key) => this.#sync(key).catch(ignoreNotFound),
-      concurrency: 8,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
+  watch(): void {
     this.#nodes.subscribe({
       add: (node) => {
         const { name } = node.metadata;
         this.#look(node);
         this.#count(node);
-        this.#recorder.event(
-          node,
-          "Normal",
-          "RegisteredNode",
-          `Node ${name} event: Registered Node ${name} in Controller`,
-        );
+        const text = `Node ${name} event: Registered Node ${name} in Controller`;
+        this.#recorder.event(node, "Normal", "RegisteredNode", text);
         this.#queue.add(name);
       },
       update: (old, now) => {
@@ -78,29 +73,20 @@ export class NodeLifecycleController implements Controller {
       },
       delete: (node) => {
         const { name } = node.metadata;
+        const text = `Node ${name} event: Removing Node ${name} from Controller`;
+        this.#recorder.event(node, "Normal", "RemovingNode", text);
         this.#health.delete(name);
-        this.#recorder.event(
-          node,
-          "Normal",
-          "RemovingNode",
-          `Node ${name} event: Removing Node ${name} from Controller`,
-        );
         this.#ready.delete(name);
         this.#notReady.delete(name);
         this.#judgeDisruption();
       },
     });
-    this.#leases.subscribe({
-      add: (lease) => this.#leaseSeen(lease),
-      update: (_old, lease) => this.#leaseSeen(lease),
-    });
+    this.#leases.subscribe(onSight((lease) => this.#leaseSeen(lease)));
     this.#timer = setInterval(() => this.monitor(), Math.min(LONGEST_PERIOD_MS, this.#graceMs / 8));
-    this.#queue.start();
   }
 
-  stop(): Promise<void> {
+  close(): void {
     clearInterval(this.#timer);
-    return this.#queue.stop();
   }
 
   /** Looks at the age of all heartbeats now. */
@@ -147,7 +133,7 @@ export class NodeLifecycleController implements Controller {
     return readyStatus(node) === undefined ? this.#graceMs * 1.5 : this.#graceMs;
   }
 
-  async #sync(name: string): Promise<void> {
+  async reconcile(name: string): Promise<void> {
     const node = this.#nodes.get(name);
     const health = this.#health.get(name);
     if (!node || !health) return;
@@ -155,21 +141,17 @@ export class NodeLifecycleController implements Controller {
     const conditions = now - health.seenAt > this.#graceOf(node) ? lostConditions(node, now) : undefined;
     if (conditions) {
       await this.#markLost(node, conditions);
-      return; // the update brings us back for the taints
+      return; // its own update brings us back for the taints
     }
     await this.#reconcileTaints(node, now);
-    if (readyStatus(node) !== "True") await this.#markPodsNotReady(node, now);
+    // A kubelet that is there reports its pods itself, also as not ready.
+    if (readyStatus(node) === "Unknown") await this.#markPodsNotReady(node, now);
   }
 
   async #markLost(node: Stored<Node>, conditions: NonNullable<NonNullable<Node["status"]>["conditions"]>) {
     const { name } = node.metadata;
     const draft = { ...node, status: { ...node.status, conditions } } as Node;
-    try {
-      await this.#context.client.update(NODES, draft, { subresource: "status" });
-    } catch (error) {
-      if (isNotFound(error)) return;
-      throw error;
-    }
+    await this.#context.client.update(NODES, draft, { subresource: "status" });
     this.#context.log.warn({ node: name }, "no heartbeat from the node");
     if (readyStatus(node) === "True") {
       this.#recorder.event(node, "Normal", "NodeNotReady", `Node ${name} status is now: NodeNotReady`);
@@ -184,17 +166,11 @@ export class NodeLifecycleController implements Controller {
     if (same) return;
     const { name, resourceVersion } = node.metadata;
     const patch = { metadata: { resourceVersion }, spec: { taints: taints.length > 0 ? taints : null } };
-    try {
-      await this.#context.client.patch(NODES, name, "merge", patch);
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
-    }
+    await this.#context.client.patch(NODES, name, "merge", patch);
   }
 
   /** Their kubelet cannot say it: Services must stop sending there. */
   async #markPodsNotReady(node: Stored<Node>, now: number): Promise<void> {
-    const lost = readyStatus(node) === "Unknown";
-    if (!lost) return; // a kubelet that is there reports its pods itself
     for (const pod of podsOnNode(this.#pods, node.metadata.name)) {
       const ready = podCondition(pod, "Ready");
       if (isPodTerminal(pod) || ready?.status !== "True") continue;

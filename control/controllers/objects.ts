@@ -1,8 +1,14 @@
-// Small things all controllers need: request options of an object's namespace, an error's text, Conflict handling.
+// Small things many controllers need: request options of an object's namespace, deleting, an error's text.
 // Knows metadata and errors only.
 
-import { isNotFound, StatusError } from "../../common/client.js";
-import type { Stored } from "../../common/k8s.js";
+import {
+  type DeleteOptions,
+  isNotFound,
+  type KubeClient,
+  type Resource,
+  StatusError,
+} from "../../common/client.js";
+import type { KubeObject, Stored } from "../../common/k8s.js";
 
 /** The namespace option of a request about this object; none for a cluster-scoped one. */
 export function namespaceOf(object: Stored): { namespace?: string } {
@@ -20,9 +26,21 @@ export function isNamespaceTerminating(error: unknown): boolean {
   return error.status.details?.causes?.some((cause) => cause.reason === "NamespaceTerminating") ?? false;
 }
 
-/** For the end of a sync: what it wanted to write to is gone, and the event of that comes or has come. */
-export function ignoreNotFound(error: unknown): void {
-  if (!isNotFound(error)) throw error;
+/** Deletes this very object (its uid is a precondition). False: it was gone already. @throws StatusError */
+export async function deleteIfPresent<T extends KubeObject>(
+  client: KubeClient,
+  resource: Resource<T>,
+  object: Stored<T>,
+  options: DeleteOptions = {},
+): Promise<boolean> {
+  const { name, uid } = object.metadata;
+  try {
+    await client.delete(resource, name, { ...namespaceOf(object), preconditions: { uid }, ...options });
+    return true;
+  } catch (error) {
+    if (!isNotFound(error)) throw error;
+    return false;
+  }
 }
 
 /**

@@ -1,10 +1,11 @@
 // Owner references and label selectors between a controller's object and the objects it manages: who owns what, who
 // is an orphan, adopting and releasing. Knows metadata only.
 
-import { type KubeClient, type Resource, StatusError } from "../../common/client.js";
+import { isNotFound, type KubeClient, type Resource } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import type { KubeObject, LabelSelector, OwnerReference, Stored } from "../../common/k8s.js";
 import { matchLabels, selectorOf } from "../../common/selector.js";
+import { namespaceOf } from "./objects.js";
 
 /** The owner reference with `controller: true`, of which there is at most one. */
 export function controllerOf(object: KubeObject): OwnerReference | undefined {
@@ -87,6 +88,25 @@ export function selects(
   return parsed.requirements !== null && matchLabels(parsed.requirements, labels ?? {});
 }
 
+/**
+ * The objects of a kind that a change of `object` concerns: its controller, or, of an orphan, those that select it.
+ * `owners` needs {@link indexBySelector}.
+ */
+export function ownersOf<T extends KubeObject>(
+  object: Stored,
+  kind: string,
+  owners: Informer<T>,
+  selector: (owner: Stored<T>) => LabelSelector | undefined,
+): Stored<T>[] {
+  const { namespace = "", labels } = object.metadata;
+  const reference = controllerOf(object);
+  if (!reference) {
+    return selectorCandidates(owners, namespace, labels).filter((owner) => selects(selector(owner), labels));
+  }
+  const owner = owners.get(`${namespace}/${reference.name}`);
+  return reference.kind === kind && owner?.metadata.uid === reference.uid ? [owner] : [];
+}
+
 /** Whether a plain map selector (Service.spec.selector) matches. */
 export function selectsMap(
   selector: Record<string, string>,
@@ -164,12 +184,12 @@ export async function setOwners<T extends KubeObject>(
   object: Stored<T>,
   ownerReferences: OwnerReference[],
 ): Promise<Stored<T> | undefined> {
-  const { name, namespace, uid, resourceVersion } = object.metadata;
+  const { name, uid, resourceVersion } = object.metadata;
   const patch = { metadata: { uid, resourceVersion, ownerReferences } };
   try {
-    return await client.patch(resource, name, "merge", patch, namespace ? { namespace } : {});
+    return await client.patch(resource, name, "merge", patch, namespaceOf(object));
   } catch (error) {
-    if (error instanceof StatusError && error.reason === "NotFound") return undefined;
+    if (isNotFound(error)) return undefined;
     throw error;
   }
 }

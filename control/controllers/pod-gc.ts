@@ -1,29 +1,36 @@
-// Removes pods that no kubelet will ever remove: bound to nodes that are gone, terminating without a node or on a
-// node that is out of service, and finished ones beyond a limit. Knows Pods and Nodes.
+// Removes pods that no kubelet will ever remove: bound to nodes that are gone, terminating on a node that is out of
+// service, and finished ones beyond a limit. (A pod without a node goes at once, the API sees to that.) Knows Pods
+// and Nodes.
 
 import { isNotFound, NODES, PODS } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
-import type { Node, Pod, Stored } from "../../common/k8s.js";
-import type { Controller, ControllerContext } from "./context.js";
+import { keyOf, type Node, type Pod, type Stored } from "../../common/k8s.js";
+import type { ControllerContext } from "./context.js";
 import { disrupt } from "./disruption.js";
-import { messageOf, namespaceOf } from "./objects.js";
+import { deleteIfPresent } from "./objects.js";
 import { isPodTerminal } from "./pod-state.js";
+import type { Sweeper } from "./reconcile.js";
 import { OUT_OF_SERVICE, readyStatus } from "./taints.js";
 
 /** kube-controller-manager's --terminated-pod-gc-threshold. */
 const FINISHED_LIMIT = 12_500;
 const LONGEST_PERIOD_MS = 20_000;
 
-export class PodGcController implements Controller {
-  readonly name = "pod-gc";
+/** The oldest of the finished pods, as many as there are beyond the limit. */
+export function finishedBeyond(pods: readonly Stored<Pod>[], limit: number): Stored<Pod>[] {
+  const finished = pods.filter((pod) => isPodTerminal(pod) && !pod.metadata.deletionTimestamp);
+  finished.sort((a, b) => (a.metadata.creationTimestamp < b.metadata.creationTimestamp ? -1 : 1));
+  return finished.slice(0, Math.max(0, finished.length - limit));
+}
+
+export class PodGcController implements Sweeper {
+  readonly periodMs: number;
   readonly #context: ControllerContext;
   readonly #pods: Informer<Pod>;
   readonly #nodes: Informer<Node>;
   readonly #quarantineMs: number;
   /** Node name → since when it has been missing. */
   readonly #missing = new Map<string, number>();
-  #timer: NodeJS.Timeout | undefined;
-  #running: Promise<void> = Promise.resolve();
 
   /** @param options.quarantineMs How long a node has to be gone before its pods are given up. */
   constructor(context: ControllerContext, options: { quarantineMs: number }) {
@@ -31,42 +38,27 @@ export class PodGcController implements Controller {
     this.#pods = context.informers.get(PODS);
     this.#nodes = context.informers.get(NODES);
     this.#quarantineMs = options.quarantineMs;
+    this.periodMs = Math.min(LONGEST_PERIOD_MS, Math.max(100, this.#quarantineMs / 2));
   }
 
-  start(): void {
-    const run = () => {
-      this.#running = this.#running.then(() => this.sweep());
-    };
+  watch(): void {
     // The quarantine begins when the node goes, not when the next sweep comes.
     this.#nodes.subscribe({ delete: (node) => this.#missing.set(node.metadata.name, this.#context.now()) });
-    this.#timer = setInterval(run, Math.min(LONGEST_PERIOD_MS, Math.max(100, this.#quarantineMs / 2)));
-    run();
   }
 
-  async stop(): Promise<void> {
-    clearInterval(this.#timer);
-    await this.#running;
-  }
-
-  /** Removes what has to go now. Failures are logged: the next sweep comes. */
+  /** Removes what has to go now; what cannot be removed stays until the next sweep. */
   async sweep(): Promise<void> {
     const pods = this.#pods.list();
     await this.#removeOrphans(pods);
     for (const pod of pods) {
-      if (!pod.metadata.deletionTimestamp) continue;
-      if (!pod.spec?.nodeName) await this.#remove(pod, undefined);
-      else if (this.#isOutOfService(pod.spec.nodeName))
-        await this.#remove(pod, "PodGC: node is out of service");
+      if (!pod.metadata.deletionTimestamp || !this.#isOutOfService(pod.spec?.nodeName)) continue;
+      await this.#remove(pod, "PodGC: node is out of service");
     }
-    const finished = pods.filter((pod) => isPodTerminal(pod) && !pod.metadata.deletionTimestamp);
-    finished.sort((a, b) => (a.metadata.creationTimestamp < b.metadata.creationTimestamp ? -1 : 1));
-    for (const pod of finished.slice(0, Math.max(0, finished.length - FINISHED_LIMIT))) {
-      await this.#remove(pod, undefined);
-    }
+    for (const pod of finishedBeyond(pods, FINISHED_LIMIT)) await this.#remove(pod, undefined);
   }
 
-  #isOutOfService(nodeName: string): boolean {
-    const node = this.#nodes.get(nodeName);
+  #isOutOfService(nodeName: string | undefined): boolean {
+    const node = nodeName === undefined ? undefined : this.#nodes.get(nodeName);
     if (!node || readyStatus(node) === "True") return false;
     return node.spec?.taints?.some((taint) => taint.key === OUT_OF_SERVICE) ?? false;
   }
@@ -104,17 +96,16 @@ export class PodGcController implements Controller {
 
   async #remove(pod: Stored<Pod>, disruption: string | undefined): Promise<void> {
     const { client, now, log } = this.#context;
-    const { name, uid } = pod.metadata;
     try {
       if (disruption && !isPodTerminal(pod)) {
         const why = { reason: "DeletionByPodGC", message: disruption, now: now(), failed: true };
         await disrupt(client, pod, why);
       }
-      const options = { ...namespaceOf(pod), gracePeriodSeconds: 0, preconditions: { uid } };
-      await client.delete(PODS, name, options);
-      log.info({ pod: name, namespace: pod.metadata.namespace, disruption }, "removed a pod nobody runs");
+      if (!(await deleteIfPresent(client, PODS, pod, { gracePeriodSeconds: 0 }))) return;
+      log.info({ pod: keyOf(pod), disruption }, "removed a pod nobody runs");
     } catch (error) {
-      if (!isNotFound(error)) log.warn({ pod: name, err: error }, `pod not removed: ${messageOf(error)}`);
+      if (!isNotFound(error))
+        log.warn({ pod: keyOf(pod), err: error }, "a pod nobody runs could not be removed");
     }
   }
 }

@@ -5,7 +5,7 @@ import { availableAt, isPodReady, maxRestarts, podCondition, readySince } from "
 import { parseTime } from "./time.js";
 
 /** No more pods than this are made or deleted in one go, as in kube-controller-manager. */
-export const BURST_REPLICAS = 500;
+const BURST_REPLICAS = 500;
 
 const DELETION_COST = "controller.kubernetes.io/pod-deletion-cost";
 const PHASE_RANK: Record<string, number> = { Pending: 0, Unknown: 1, Running: 2 };
@@ -41,7 +41,7 @@ export function planReplicas(
  * of its kind, ready for a shorter time, more restarts, younger. Source: the ReplicaSet documentation, "scaling a
  * ReplicaSet"; times count in powers of two, so that nearly equal ages do not decide (LogarithmicScaleDown).
  */
-export function compareForDeletion(
+function compareForDeletion(
   a: Stored<Pod>,
   b: Stored<Pod>,
   podsOnNode: ReadonlyMap<string, number>,

@@ -1,15 +1,15 @@
 // Keeps as many pods as a ReplicaSet asks for. The decisions are in replicaset-plan.ts; here are the effects.
 // Knows Pods and ReplicaSets.
 
-import { isNotFound, PODS, REPLICA_SETS } from "../../common/client.js";
+import { PODS, REPLICA_SETS } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import { keyOf, type Pod, type ReplicaSet, type Stored } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
+import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
-import type { Controller, ControllerContext } from "./context.js";
+import type { ControllerContext } from "./context.js";
 import type { EventRecorder } from "./events.js";
 import { Freshness, STALE_RETRY_MS } from "./freshness.js";
-import { gatherTime, ignoreNotFound, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
+import { deleteIfPresent, gatherTime, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
 import {
   claim,
   controlledBy,
@@ -17,10 +17,10 @@ import {
   controllerReference,
   indexByController,
   indexBySelector,
-  selectorCandidates,
-  selects,
+  ownersOf,
 } from "./owners.js";
 import { isPodActive } from "./pod-state.js";
+import { onChange, type Reconciler } from "./reconcile.js";
 import {
   countsDifferently,
   nextAvailability,
@@ -31,8 +31,7 @@ import {
 } from "./replicaset-plan.js";
 import { timestamp } from "./time.js";
 
-export class ReplicaSetController implements Controller {
-  readonly name = "replicaset";
+export class ReplicaSetController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #recorder: EventRecorder;
   readonly #pods: Informer<Pod>;
@@ -42,7 +41,7 @@ export class ReplicaSetController implements Controller {
   readonly #sizes = new Map<string, number>();
   readonly #queue: WorkQueue;
 
-  constructor(context: ControllerContext) {
+  constructor(context: ControllerContext, queue: WorkQueue) {
     this.#context = context;
     this.#recorder = context.events.recorder("replicaset-controller");
     this.#pods = context.informers.get(PODS);
@@ -51,54 +50,31 @@ export class ReplicaSetController implements Controller {
     indexByController(this.#replicaSets);
     indexBySelector(this.#replicaSets, (rs) => rs.spec?.selector.matchLabels ?? {});
     this.#podWrites = new Freshness(this.#pods, context.now);
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (key) => this.#sync(key).catch(ignoreNotFound),
-      concurrency: 8,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
-    this.#replicaSets.subscribe({
-      add: (rs) => this.#queue.add(keyOf(rs)),
-      update: (_old, rs) => this.#queue.add(keyOf(rs)),
-      delete: (rs) => this.#queue.add(keyOf(rs)),
-    });
+  watch(): void {
+    this.#replicaSets.subscribe(onChange((rs) => this.#queue.add(keyOf(rs))));
     this.#pods.subscribe({
-      add: (pod) => this.#podChanged(pod),
+      ...onChange((pod) => this.#podChanged(pod)),
       update: (old, now) => {
         if (!countsDifferently(old, now)) return;
         const before = controllerOf(old);
         if (before && before.uid !== controllerOf(now)?.uid) this.#podChanged(old);
         this.#podChanged(now);
       },
-      delete: (pod) => this.#podChanged(pod),
     });
-    this.#queue.start();
-  }
-
-  stop(): Promise<void> {
-    return this.#queue.stop();
   }
 
   #podChanged(pod: Stored<Pod>): void {
-    const namespace = pod.metadata.namespace ?? "";
-    const reference = controllerOf(pod);
-    if (reference) {
-      const key = `${namespace}/${reference.name}`;
-      if (reference.kind === "ReplicaSet" && this.#replicaSets.get(key)?.metadata.uid === reference.uid) {
-        this.#queue.addAfter(key, gatherTime(this.#sizes.get(key) ?? 0));
-      }
-      return;
-    }
-    if (!isPodActive(pod)) return;
-    for (const rs of selectorCandidates(this.#replicaSets, namespace, pod.metadata.labels)) {
-      if (selects(rs.spec?.selector, pod.metadata.labels)) this.#queue.add(keyOf(rs));
+    // An orphan that has ended or is being deleted will not be adopted.
+    if (!controllerOf(pod) && !isPodActive(pod)) return;
+    for (const rs of ownersOf(pod, "ReplicaSet", this.#replicaSets, (rs) => rs.spec?.selector)) {
+      this.#queue.addAfter(keyOf(rs), gatherTime(this.#sizes.get(keyOf(rs)) ?? 0));
     }
   }
 
-  async #sync(key: string): Promise<void> {
+  async reconcile(key: string): Promise<void> {
     const rs = this.#replicaSets.get(key);
     if (!rs) {
       this.#podWrites.forget(key);
@@ -171,17 +147,15 @@ export class ReplicaSetController implements Controller {
   }
 
   async #deleteOne(key: string, rs: Stored<ReplicaSet>, pod: Stored<Pod>): Promise<void> {
-    const { name, uid } = pod.metadata;
+    let deleted: boolean;
     try {
-      await this.#context.client.delete(PODS, name, { ...namespaceOf(rs), preconditions: { uid } });
+      deleted = await deleteIfPresent(this.#context.client, PODS, pod);
     } catch (error) {
-      if (!isNotFound(error)) {
-        this.#recorder.event(rs, "Warning", "FailedDelete", `Error deleting: ${messageOf(error)}`);
-        throw error;
-      }
+      this.#recorder.event(rs, "Warning", "FailedDelete", `Error deleting: ${messageOf(error)}`);
+      throw error;
     }
     this.#podWrites.deleted(key, pod);
-    this.#recorder.event(rs, "Normal", "SuccessfulDelete", `Deleted pod: ${name}`);
+    if (deleted) this.#recorder.event(rs, "Normal", "SuccessfulDelete", `Deleted pod: ${pod.metadata.name}`);
   }
 
   #failure(reason: ReplicaFailure["reason"], error: unknown) {

@@ -13,13 +13,14 @@ import {
 } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import { keyOf, type Namespace, type Node, type Pod, type Service, type Stored } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
+import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
-import type { Controller, ControllerContext } from "./context.js";
+import type { ControllerContext } from "./context.js";
 import type { EventRecorder } from "./events.js";
-import { namespaceOf } from "./objects.js";
+import { messageOf, namespaceOf } from "./objects.js";
 import { controllerOf } from "./owners.js";
 import { isPodTerminal, podCondition } from "./pod-state.js";
+import type { Reconciler } from "./reconcile.js";
 import { filterNode, type Refusal, unschedulableMessage } from "./scheduler-filter.js";
 import { NodeInfo, type PodFacts, podFacts } from "./scheduler-node.js";
 import { bestNode } from "./scheduler-score.js";
@@ -39,8 +40,7 @@ const BINDINGS: Resource<Binding> = {
   namespaced: true,
 };
 
-export class Scheduler implements Controller {
-  readonly name = "scheduler";
+export class Scheduler implements Reconciler {
   readonly #context: ControllerContext;
   readonly #recorder: EventRecorder;
   readonly #pods: Informer<Pod>;
@@ -59,7 +59,7 @@ export class Scheduler implements Controller {
   readonly #queue: WorkQueue;
   #retryTimer: NodeJS.Timeout | undefined;
 
-  constructor(context: ControllerContext) {
+  constructor(context: ControllerContext, queue: WorkQueue) {
     this.#context = context;
     this.#recorder = context.events.recorder(SCHEDULER_NAME);
     this.#pods = context.informers.get(PODS);
@@ -67,16 +67,10 @@ export class Scheduler implements Controller {
     this.#services = context.informers.get(SERVICES);
     this.#namespaces = context.informers.get(NAMESPACES);
     indexServicesAndPods(this.#services, this.#pods);
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (key) => this.#schedule(key),
-      // Decisions are made synchronously, one after the other; it is the bindings that overlap.
-      concurrency: 32,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
+  watch(): void {
     this.#nodes.subscribe({
       add: (node) => this.#nodeChanged(undefined, node),
       update: (old, now) => this.#nodeChanged(old, now),
@@ -92,12 +86,10 @@ export class Scheduler implements Controller {
       },
       delete: (pod) => this.#podDeleted(pod),
     });
-    this.#queue.start();
   }
 
-  stop(): Promise<void> {
+  close(): void {
     clearTimeout(this.#retryTimer);
-    return this.#queue.stop();
   }
 
   #info(name: string): NodeInfo {
@@ -179,7 +171,7 @@ export class Scheduler implements Controller {
     return names.length > 0 ? `${pod.metadata.namespace}/${names.sort().join(",")}` : undefined;
   }
 
-  async #schedule(key: string): Promise<void> {
+  async reconcile(key: string): Promise<void> {
     const pod = this.#pods.get(key);
     if (!pod || pod.spec?.nodeName || !isMine(pod) || this.#placed.has(pod.metadata.uid)) return;
     const facts = podFacts(pod, this.#groupOf(pod));
@@ -196,10 +188,9 @@ export class Scheduler implements Controller {
     } catch (error) {
       // Deleted or bound by somebody else meanwhile: the informer tells what is true.
       if (this.#pods.get(key)?.spec?.nodeName === undefined) this.#unplace(pod.metadata.uid);
-      if (isNotFound(error)) return;
-      if (!isConflict(error)) {
-        const reason = error instanceof Error ? error.message : String(error);
-        this.#recorder.event(pod, "Warning", "FailedScheduling", `binding rejected: ${reason}`);
+      if (!isNotFound(error) && !isConflict(error)) {
+        const text = `binding rejected: ${messageOf(error)}`;
+        this.#recorder.event(pod, "Warning", "FailedScheduling", text);
       }
       throw error;
     }
@@ -256,18 +247,9 @@ export class Scheduler implements Controller {
           ? present.lastTransitionTime
           : timestamp(this.#context.now()),
     };
+    const patch = { status: { conditions: [condition] } };
     const options = { ...namespaceOf(pod), subresource: "status" as const };
-    try {
-      await this.#context.client.patch(
-        PODS,
-        pod.metadata.name,
-        "strategic",
-        { status: { conditions: [condition] } },
-        options,
-      );
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
-    }
+    await this.#context.client.patch(PODS, pod.metadata.name, "strategic", patch, options);
   }
 }
 

@@ -1,49 +1,38 @@
 // Gives every namespace its ServiceAccount "default". Knows Namespaces and ServiceAccounts.
 
-import { isAlreadyExists, isNotFound, NAMESPACES, SERVICE_ACCOUNTS } from "../../common/client.js";
+import { isAlreadyExists, NAMESPACES, SERVICE_ACCOUNTS } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
-import type { Namespace, ServiceAccount, Stored } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
-import type { Controller, ControllerContext } from "./context.js";
+import { keyOf, type Namespace, type ServiceAccount } from "../../common/k8s.js";
+import type { WorkQueue } from "../../common/workqueue.js";
+import type { ControllerContext } from "./context.js";
 import { isNamespaceTerminating } from "./objects.js";
+import { onSight, type Reconciler } from "./reconcile.js";
 
 const NAME = "default";
 
-export class ServiceAccountController implements Controller {
-  readonly name = "service-account";
+export class ServiceAccountController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #namespaces: Informer<Namespace>;
   readonly #accounts: Informer<ServiceAccount>;
   readonly #queue: WorkQueue;
 
-  constructor(context: ControllerContext) {
+  constructor(context: ControllerContext, queue: WorkQueue) {
     this.#context = context;
     this.#namespaces = context.informers.get(NAMESPACES);
     this.#accounts = context.informers.get(SERVICE_ACCOUNTS);
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (namespace) => this.#sync(namespace),
-      concurrency: 4,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
-    const enqueue = (namespace: Stored<Namespace>) => this.#queue.add(namespace.metadata.name);
-    this.#namespaces.subscribe({ add: enqueue, update: (_old, now) => enqueue(now) });
+  watch(): void {
+    this.#namespaces.subscribe(onSight((namespace) => this.#queue.add(keyOf(namespace))));
     this.#accounts.subscribe({
       delete: ({ metadata }) => {
         if (metadata.name === NAME && metadata.namespace) this.#queue.add(metadata.namespace);
       },
     });
-    this.#queue.start();
   }
 
-  stop(): Promise<void> {
-    return this.#queue.stop();
-  }
-
-  async #sync(namespace: string): Promise<void> {
+  async reconcile(namespace: string): Promise<void> {
     const present = this.#namespaces.get(namespace);
     if (!present || present.metadata.deletionTimestamp) return;
     if (this.#accounts.get(`${namespace}/${NAME}`)) return;
@@ -55,8 +44,7 @@ export class ServiceAccountController implements Controller {
     try {
       await this.#context.client.create(SERVICE_ACCOUNTS, account, { namespace });
     } catch (error) {
-      if (isAlreadyExists(error) || isNotFound(error) || isNamespaceTerminating(error)) return;
-      throw error;
+      if (!isAlreadyExists(error) && !isNamespaceTerminating(error)) throw error;
     }
   }
 }

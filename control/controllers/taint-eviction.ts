@@ -1,17 +1,18 @@
 // Evicts pods that do not tolerate a NoExecute taint of their node, at once or when tolerationSeconds are over.
 // Knows Pods and Nodes.
 
-import { isNotFound, NODES, PODS } from "../../common/client.js";
+import { NODES, PODS } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
 import { keyOf, type Node, type Pod, type Stored, type Taint } from "../../common/k8s.js";
-import { WorkQueue } from "../../common/workqueue.js";
+import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
-import type { Controller, ControllerContext } from "./context.js";
+import type { ControllerContext } from "./context.js";
 import { disrupt } from "./disruption.js";
 import type { EventRecorder } from "./events.js";
-import { ignoreNotFound, namespaceOf } from "./objects.js";
+import { deleteIfPresent } from "./objects.js";
 import { indexByNode, podsOnNode } from "./pod-index.js";
 import { isPodTerminal, podCondition } from "./pod-state.js";
+import type { Reconciler } from "./reconcile.js";
 import { tolerates } from "./taints.js";
 import { parseTime } from "./time.js";
 
@@ -40,8 +41,7 @@ export function evictionTime(
   return earliest;
 }
 
-export class TaintEvictionController implements Controller {
-  readonly name = "taint-eviction";
+export class TaintEvictionController implements Reconciler {
   readonly #context: ControllerContext;
   readonly #recorder: EventRecorder;
   readonly #nodes: Informer<Node>;
@@ -52,21 +52,16 @@ export class TaintEvictionController implements Controller {
   /** uids of pods with a time set, so that a change of mind can be told. */
   readonly #scheduled = new Set<string>();
 
-  constructor(context: ControllerContext) {
+  constructor(context: ControllerContext, queue: WorkQueue) {
     this.#context = context;
     this.#recorder = context.events.recorder("taint-eviction-controller");
     this.#nodes = context.informers.get(NODES);
     this.#pods = context.informers.get(PODS);
     indexByNode(this.#pods);
-    this.#queue = new WorkQueue({
-      name: this.name,
-      worker: (key) => this.#sync(key).catch(ignoreNotFound),
-      concurrency: 8,
-      log: context.log.child({ controller: this.name }),
-    });
+    this.#queue = queue;
   }
 
-  start(): void {
+  watch(): void {
     this.#nodes.subscribe({
       add: (node) => this.#nodeChanged(node),
       update: (old, now) => {
@@ -82,11 +77,6 @@ export class TaintEvictionController implements Controller {
       },
       delete: (pod) => this.#scheduled.delete(pod.metadata.uid),
     });
-    this.#queue.start();
-  }
-
-  stop(): Promise<void> {
-    return this.#queue.stop();
   }
 
   #nodeChanged(node: Stored<Node>): void {
@@ -104,7 +94,7 @@ export class TaintEvictionController implements Controller {
     if (pod.spec?.nodeName && this.#firstSeen.has(pod.spec.nodeName)) this.#queue.add(keyOf(pod));
   }
 
-  async #sync(key: string): Promise<void> {
+  async reconcile(key: string): Promise<void> {
     const pod = this.#pods.get(key);
     const nodeName = pod?.spec?.nodeName;
     if (!pod || !nodeName || pod.metadata.deletionTimestamp || isPodTerminal(pod)) return;
@@ -130,17 +120,12 @@ export class TaintEvictionController implements Controller {
   async #evict(key: string, pod: Stored<Pod>): Promise<void> {
     const { client, now } = this.#context;
     this.#recorder.event(pod, "Normal", "TaintManagerEviction", `Marking for deletion Pod ${key}`);
-    try {
-      await disrupt(client, pod, {
-        reason: "DeletionByTaintManager",
-        message: "Taint manager: deleting due to NoExecute taint",
-        now: now(),
-      });
-      const { name, uid } = pod.metadata;
-      await client.delete(PODS, name, { ...namespaceOf(pod), preconditions: { uid } });
-    } catch (error) {
-      if (!isNotFound(error)) throw error;
-    }
+    await disrupt(client, pod, {
+      reason: "DeletionByTaintManager",
+      message: "Taint manager: deleting due to NoExecute taint",
+      now: now(),
+    });
+    await deleteIfPresent(client, PODS, pod);
     this.#scheduled.delete(pod.metadata.uid);
   }
 }

@@ -1,13 +1,8 @@
-// Times as the API writes them (meta/v1 Time and MicroTime) and as we calculate: milliseconds since the epoch.
+// Times as the API writes them (meta/v1 Time) and as we calculate: milliseconds since the epoch. Knows nothing else.
 
 /** RFC 3339 in UTC with whole seconds: meta/v1 Time. */
 export function timestamp(ms: number): string {
   return `${new Date(ms).toISOString().slice(0, 19)}Z`;
-}
-
-/** RFC 3339 in UTC with microseconds: meta/v1 MicroTime. */
-export function microTimestamp(ms: number): string {
-  return `${new Date(ms).toISOString().slice(0, 23)}000Z`;
 }
 
 /** Milliseconds since the epoch; undefined for an absent or unreadable time. */

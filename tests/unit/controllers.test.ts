@@ -60,6 +60,7 @@ import { evictionAllowed } from "../../control/controllers/node-health.js";
 import { CidrSet, cidrSets } from "../../control/controllers/node-ipam.js";
 import { NodeLifecycleController, wantedTaints } from "../../control/controllers/node-lifecycle.js";
 import { PodGcController } from "../../control/controllers/pod-gc.js";
+import { queueController, sweepController } from "../../control/controllers/reconcile.js";
 import { planReplicas } from "../../control/controllers/replicaset-plan.js";
 import { filterNode, unschedulableMessage } from "../../control/controllers/scheduler-filter.js";
 import { NodeInfo, podFacts } from "../../control/controllers/scheduler-node.js";
@@ -616,6 +617,10 @@ t.test("endpoints: subsets and capacity", async (t) => {
     },
   ]);
   t.same(desiredSubsets(makeService(), []).subsets, []);
+  const without = backend(3, { spec: { containers: [{ name: "c" }] } });
+  t.same(desiredSubsets(makeService(), [without]).subsets, [], "none of the ports is a port of the pod");
+  const portless = desiredSubsets(makeService({ clusterIP: "None", ports: [] }), [without]).subsets;
+  t.match(portless, [{ addresses: [{ ip: "10.1.0.3" }] }], "a headless Service needs no ports");
   const many = Array.from({ length: 1001 }, (_, n) =>
     backend(n, n === 0 ? { status: { conditions: [] } } : {}),
   );
@@ -861,6 +866,13 @@ t.test("garbage collector: the verdict", async (t) => {
   });
   t.same(judge(object, [owner("a", "waiting")], true), { type: "delete", policy: "Foreground" });
   t.same(judge(object, [owner("a", "waiting")], false), { type: "delete", policy: "Background" });
+  for (const [finalizer, policy] of [
+    ["orphan", "Orphan"],
+    ["foregroundDeletion", "Foreground"],
+  ]) {
+    const asked = makePod("p", { metadata: { finalizers: [finalizer] } });
+    t.same(judge(asked, [owner("a", "absent")], true), { type: "delete", policy }, "as it was asked for");
+  }
   const going = makePod("p", { metadata: { deletionTimestamp: timestamp(NOW) } });
   t.same(judge(going, [owner("a", "absent")], false), { type: "keep" }, "it goes already");
 });
@@ -1196,9 +1208,20 @@ t.test("a lost node: conditions, taints, pods, eviction, and back", async (t) =>
   let now = Date.now();
   const events = new EventBroadcaster({ client, log, now: () => now });
   const context: ControllerContext = { client, informers, events, log, now: () => now };
-  const lifecycle = new NodeLifecycleController(context, { nodeMonitorGracePeriodSeconds: 40 });
-  const eviction = new TaintEvictionController(context);
+  const { reconciler: lifecycle, ...lifecycleLoop } = queueController(
+    context,
+    "node-lifecycle",
+    8,
+    (queue) => new NodeLifecycleController(context, queue, { nodeMonitorGracePeriodSeconds: 40 }),
+  );
+  const evictionLoop = queueController(
+    context,
+    "taint-eviction",
+    8,
+    (queue) => new TaintEvictionController(context, queue),
+  );
   const gc = new PodGcController(context, { quarantineMs: 40_000 });
+  const gcLoop = sweepController(context, "pod-gc", gc);
   informers.start();
   await informers.synced();
   for (const name of ["default", "kube-node-lease"]) await client.create(NAMESPACES, { metadata: { name } });
@@ -1230,10 +1253,10 @@ t.test("a lost node: conditions, taints, pods, eviction, and back", async (t) =>
   await pod("short", tolerate(0));
   await pod("staying", tolerate());
   events.start();
-  lifecycle.start();
-  eviction.start();
+  lifecycleLoop.start();
+  evictionLoop.start();
   t.teardown(async () => {
-    await Promise.all([lifecycle.stop(), eviction.stop(), gc.stop(), events.stop()]);
+    await Promise.all([lifecycleLoop.stop(), evictionLoop.stop(), gcLoop.stop(), events.stop()]);
     await api.close();
   });
   const node = (name: string) => client.get(NODES, name);
@@ -1273,6 +1296,9 @@ t.test("a lost node: conditions, taints, pods, eviction, and back", async (t) =>
     return object.status?.conditions?.find(({ type }) => type === "Ready")?.status === "False" && object;
   });
   t.notOk(stayed.metadata.deletionTimestamp);
+  await eventually("and told so", async () =>
+    (await client.list(EVENTS, DEFAULT)).items.some(({ message }) => message === "Node is not ready"),
+  );
   const evicted = await eventually("the other is evicted", async () => {
     const object = await client.get(PODS, "short", "default");
     return object.metadata.deletionTimestamp !== undefined && object;
@@ -1294,7 +1320,7 @@ t.test("a lost node: conditions, taints, pods, eviction, and back", async (t) =>
     (await taintsOf("node-1")).includes("node.kubernetes.io/unschedulable:NoSchedule"),
   );
 
-  gc.start();
+  gcLoop.start();
   await client.delete(NODES, "node-1");
   await eventually("seen", async () => informers.get(NODES).get("node-1") === undefined);
   await gc.sweep();
@@ -1456,7 +1482,7 @@ t.test("events: repeats are counted, floods combined and held back, old ones rem
   await client.create(NAMESPACES, { metadata: { name: "default" } });
   events.start();
   t.teardown(async () => {
-    await Promise.all([events.stop(), ttl.stop()]);
+    await events.stop();
     await api.close();
   });
   const recorder = events.recorder("test");

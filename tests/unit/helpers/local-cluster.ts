@@ -30,7 +30,7 @@ export async function openLocalApi(level = "error"): Promise<LocalApi> {
   const log = createLogger("test", { level });
   const store = await LmdbStore.open<Stored>({ path: join(dir, "store"), codec: objectCodec });
   const definitions = createResources({
-    serviceCIDR: "10.96.0.0/16",
+    serviceCIDRs: ["10.96.0.0/16"],
     nodePortRange: [30000, 32767],
     defaultTolerationSeconds: 300,
   });

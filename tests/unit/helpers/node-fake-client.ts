@@ -96,10 +96,11 @@ export class FakeClient implements KubeClient {
       await new Promise<void>((resolve) => {
         const wake = () => {
           this.#waiters.delete(wake);
+          options.signal?.removeEventListener("abort", wake);
           resolve();
         };
         this.#waiters.add(wake);
-        options.signal?.addEventListener("abort", wake, { once: true });
+        options.signal?.addEventListener("abort", wake);
       });
     }
   }
