@@ -41,8 +41,11 @@ function overlayView(node: Stored<Node>): string {
   return JSON.stringify([node.metadata.uid, annotations, node.spec?.podCIDR, internalIPs(node)]);
 }
 
+/** The part of an overlay that hears of Nodes. */
+type NodeListener = Pick<Overlay, "setOwnNode" | "nodesChanged">;
+
 interface OverlayHost {
-  overlay: Overlay;
+  overlay: NodeListener;
   own: (node: Stored<Node>) => void;
 }
 
@@ -132,7 +135,7 @@ class NodeFeed {
  */
 export function wireOverlay(
   informers: InformerFactory,
-  overlay: Overlay,
+  overlay: NodeListener,
   name: string,
   own: (node: Stored<Node>) => void,
 ): () => void {

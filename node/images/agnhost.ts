@@ -91,6 +91,7 @@ const connect: Subcommand = (context, args) =>
       }
       void resolveHost(context, target.host).then(
         (host) => {
+          if (process.over) return;
           const timeout = Number(flags.timeout ?? 0);
           if (protocol === "tcp") connectTcp(process, host, target.port, timeout, fail);
           else

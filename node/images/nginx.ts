@@ -2,9 +2,10 @@
 // access log to stdout, graceful end on SIGQUIT (the image's STOPSIGNAL), fast end on SIGTERM.
 
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
 import { readFile, stat } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { extname, normalize } from "node:path";
+import { dirname, extname, normalize } from "node:path";
 import { EmulatedProcess } from "./emulated.js";
 import type { ContainerContext, Image } from "./types.js";
 
@@ -88,6 +89,8 @@ async function find(context: ContainerContext, url: string, server: string): Pro
     return { ...page(await readFile(file), extname(file)), headers: validators(facts) };
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
+    // A directory is there, and no page to show for it: its contents are nobody's business.
+    if (code === "ENOENT" && wanted !== path && existsSync(dirname(file))) return failed(403);
     if (code === "ENOENT" || code === "ENOTDIR") return failed(404);
     return failed(code === "EACCES" ? 403 : 500);
   }

@@ -139,7 +139,10 @@ export class KubeletApi {
       options,
       (text) => {
         res.write(limit.take(text));
-        if (limit.reached) res.end();
+        if (!limit.reached) return;
+        // Now, not when the connection has closed: the next line may be in the same chunk.
+        stop();
+        res.end();
       },
       () => res.end(),
     );
@@ -252,10 +255,14 @@ export class KubeletApi {
 async function emulatedExec(run: ContainerRun, command: string[]): Promise<RemoteProcess | undefined> {
   const stdout = new PassThrough();
   const stderr = new PassThrough();
-  const workload = await run.emulate(command, (stream, chunk) =>
-    (stream === "stdout" ? stdout : stderr).write(chunk),
-  );
+  const workload = await run.emulate(command, (stream, chunk) => {
+    const output = stream === "stdout" ? stdout : stderr;
+    // What still was on its way when the command ended is lost with it.
+    if (output.writable) output.write(chunk);
+  });
   if (!workload) return undefined;
+  // As a process in the container's PID namespace ends with its first one.
+  void run.exited.then(() => workload.signal("SIGKILL"));
   const exited = workload.exited.then((status) => {
     stdout.end();
     stderr.end();

@@ -22,6 +22,7 @@ const BATCH_MS = 20;
 
 export class ContainerLog {
   readonly path: string;
+  readonly #failed: (error: Error) => void;
   readonly #splitters: Record<StreamName, LineSplitter>;
   readonly #followers = new Set<(entry: LogEntry) => void>();
   readonly #ended = new Set<() => void>();
@@ -30,8 +31,10 @@ export class ContainerLog {
   #bytes: number | undefined;
   #closed = false;
 
-  constructor(path: string) {
+  /** `failed` hears of lines that could not be written: a full disk costs lines, not the agent with all its pods. */
+  constructor(path: string, failed: (error: Error) => void) {
     this.path = path;
+    this.#failed = failed;
     const splitter = (stream: StreamName) =>
       new LineSplitter((text, tag) => this.#append({ time: logTime(new Date()), stream, tag, text }));
     this.#splitters = { stdout: splitter("stdout"), stderr: splitter("stderr") };
@@ -49,13 +52,23 @@ export class ContainerLog {
     for (const follower of this.#followers) follower(entry);
   }
 
-  /** Brings what waits to the file. @throws the file system's error. */
+  /** Brings what waits to the file. */
   flush(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     if (!this.#batch) return;
     const batch = this.#batch;
     this.#batch = "";
+    try {
+      this.#write(batch);
+    } catch (error) {
+      // The directory may have been taken away: it is made again for the next lines.
+      this.#bytes = undefined;
+      this.#failed(error as Error);
+    }
+  }
+
+  #write(batch: string): void {
     if (this.#bytes === undefined) {
       mkdirSync(dirname(this.path), { recursive: true });
       this.#bytes = statSync(this.path, { throwIfNoEntry: false })?.size ?? 0;
@@ -70,7 +83,6 @@ export class ContainerLog {
 
   /** The container has ended: nothing more comes. */
   close(): void {
-    if (this.#closed) return;
     this.#splitters.stdout.end();
     this.#splitters.stderr.end();
     this.flush();

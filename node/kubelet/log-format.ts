@@ -59,7 +59,6 @@ export function selectEntries(file: string, options: LogOptions): LogEntry[] {
     return entry && wanted(entry, options) ? [entry] : [];
   });
   if (options.tailLines === undefined) return entries;
-  if (options.tailLines === 0) return [];
   let lines = 0;
   let from = entries.length;
   while (from > 0) {

@@ -60,10 +60,10 @@ async function environmentOf(
   const secrets = await fetchTexts(references.secrets, (name) => secretData(client, namespace, name));
   const base = {
     PATH,
-    HOSTNAME: sandbox.hostname,
-    ...servicesEnv(pod, environment.services()),
-    ...image.image.env,
     HOME: "/root",
+    HOSTNAME: sandbox.hostname,
+    ...image.image.env,
+    ...servicesEnv(pod, environment.services()),
   };
   return containerEnv(pod, container, base, {
     configMap: (name) => configMaps.get(name),

@@ -1,55 +1,36 @@
 // One container of a pod through all its runs: image, start, restarts with back-off, probes, hooks, graceful stop.
 // Decides when by the restart policy; what runs is ContainerRun's business.
 
-import type {
-  ContainerStateTerminated,
-  ContainerStatus,
-  LifecycleHandler,
-} from "kubernetes-types/core/v1.js";
+import type { ContainerStatus, LifecycleHandler } from "kubernetes-types/core/v1.js";
 import type { Container } from "../../common/k8s.js";
-import { type ResolvedImage, resolveImage, unknownImageMessage } from "../images/index.js";
+import type { ResolvedImage } from "../images/index.js";
 import { type ExitStatus, LaunchError } from "../process/launch.js";
 import { Backoff, goDuration } from "./backoff.js";
 import { buildRun, type ContainerKind, type ContainerOwner } from "./container-setup.js";
 import { ContainerConfigError } from "./env.js";
-import { apiTime } from "./environment.js";
+import { ImagePull } from "./image-pull.js";
 import type { ProbeKind } from "./probe-state.js";
 import { Prober } from "./prober.js";
+import { ContainerRecord } from "./record.js";
 import { ContainerRun, runToEnd } from "./run.js";
 import type { ContainerFacts } from "./status.js";
 import { runHook, Stopping } from "./stopping.js";
 import { VolumeError } from "./volumes.js";
-
-/** After ErrImagePull, how long until it shows as ImagePullBackOff. */
-const PULL_ERROR_SHOWN_MS = 1000;
-
-interface PastRun {
-  info: ContainerStateTerminated;
-  finishedAt: number;
-}
 
 export class PodContainer {
   #spec: Container;
   readonly kind: ContainerKind;
   readonly #owner: ContainerOwner;
   readonly #restartBackoff: Backoff;
-  readonly #imageBackoff: Backoff;
-  #restartCount = 0;
-  #everStarted = false;
+  readonly #imagePull: ImagePull;
+  readonly #record: ContainerRecord;
   #starting = false;
-  #waiting: { reason: string; message?: string } = { reason: "ContainerCreating" };
   #run: ContainerRun | undefined;
   #prober: Prober | undefined;
   #hookRunning = false;
   #stopping: Stopping | undefined;
-  /** The newest ended run, while no other one runs. */
-  #ended: PastRun | undefined;
-  #last: ContainerStateTerminated | undefined;
   /** The run that ends now, or ended last, was of an older spec: the next one needs no policy and no back-off. */
   #redefined = false;
-  #imageID = "";
-  #containerID = "";
-  #pullFailedAt: number | undefined;
   /** Epoch milliseconds of the next try after a failure that is no crash. */
   #notBefore = 0;
 
@@ -63,27 +44,12 @@ export class PodContainer {
     this.kind = kind;
     this.#owner = owner;
     this.#restartBackoff = new Backoff(owner.environment.timing.restartBackoff);
-    this.#imageBackoff = new Backoff(owner.environment.timing.imageBackoff);
-    if (kind !== "init" && owner.hasInit) this.#waiting = { reason: "PodInitializing" };
-    if (former?.containerID) this.#adopt(former);
-  }
-
-  /** Takes over from a former life of the agent, whose containers ended with it. */
-  #adopt(former: ContainerStatus): void {
-    const { state = {}, restartCount, containerID = "", imageID } = former;
-    const info: ContainerStateTerminated = state.terminated ??
-      (state.running ? undefined : former.lastState?.terminated) ?? {
-        exitCode: 255,
-        reason: "Unknown",
-        containerID,
-        ...(state.running?.startedAt ? { startedAt: state.running.startedAt } : {}),
-        finishedAt: apiTime(Date.now()),
-      };
-    this.#ended = { info, finishedAt: Date.now() };
-    this.#restartCount = restartCount;
-    this.#everStarted = true;
-    this.#imageID = imageID;
-    this.#containerID = containerID;
+    this.#imagePull = new ImagePull(owner.environment.timing.imageBackoff, {
+      waitFor: (reason, message) => this.#waitFor(reason, message),
+      event: (type, reason, message) => this.#event(type, reason, message),
+    });
+    const waitsForInit = kind !== "init" && owner.hasInit;
+    this.#record = new ContainerRecord(waitsForInit ? "PodInitializing" : "ContainerCreating", former);
   }
 
   get spec(): Container {
@@ -103,8 +69,7 @@ export class PodContainer {
     this.#spec = spec;
     if (old.image === spec.image) return;
     // Both back-offs are those of a definition, not of a name.
-    this.#pullFailedAt = undefined;
-    this.#imageBackoff.reset();
+    this.#imagePull.reset();
     this.#restartBackoff.reset();
     if (!this.#run || this.#stopping || this.kind === "init") return;
     this.#redefined = true;
@@ -117,17 +82,13 @@ export class PodContainer {
   }
 
   get restartCount(): number {
-    return this.#restartCount;
+    return this.#record.restartCount;
   }
 
   /** Ended and never to run again under its restart policy. */
   get finished(): boolean {
-    return (
-      this.#ended !== undefined &&
-      !this.#run &&
-      !this.#starting &&
-      !this.#mayRestart(this.#ended.info.exitCode)
-    );
+    const { ended } = this.#record;
+    return ended !== undefined && !this.#run && !this.#starting && !this.#mayRestart(ended.info.exitCode);
   }
 
   /** A probe's first result is about to come. */
@@ -137,20 +98,10 @@ export class PodContainer {
 
   facts(): ContainerFacts {
     const running = this.#run !== undefined;
-    const state: ContainerFacts["state"] = this.#run
-      ? { running: { startedAt: apiTime(this.#run.startedAt) } }
-      : this.#ended && this.#waiting.reason === ""
-        ? { terminated: this.#ended.info }
-        : { waiting: this.#waiting };
-    const last = "waiting" in state ? (this.#ended?.info ?? this.#last) : this.#last;
     return {
       name: this.name,
       image: (this.#run?.options.container ?? this.spec).image ?? "",
-      imageID: this.#imageID,
-      containerID: this.#containerID,
-      restartCount: this.#restartCount,
-      state,
-      ...(last ? { last } : {}),
+      ...this.#record.facts(this.#run),
       ...(this.#redefined && !running ? { replaced: true } : {}),
       ready: running ? !this.#hookRunning && (this.#prober?.ready ?? true) : this.kind === "init",
       started: running && !this.#hookRunning && (this.#prober?.started ?? true),
@@ -167,10 +118,12 @@ export class PodContainer {
 
   /** An init container whose pod got a new sandbox starts over, however it had ended. */
   startOver(): void {
-    if (!this.#ended || this.#run) return;
-    this.#last = this.#ended.info;
-    this.#ended = undefined;
-    this.#waiting = { reason: "PodInitializing" };
+    if (!this.#run) this.#record.startOver();
+  }
+
+  /** Its end, if it has come, is what there is to say of it: nothing more will be started. */
+  settle(): void {
+    this.#record.settle();
   }
 
   /**
@@ -179,110 +132,64 @@ export class PodContainer {
    */
   async advance(): Promise<number | undefined> {
     if (this.#run || this.#starting || this.#stopping) return undefined;
-    const failed = this.#ended;
+    const failed = this.#record.ended;
     if (failed) {
       if (!this.#mayRestart(failed.info.exitCode)) {
-        this.#waiting = { reason: "" };
+        this.settle();
         return undefined;
       }
       const wait = this.#restartBackoff.remaining(failed.finishedAt, Date.now());
       if (wait > 0) return this.#crashLoop(wait);
     }
     if (this.#notBefore > Date.now()) return this.#notBefore - Date.now();
-    const image = this.#pull();
+    const image = this.#imagePull.pull(this.spec.image ?? "", {
+      mapped: this.#owner.environment.images,
+      hasCommand: (this.spec.command?.length ?? 0) > 0,
+    });
     if (typeof image === "number" || image === undefined) return image;
     if (failed && !this.#redefined) this.#restartBackoff.next(failed.finishedAt, Date.now());
     return this.#start(image);
   }
 
   #crashLoop(wait: number): number {
-    if (this.#waiting.reason !== "CrashLoopBackOff") {
-      const { namespace, name, uid } = this.#owner.pod.metadata;
-      const pod = `${name}_${namespace}(${uid})`;
-      const delay = goDuration(this.#restartBackoff.delayMs);
-      this.#waiting = {
-        reason: "CrashLoopBackOff",
-        message: `back-off ${delay} restarting failed container=${this.name} pod=${pod}`,
-      };
+    const { namespace, name, uid } = this.#owner.pod.metadata;
+    const pod = `${name}_${namespace}(${uid})`;
+    const delay = goDuration(this.#restartBackoff.delayMs);
+    const message = `back-off ${delay} restarting failed container=${this.name} pod=${pod}`;
+    if (this.#waitFor("CrashLoopBackOff", message)) {
       this.#event("Warning", "BackOff", `Back-off restarting failed container ${this.name} in pod ${pod}`);
-      this.#owner.changed();
     }
     return wait;
   }
 
-  /** The image, or milliseconds to wait, or undefined for never. */
-  #pull(): ResolvedImage | number | undefined {
-    const reference = this.spec.image ?? "";
-    const { images: mapped } = this.#owner.environment;
-    const hasCommand = (this.spec.command?.length ?? 0) > 0;
-    const image = resolveImage(reference, { mapped, hasCommand });
-    if (image === "invalid") {
-      const message = `Failed to apply default image tag "${reference}": couldn't parse image name "${reference}": invalid reference format`;
-      if (this.#waitFor("InvalidImageName", message)) this.#event("Warning", "InspectFailed", message);
-      return undefined;
-    }
-    if (image) {
-      this.#pullFailedAt = undefined;
-      return image;
-    }
-    return this.#pullFailed(reference, unknownImageMessage(reference, mapped));
-  }
-
-  #pullFailed(reference: string, why: string): number {
-    const now = Date.now();
-    const failedAt = this.#pullFailedAt;
-    const wait = failedAt === undefined ? 0 : this.#imageBackoff.remaining(failedAt, now);
-    if (failedAt !== undefined && wait > 0) {
-      const shown = Math.min(PULL_ERROR_SHOWN_MS, this.#imageBackoff.delayMs) - (now - failedAt);
-      if (shown > 0) return shown;
-      if (this.#waitFor("ImagePullBackOff", `Back-off pulling image "${reference}": ErrImagePull: ${why}`)) {
-        this.#event("Normal", "BackOff", `Back-off pulling image "${reference}"`);
-        this.#event("Warning", "Failed", "Error: ImagePullBackOff");
-      }
-      return wait;
-    }
-    this.#imageBackoff.next(failedAt ?? now, now);
-    this.#pullFailedAt = now;
-    const message = `Failed to pull image "${reference}": ${why}`;
-    this.#waitFor("ErrImagePull", message);
-    this.#event("Normal", "Pulling", `Pulling image "${reference}"`);
-    this.#event("Warning", "Failed", message);
-    this.#event("Warning", "Failed", "Error: ErrImagePull");
-    return Math.min(PULL_ERROR_SHOWN_MS, this.#imageBackoff.delayMs);
-  }
-
   /** Returns whether that is news. */
   #waitFor(reason: string, message: string): boolean {
-    if (this.#waiting.reason === reason && this.#waiting.message === message) return false;
-    this.#waiting = { reason, message };
-    this.#owner.changed();
-    return true;
+    const news = this.#record.waitFor(reason, message);
+    if (news) this.#owner.changed();
+    return news;
   }
 
   async #start(image: ResolvedImage): Promise<number | undefined> {
     this.#starting = true;
-    const again = this.#everStarted;
-    const runNumber = again ? this.#restartCount + 1 : this.#restartCount;
     try {
-      const options = await buildRun(this.#owner, this.spec, image, runNumber);
+      const options = await buildRun(this.#owner, this.spec, image, this.#record.nextRun);
       this.#event("Normal", "Pulled", `Container image "${image.reference}" already present on machine`);
       const run = await ContainerRun.start(options);
       this.#event("Normal", "Created", `Created container: ${this.name}`);
-      this.#imageID = image.imageID;
-      this.#began(run, runNumber);
+      this.#began(run, image);
       return undefined;
     } catch (error) {
-      return this.#notStarted(error, runNumber);
+      return this.#notStarted(error);
     } finally {
       this.#starting = false;
     }
   }
 
-  #began(run: ContainerRun, runNumber: number): void {
+  #began(run: ContainerRun, image: ResolvedImage): void {
     this.#event("Normal", "Started", `Started container ${this.name}`);
-    this.#countRun(runNumber, `kubeplumb://${run.id}`);
+    this.#record.began(run, image.imageID);
+    this.#redefined = false;
     this.#run = run;
-    this.#ended = undefined;
     const postStart = this.spec.lifecycle?.postStart;
     this.#hookRunning = postStart !== undefined;
     if (postStart) void this.#postStart(postStart, run);
@@ -291,28 +198,16 @@ export class PodContainer {
     this.#owner.changed();
   }
 
-  #countRun(runNumber: number, id: string): void {
-    this.#last = this.#ended?.info ?? this.#last;
-    this.#restartCount = runNumber;
-    this.#everStarted = true;
-    this.#redefined = false;
-    this.#containerID = id;
-    this.#waiting = { reason: "" };
-  }
-
-  #notStarted(error: unknown, runNumber: number): number | undefined {
+  #notStarted(error: unknown): number {
     const message = error instanceof Error ? error.message : String(error);
     if (error instanceof ContainerConfigError || error instanceof VolumeError) {
       this.#event("Warning", "Failed", `Error: ${message}`);
       return this.#later("CreateContainerConfigError", message);
     }
     if (error instanceof LaunchError) {
-      const now = Date.now();
       this.#event("Warning", "Failed", `Error: failed to start container "${this.name}": ${message}`);
-      this.#countRun(runNumber, "");
-      const startedAt = apiTime(0);
-      const info = { exitCode: 128, reason: "StartError", message, startedAt, finishedAt: apiTime(now) };
-      this.#ended = { info, finishedAt: now };
+      this.#record.startFailed(message, Date.now());
+      this.#redefined = false;
       this.#owner.changed();
       // At once: the back-off decides when it may be tried again.
       return 0;
@@ -378,23 +273,13 @@ export class PodContainer {
 
   #exited(run: ContainerRun, status: ExitStatus): void {
     if (this.#run !== run) return;
-    const now = Date.now();
     this.#prober?.stop();
     this.#prober = undefined;
     this.#run = undefined;
     this.#stopping = undefined;
     this.#hookRunning = false;
-    if (this.#redefined) this.#waiting = { reason: "ContainerCreating" };
-    this.#ended = {
-      finishedAt: now,
-      info: {
-        exitCode: status.exitCode,
-        reason: status.exitCode === 0 ? "Completed" : "Error",
-        startedAt: apiTime(run.startedAt),
-        finishedAt: apiTime(now),
-        containerID: `kubeplumb://${run.id}`,
-      },
-    };
+    this.#record.exited(run, status, Date.now());
+    if (this.#redefined) this.#record.waitFor("ContainerCreating");
     this.#owner.changed();
   }
 
@@ -410,7 +295,7 @@ export class PodContainer {
       return this.#stopping.done;
     }
     this.#event("Normal", "Killing", message);
-    this.#prober?.stop();
+    this.#prober?.stopping();
     this.#stopping = new Stopping(run, deadline, {
       preStop: this.spec.lifecycle?.preStop,
       target: this.#target(run),

@@ -1,7 +1,7 @@
 // Events about objects, as client-go's recorder makes them: repeated ones are counted, writing never holds up the
 // work they tell of. Knows the Event kind, nothing of pods.
 
-import { EVENTS, isNotFound, type KubeClient } from "../../common/client.js";
+import { EVENTS, isNotFound, type KubeClient, StatusError } from "../../common/client.js";
 import type { Event } from "../../common/k8s.js";
 import type { Logger } from "../../common/log.js";
 
@@ -21,6 +21,10 @@ const REMEMBERED = 1024;
 /** Events waiting to be written; more are dropped, oldest first, as client-go's full channel does. */
 const LARGEST_QUEUE = 5000;
 const WRITERS = 2;
+/** While the API server cannot be reached; client-go's recorder gives an event twelve tries. */
+const TRIES = 12;
+const FIRST_RETRY_MS = 250;
+const LAST_RETRY_MS = 10_000;
 
 interface Pending {
   key: string;
@@ -29,6 +33,7 @@ interface Pending {
   reason: string;
   message: string;
   time: string;
+  tries: number;
 }
 
 export class EventRecorder {
@@ -53,7 +58,7 @@ export class EventRecorder {
   record(target: EventTarget, type: "Normal" | "Warning", reason: string, message: string): void {
     if (this.#stopped) return;
     const key = JSON.stringify([target.uid, target.fieldPath, type, reason, message]);
-    this.#queue.push({ key, target, type, reason, message, time: new Date().toISOString() });
+    this.#queue.push({ key, target, type, reason, message, time: new Date().toISOString(), tries: 0 });
     if (this.#queue.length > LARGEST_QUEUE) {
       this.#queue.shift();
       if (this.#dropped++ % 100 === 0)
@@ -77,7 +82,11 @@ export class EventRecorder {
       try {
         await this.#put(next);
       } catch (error) {
-        if (!this.#stopped) this.#log.warn({ err: error, reason: next.reason }, "event not written");
+        // An answer is the last word; no answer is worth another try.
+        if (!(error instanceof StatusError) && !this.#stopped && ++next.tries < TRIES) {
+          await pause(Math.min(FIRST_RETRY_MS * 2 ** (next.tries - 1), LAST_RETRY_MS));
+          if (!this.#stopped) this.#queue.unshift(next);
+        } else if (!this.#stopped) this.#log.warn({ err: error, reason: next.reason }, "event not written");
       }
     }
     this.#writers--;
@@ -128,5 +137,7 @@ export class EventRecorder {
     };
   }
 }
+
+const pause = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms).unref());
 
 const seconds = (iso: string): string => `${iso.slice(0, 19)}Z`;

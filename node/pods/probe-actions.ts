@@ -24,7 +24,8 @@ export interface ProbeTarget {
   exec(argv: string[], timeoutMs: number): Promise<{ exitCode: number; output: string; timedOut: boolean }>;
 }
 
-const MAX_REDIRECTS = 10;
+/** Requests one attempt may make, as net/http's default. */
+const MAX_REQUESTS = 10;
 /** As much of a body as the kubelet reads. */
 const MAX_BODY = 10 * 1024;
 
@@ -124,12 +125,15 @@ function firstRequest(action: HTTPGetAction, target: ProbeTarget): HttpTarget {
 async function httpGet(action: HTTPGetAction, target: ProbeTarget, timeoutMs: number): Promise<ProbeOutcome> {
   const deadline = Date.now() + timeoutMs;
   let next = firstRequest(action, target);
-  for (let redirects = 0; ; redirects++) {
+  for (let requests = 1; ; requests++) {
     const { status, location } = await oneRequest(next, target.hostNs, deadline);
-    if (status >= 300 && status < 400 && location && redirects < MAX_REDIRECTS) {
+    if (status >= 300 && status < 400 && location) {
       const url = new URL(location, next.url);
       // The kubelet leaves it at that when a redirect leads to another host, and counts it as a success.
       if (url.hostname !== next.url.hostname) return { success: true, message: "" };
+      if (requests === MAX_REQUESTS) {
+        throw new Error(`Get "${location}": stopped after ${MAX_REQUESTS} redirects`);
+      }
       const port = Number(url.port || (url.protocol === "https:" ? 443 : 80));
       next = { ...next, url, port };
       continue;

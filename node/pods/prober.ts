@@ -26,6 +26,7 @@ class OneProbe {
   readonly #prober: Prober;
   #timer: NodeJS.Timeout | undefined;
   #attempts = 0;
+  #stopped = false;
 
   constructor(kind: ProbeKind, probe: Probe, prober: Prober) {
     this.#probe = probe;
@@ -40,7 +41,7 @@ class OneProbe {
 
   /** The first attempt `sinceStartMs` after the start of the container, unless the initial delay is longer. */
   begin(sinceStartMs: number): void {
-    if (this.#timer) return;
+    if (this.#timer || this.#stopped) return;
     const wait = Math.max(0, this.timing.initialDelayMs - sinceStartMs);
     this.#timer = setTimeout(() => void this.#attempt(), wait);
   }
@@ -48,7 +49,7 @@ class OneProbe {
   async #attempt(): Promise<void> {
     const begun = Date.now();
     const outcome = await attempt(this.#probe, this.#prober.target, this.timing.timeoutMs);
-    if (this.#prober.stopped) return;
+    if (this.#stopped) return;
     this.#attempts++;
     this.#timer = setTimeout(
       () => void this.#attempt(),
@@ -58,6 +59,7 @@ class OneProbe {
   }
 
   stop(): void {
+    this.#stopped = true;
     clearTimeout(this.#timer);
   }
 }
@@ -67,7 +69,6 @@ export class Prober {
   readonly #handlers: ProberHandlers;
   readonly #probes = new Map<ProbeKind, OneProbe>();
   readonly #startedAt = Date.now();
-  #stopped = false;
 
   constructor(container: Container, target: ProbeTarget, handlers: ProberHandlers) {
     this.target = target;
@@ -77,10 +78,6 @@ export class Prober {
     if (readinessProbe) this.#probes.set("readiness", new OneProbe("readiness", readinessProbe, this));
     if (livenessProbe) this.#probes.set("liveness", new OneProbe("liveness", livenessProbe, this));
     this.#begin();
-  }
-
-  get stopped(): boolean {
-    return this.#stopped;
   }
 
   /** No startup probe, or it has passed. */
@@ -114,7 +111,7 @@ export class Prober {
     const { changed, restart } = probe.state.record(success);
     if (!success) this.#handlers.unhealthy(kind, `${TITLES[kind]} probe failed: ${message}`);
     if (restart) {
-      this.stop();
+      this.stopping();
       this.#handlers.restart(kind);
       return;
     }
@@ -125,8 +122,13 @@ export class Prober {
     if (changed || kind !== "liveness") this.#handlers.changed();
   }
 
+  /** The container is being ended: its readiness still matters to those it serves, nothing else does. */
+  stopping(): void {
+    this.#probes.get("startup")?.stop();
+    this.#probes.get("liveness")?.stop();
+  }
+
   stop(): void {
-    this.#stopped = true;
     for (const probe of this.#probes.values()) probe.stop();
   }
 }

@@ -8,7 +8,7 @@ import type { Container, Pod, Stored } from "../../common/k8s.js";
 import type { ContainerContext, ResolvedImage, Workload } from "../images/index.js";
 import { ContainerLog } from "../kubelet/container-log.js";
 import type { StreamName } from "../kubelet/log-format.js";
-import { type ExitStatus, type LaunchedProcess, launch } from "../process/launch.js";
+import { type ExitStatus, LaunchError, type LaunchedProcess, launch } from "../process/launch.js";
 import type { BindMount } from "../process/mounts.js";
 import type { Env } from "./env.js";
 import type { PodEnvironment } from "./environment.js";
@@ -65,7 +65,10 @@ export class ContainerRun {
 
   /** @throws LaunchError when a real process cannot be started; the error of an emulation when that cannot. */
   static async start(options: RunOptions): Promise<ContainerRun> {
-    const log = new ContainerLog(options.logPath);
+    const { environment, logPath, pod } = options;
+    const log = new ContainerLog(logPath, (error) =>
+      environment.log.warn({ err: error, pod: pod.metadata.name, logPath }, "container log not written"),
+    );
     const listeners = new Set<Listener>();
     const output: Listener = (stream, chunk) => {
       log.write(stream, chunk);
@@ -115,9 +118,13 @@ export class ContainerRun {
   /**
    * A command in the container's namespaces with its environment and files: in the running process's own, or, when
    * the workload is emulated, in new ones that look the same.
+   * @throws LaunchError when the process has just ended.
    */
   exec(argv: string[], options: { stdin: boolean; tty: boolean }): LaunchedProcess {
     const pid = this.pid;
+    if (this.#process && pid === undefined) {
+      throw new LaunchError("setup", "cannot exec in a stopped container");
+    }
     return launch({
       ...launchBase(this.#options),
       ...(pid === undefined ? {} : { join: pid }),

@@ -75,22 +75,25 @@ export function podPhase(pod: Pick<Pod, "spec">, facts: PodFacts): Phase {
   if (facts.failed) return "Failed";
   const { restartPolicy = "Always" } = pod.spec ?? {};
   const sidecars = sidecarNames(pod);
+  // A pod that has run once does not come back to its beginning.
+  const initialized = facts.containers.some(({ state, last }) => last || !("waiting" in state));
   for (const one of facts.init) {
     if (initDone(one, sidecars)) continue;
-    const failed =
-      !sidecars.has(one.name) && "terminated" in one.state && one.state.terminated.exitCode !== 0;
-    const everything = facts.containers.every((container) => "terminated" in container.state);
+    const failed = !sidecars.has(one.name) && "terminated" in one.state;
     if (failed && restartPolicy === "Never") return "Failed";
-    // A sidecar that ends after the rest has ended does not bring the pod back to its beginning.
-    if (sidecars.has(one.name) && everything) continue;
-    if (facts.containers.some((container) => "running" in container.state)) continue;
-    return "Pending";
+    if (!initialized) return "Pending";
   }
-  return phaseOfContainers(facts.containers, facts.ended ? "Never" : restartPolicy);
+  const alive = facts.init.some((one) => sidecars.has(one.name) && "running" in one.state);
+  return phaseOfContainers(facts.containers, alive, facts.ended ? "Never" : restartPolicy);
 }
 
-function phaseOfContainers(containers: readonly ContainerFacts[], restartPolicy: string): Phase {
-  let [running, waiting, stopped, succeeded] = [0, 0, 0, 0];
+/** `sidecarRuns`: a pod is not over before its sidecars are; how they ended does not matter. */
+function phaseOfContainers(
+  containers: readonly ContainerFacts[],
+  sidecarRuns: boolean,
+  restartPolicy: string,
+): Phase {
+  let [running, waiting, stopped, succeeded] = [sidecarRuns ? 1 : 0, 0, 0, 0];
   for (const { state, last, replaced } of containers) {
     if ("running" in state || replaced) running++;
     else if ("terminated" in state) {
@@ -141,18 +144,14 @@ function containersReadyVerdict(pod: Pick<Pod, "spec">, facts: PodFacts, phase: 
 /** Ready: all containers, and every readiness gate that somebody else must open. */
 function readyVerdict(pod: Stored<Pod>, containers: Verdict): Verdict {
   if (!containers.status) return containers;
-  const gates = (pod.spec?.readinessGates ?? []).map((gate) => gate.conditionType);
-  const closed = gates.filter(
-    (type) => !pod.status?.conditions?.some((one) => one.type === type && one.status === "True"),
-  );
+  const closed = (pod.spec?.readinessGates ?? []).flatMap(({ conditionType: type }) => {
+    const found = pod.status?.conditions?.find((one) => one.type === type);
+    if (!found) return [`corresponding condition of pod readiness gate "${type}" does not exist.`];
+    if (found.status === "True") return [];
+    return [`the status of pod readiness gate "${type}" is not "True", but ${found.status}`];
+  });
   if (closed.length === 0) return { status: true };
-  return {
-    status: false,
-    reason: "ReadinessGatesNotReady",
-    message: closed
-      .map((type) => `corresponding condition of pod readiness gate "${type}" does not exist.`)
-      .join(", "),
-  };
+  return { status: false, reason: "ReadinessGatesNotReady", message: closed.join(", ") };
 }
 
 const OWN = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] as const;

@@ -43,6 +43,8 @@ export class PodWorker implements ContainerOwner {
   readonly #startTime: number;
   #removed = false;
   #volumesReady = false;
+  /** The init containers have done their work in this sandbox. */
+  #initialized = false;
   /** Epoch milliseconds of the next try after a sandbox or volume has failed. */
   #notBefore = 0;
   #ending: Promise<void> | undefined;
@@ -150,7 +152,8 @@ export class PodWorker implements ContainerOwner {
     // A pod whose containers ended with a former life, for good, needs no network to say so.
     const over = !this.sandbox && this.containers.every((one) => one.finished);
     if (!over && (await this.#prepare())) return;
-    const wait = over ? await this.#advanceAll(this.containers) : await this.#advance();
+    if (over) for (const one of [...this.init, ...this.containers]) one.settle();
+    const wait = over ? undefined : await this.#advance();
     if (wait !== undefined) this.#host.again(this.uid, wait);
     this.#report();
     if (["Succeeded", "Failed"].includes(podPhase(this.pod, this.#facts())) && this.#allStopped()) {
@@ -218,25 +221,21 @@ export class PodWorker implements ContainerOwner {
 
   /** Starts what may start. Returns the shortest wait, if there is one. */
   async #advance(): Promise<number | undefined> {
+    if (this.containers.every((one) => one.finished)) {
+      // Sidecars have nothing to serve any more.
+      void this.#stopAll(Date.now() + this.#graceMs());
+      return undefined;
+    }
     const waits: number[] = [];
     const sidecars = sidecarNames(this.pod);
-    const mainRan = this.containers.some((one) => one.run || one.facts().last);
     for (const one of this.init) {
-      if (one.kind === "init" && mainRan) continue;
+      if (one.kind === "init" && this.#initialized) continue;
       const wait = await one.advance();
       if (wait !== undefined) waits.push(wait);
-      if (!mainRan && !initDone(one.facts(), sidecars)) return minimum(waits);
+      if (!this.#initialized && !initDone(one.facts(), sidecars)) return minimum(waits);
     }
-    const wait = await this.#advanceAll(this.containers);
-    if (wait !== undefined) waits.push(wait);
-    // Sidecars have nothing to serve when the rest has finished.
-    if (this.containers.every((one) => one.finished)) void this.#stopAll(Date.now() + this.#graceMs());
-    return minimum(waits);
-  }
-
-  async #advanceAll(containers: readonly PodContainer[]): Promise<number | undefined> {
-    const waits: number[] = [];
-    for (const one of containers) {
+    this.#initialized = true;
+    for (const one of this.containers) {
       const wait = await one.advance();
       if (wait !== undefined) waits.push(wait);
     }

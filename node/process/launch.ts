@@ -122,6 +122,24 @@ const machine: FileView = {
     }),
 };
 
+/** How many ids a /proc/PID/uid_map maps. Pure. */
+export function mappedIds(uidMap: string): number {
+  const lengths = uidMap.match(/\d+$/gm) ?? [];
+  return lengths.reduce((sum, length) => sum + Number(length), 0);
+}
+
+let extraEnv: Record<string, string> | undefined;
+
+/**
+ * Variables for every process. In a user namespace of one id (a lab without root) no file can be given to another
+ * user, so tar must not try, though it runs as root: `kubectl cp` would fail on every file.
+ */
+function environment(): Record<string, string> {
+  extraEnv ??=
+    mappedIds(readFileSync("/proc/self/uid_map", "utf8")) === 1 ? { TAR_OPTIONS: "--no-same-owner" } : {};
+  return extraEnv;
+}
+
 /** The whole command line: namespaces, the script, the command. */
 function commandLine(options: LaunchOptions): string[] {
   const { mounts = [], scratch, cwd = "/", tty = false, join, argv, hostname } = options;
@@ -151,7 +169,7 @@ export function launch(options: LaunchOptions): LaunchedProcess {
   try {
     const input = stdin ? "pipe" : "ignore";
     const child = ns.spawn(program, args, {
-      env,
+      env: { ...environment(), ...env },
       cwd: "/",
       stdio: pty ? [pty.slave, pty.slave, pty.slave, "pipe"] : [input, "pipe", "pipe", "pipe"],
     });

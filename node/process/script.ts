@@ -90,7 +90,8 @@ function startLines(cwd: string, tty: boolean): string[] {
     "PATH=$own_path",
     "unset own_path PWD OLDPWD SHLVL",
     `command -v -- "$1" >/dev/null 2>&1 || { printf 'missing %s\\n' "$1" >&3; exit 127; }`,
-    "echo ready >&3",
+    // Nobody hears it: the agent was killed before setpriv had asked for its death to be ours. The command must not begin.
+    "echo ready >&3 || exit 125",
     tty ? `exec "$setsid" --ctty "$@" 3>&-` : `exec "$@" 3>&-`,
   ];
 }

@@ -293,8 +293,7 @@ t.test("run, exec, logs, cp, with exit codes and a terminal", async (t) => {
   const file = join(directory, "copied");
   writeFileSync(file, "content");
   await kubectl("exec sh -- mkdir -p", `${directory}/in`);
-  // Without root there is one user in the lab: the owner cannot be kept.
-  await kubectl(`cp --no-preserve ${file} sh:${directory}/in/copy`);
+  await kubectl(`cp ${file} sh:${directory}/in/copy`);
   t.equal(await kubectl(`exec sh -- cat ${directory}/in/copy`), "content");
   await kubectl("delete pod sh --now");
 });

@@ -4,11 +4,13 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
+import { WebSocket } from "ws";
 import { CONFIG_MAPS, EVENTS, LEASES, NODES, PODS, SECRETS, SERVICES } from "../../common/client.js";
 import type { Pod, PodStatus, Stored } from "../../common/k8s.js";
 import { startNodeAgent } from "../../node/index.js";
-import { Harness, NODE_IP } from "../unit/helpers/node-harness.js";
+import { Harness, isReady, NODE_IP } from "../unit/helpers/node-harness.js";
 
+t.setTimeout(120_000);
 const host = await Harness.create({
   images: { "example.com/mapped": "gcr.io/google-samples/kubernetes-bootcamp:v2" },
 });
@@ -274,6 +276,22 @@ t.test("probes: liveness restarts, startup holds the others back, exec and tcp",
   const restarted = await host.until("sick", (status) => restarts(status) >= 1);
   t.match(main(restarted.status)?.lastState?.terminated, { exitCode: 2 }, "a Go program's end by SIGTERM");
 
+  await host.pod(
+    "deaf",
+    {
+      ...shell("trap '' TERM; while :; do sleep 0.05; done"),
+      livenessProbe: {
+        exec: { command: ["false"] },
+        periodSeconds: 1,
+        failureThreshold: 1,
+        terminationGracePeriodSeconds: 1,
+      },
+    },
+    { terminationGracePeriodSeconds: 600 },
+  );
+  await host.until("deaf", (status) => restarts(status) > 0);
+  await client.delete(PODS, "deaf", { namespace: "default", gracePeriodSeconds: 0 });
+
   await host.pod("refused", {
     ...shell("sleep 60"),
     readinessProbe: { tcpSocket: { port: 81 }, periodSeconds: 1 },
@@ -319,6 +337,26 @@ t.test("graceful termination", async (t) => {
   await host.pod("stubborn", shell("trap '' TERM; while :; do sleep 0.05; done"), {
     terminationGracePeriodSeconds: 1,
   });
+  await host.pod(
+    "leaving",
+    {
+      ...shell("trap 'touch /out/leaving' TERM; until [ -e /out/left ]; do sleep 0.05; done"),
+      readinessProbe: {
+        exec: { command: ["test", "!", "-e", "/out/leaving"] },
+        periodSeconds: 1,
+        failureThreshold: 1,
+      },
+      volumeMounts,
+    },
+    { volumes, terminationGracePeriodSeconds: 30 },
+  );
+  await host.ready("leaving");
+  await client.delete(PODS, "leaving", { namespace: "default" });
+  const leaving = await host.until("leaving", (status) => main(status)?.ready === false);
+  t.match(main(leaving.status)?.state, { running: {} }, "asked until its end whether it is ready");
+  writeFileSync(join(shared, "left"), "");
+  await host.gone("leaving");
+
   const links = await host.netlink.listLinks();
   await Promise.all([host.running("polite"), host.running("stubborn")]);
   const addresses = (await host.netlink.listLinks()).length - links.length;
@@ -328,7 +366,7 @@ t.test("graceful termination", async (t) => {
   t.equal(readFileSync(join(shared, "polite"), "utf8"), "bye\n");
   await host.event("polite", "Killing", /^Stopping container main$/);
 
-  const ended = host.until("stubborn", (status) => main(status)?.state?.terminated);
+  const ended = host.until("stubborn", (status) => status.phase === "Failed");
   await client.delete(PODS, "stubborn", { namespace: "default" });
   t.match(main((await ended).status)?.state?.terminated, { exitCode: 137 });
   await host.gone("stubborn");
@@ -360,6 +398,196 @@ async function waitFor(condition: () => Promise<boolean>): Promise<void> {
   }
   throw new Error("waited in vain");
 }
+
+t.test("hooks", async (t) => {
+  const out = join(host.directory, "hooks");
+  mkdirSync(out);
+  const spec = { volumes: [{ name: "out", hostPath: { path: out } }], terminationGracePeriodSeconds: 1 };
+  const volumeMounts = [{ name: "out", mountPath: "/out" }];
+  const exec = (script: string) => ({ exec: { command: ["sh", "-c", script] } });
+  await host.pod(
+    "started",
+    {
+      ...shell("sleep 60"),
+      readinessProbe: exec("true"),
+      lifecycle: { postStart: exec("until [ -e /out/go ]; do sleep 0.02; done") },
+      volumeMounts,
+    },
+    spec,
+  );
+  t.match(main((await host.running("started")).status), { ready: false, started: false });
+  writeFileSync(join(out, "go"), "");
+  t.match(
+    main((await host.ready("started")).status),
+    { ready: true, started: true },
+    "probed after the hook",
+  );
+
+  await host.pod("unstarted", {
+    ...shell("sleep 60"),
+    lifecycle: { postStart: exec("echo no; exit 3") },
+  });
+  await host.pod(
+    "first",
+    { ...shell("sleep 1"), lifecycle: { preStop: { sleep: { seconds: 600 } } as object } },
+    { terminationGracePeriodSeconds: 600 },
+  );
+  await host.running("first");
+  await client.delete(PODS, "first", { namespace: "default" });
+  await host.event("unstarted", "FailedPostStartHook", /^PostStartHook failed: no$/m);
+  await host.until("unstarted", (status) => restarts(status) > 0);
+
+  await host.pod(
+    "stuck",
+    {
+      ...shell("trap 'echo bye > /out/late; exit 0' TERM; while :; do sleep 0.05; done"),
+      // Kubernetes 1.29; newer than the published types.
+      lifecycle: { preStop: { sleep: { seconds: 60 } } as object },
+      volumeMounts,
+    },
+    spec,
+  );
+  await host.pod("unhooked", { image: "nginx", lifecycle: { preStop: exec("exit 4") } });
+  await Promise.all([host.running("stuck"), host.running("unhooked")]);
+  for (const name of ["stuck", "unhooked"]) await client.delete(PODS, name, { namespace: "default" });
+  await host.event("unhooked", "FailedPreStopHook");
+  await Promise.all([host.gone("stuck"), host.gone("unhooked")]);
+  // Nobody waits for the hook of a container that has ended.
+  await host.gone("first");
+  t.equal(
+    readFileSync(join(out, "late"), "utf8"),
+    "bye\n",
+    "a hook that takes all the time leaves some for it",
+  );
+});
+
+t.test("init containers and sidecars", async (t) => {
+  const out = join(host.directory, "order");
+  mkdirSync(out);
+  const volumes = [{ name: "out", hostPath: { path: out } }];
+  const volumeMounts = [{ name: "out", mountPath: "/out" }];
+  const order = () => readFileSync(join(out, "order"), "utf8").trim().split("\n");
+  const sidecar = (name: string) => ({
+    name,
+    ...shell(
+      `trap 'echo ${name} >> /out/order; exit 0' TERM; touch /out/${name}; while :; do sleep 0.02; done`,
+    ),
+    restartPolicy: "Always" as const,
+    startupProbe: { exec: { command: ["test", "-e", `/out/${name}`] }, periodSeconds: 1 },
+    volumeMounts,
+  });
+  const failsOnce = (mark: string) => `[ -e /out/${mark} ] || { touch /out/${mark}; exit 1; }`;
+  await host.pod(
+    "parts",
+    { ...shell(`${failsOnce("run")}; [ -e /out/one ] && echo main >> /out/order`), volumeMounts },
+    {
+      restartPolicy: "OnFailure",
+      volumes,
+      initContainers: [
+        sidecar("one"),
+        sidecar("two"),
+        {
+          name: "first",
+          ...shell(
+            `until [ -e /out/go ]; do sleep 0.02; done; ${failsOnce("init")}; echo first >> /out/order`,
+          ),
+          volumeMounts,
+        },
+      ],
+    },
+  );
+  const before = await host.until(
+    "parts",
+    (status) => status.initContainerStatuses?.[2]?.state?.running !== undefined,
+  );
+  t.match(main(before.status)?.state, { waiting: { reason: "PodInitializing" } });
+  t.equal(before.status?.phase, "Pending");
+  writeFileSync(join(out, "go"), "");
+  const done = await host.until("parts", (status) => status.phase === "Succeeded");
+  t.same(order(), ["first", "main", "two", "one"], "each once, sidecars last, in the reverse order");
+  t.equal(restarts(done.status ?? {}), 1);
+  t.match(done.status?.initContainerStatuses, [
+    { restartCount: 0 },
+    { restartCount: 0 },
+    { restartCount: 1 },
+  ]);
+
+  await host.pod("never", shell("true"), {
+    restartPolicy: "Never",
+    initContainers: [{ name: "first", ...shell("exit 1") }],
+  });
+  const failed = await host.until("never", (status) => status.phase === "Failed");
+  t.match(main(failed.status)?.state, { waiting: { reason: "PodInitializing" } }, "it never ran");
+});
+
+t.test("a changed image: the container runs anew, whatever the restart policy", async (t) => {
+  const change = (name: string, container: object) =>
+    client.patch(
+      PODS,
+      name,
+      "merge",
+      { spec: { containers: [{ name: "main", ...container }] } },
+      { namespace: "default" },
+    );
+  await host.pod("changed", { image: "nginx:1.27" }, { restartPolicy: "Never" });
+  await host.running("changed");
+  await change("changed", { image: "nginx:1.28" });
+  await host.event("changed", "Killing", /^Container main definition changed, will be restarted$/);
+  const phases = new Set<string | undefined>();
+  const anew = await host.until("changed", (status) => {
+    phases.add(status.phase);
+    return restarts(status) === 1;
+  });
+  t.same([...phases], ["Running"], "it is not over in between");
+  t.match(await host.curl("-i", ip(anew)), /Server: nginx\/1\.28/);
+
+  const backingOff = /^back-off (\S+) restarting/;
+  const delay = (status: PodStatus) => backingOff.exec(main(status)?.state?.waiting?.message ?? "")?.[1];
+  await host.pod("reset", shell("exit 1"));
+  const long = await host.until("reset", (status) => delay(status) === "800ms");
+  await change("reset", { ...shell("exit 1"), image: "alpine" });
+  const short = await host.until(
+    "reset",
+    (status) => restarts(status) > restarts(long.status ?? {}) && delay(status) !== undefined,
+  );
+  t.equal(delay(short.status ?? {}), "400ms", "another definition has its own back-off");
+
+  await host.pod("twice", { image: "ngnix:1" });
+  await host.until("twice", (status) => main(status)?.state?.waiting?.reason === "ImagePullBackOff");
+  await change("twice", { image: "ngnix:2" });
+  const other = await host.until("twice", (status) =>
+    /ngnix:2/.test(main(status)?.state?.waiting?.message ?? ""),
+  );
+  t.equal(main(other.status)?.state?.waiting?.reason, "ErrImagePull", "tried at once");
+});
+
+t.test("deadlines, and statuses that others write", async (t) => {
+  await host.pod("overdue", shell("sleep 60"), { activeDeadlineSeconds: 1 });
+  const overdue = await host.until("overdue", (status) => status.phase === "Failed");
+  t.match(overdue.status, { reason: "DeadlineExceeded", message: /longer than the specified deadline/ });
+  t.equal(host.agent.podSandbox("default", "overdue")?.pid, undefined, "nothing runs");
+
+  await host.pod("disputed", { image: "nginx" });
+  const truth = await host.ready("disputed");
+  const conditions = truth.status?.conditions?.map((one) => ({ ...one, status: "False" }));
+  await client.patch(PODS, "disputed", "merge", { status: { conditions } }, { namespace: "default" });
+  await host.until("disputed", (status) => !isReady(status));
+  await host.ready("disputed");
+
+  await host.pod("patient", shell("trap '' TERM; while :; do sleep 0.05; done"), {
+    terminationGracePeriodSeconds: 600,
+  });
+  await host.running("patient");
+  await client.delete(PODS, "patient", { namespace: "default" });
+  await host.event("patient", "Killing");
+  await client.delete(PODS, "patient", { namespace: "default", gracePeriodSeconds: 1 });
+  await host.gone("patient");
+  t.same(
+    readdirSync(join(host.directory, "var/log/pods")).filter((name) => name.startsWith("default_patient_")),
+    [],
+    "its logs are gone",
+  );
+});
 
 t.test("an unknown image", async (t) => {
   await host.pod("typo", { image: "ngnix:1" });
@@ -398,6 +626,8 @@ t.test("images: nginx and agnhost", async (t) => {
   t.match(await host.logs("nginx"), /^\S+ - - \[.*\] "GET \/nope HTTP\/1\.1" 404 \d+ "-" "curl\/.*" "-"$/m);
   const site = ip(await host.running("site"));
   t.equal(await host.curl(`${site}/a.txt`), "from a volume");
+  t.match(await host.curl("-i", site), /^HTTP\/1\.1 403 Forbidden\r\n/, "no page for a directory");
+  t.match(await host.curl("-i", `${site}/no/`), /^HTTP\/1\.1 404 Not Found\r\n/);
   t.match(await host.curl(`${site}/../../etc/passwd`, "--path-as-is"), /404 Not Found/);
 
   const agnhost = "registry.k8s.io/e2e-test-images/agnhost:2.53";
@@ -445,9 +675,20 @@ t.test("images: nginx and agnhost", async (t) => {
   });
   t.match(await connect("nonsense"), { exitCode: 1, stderr: /^UNKNOWN: address nonsense: missing port/ });
   t.match(await connect("no.such.host.invalid:80"), { exitCode: 1, stderr: /^DNS: / });
+  const query = "command=/agnhost&command=connect&command=no.such.host.invalid:80&stdout=true";
+  const path = `/exec/default/netexec/main?${query}`;
+  const ws = new WebSocket(`ws+unix://${host.socketPath}:${path}`, ["v5.channel.k8s.io"]);
+  await new Promise((resolve) => ws.once("message", resolve));
+  ws.terminate();
+  // As long as the look-up for the client that has gone takes: its answer is for nobody, and disturbs nobody.
+  t.match(await connect("no.such.host.invalid:80"), { exitCode: 1 });
+  // Ends with its container, as a real process does.
+  const serving = host.exec("netexec", ["/agnhost", "netexec", "--http-port=9090", "--udp-port=-1"]);
+  await waitFor(async () => (await host.curl(`${address}:9090/hostname`).catch(() => "")) === "netexec");
   await host.curl(`${netexec}/exit?code=5`).catch(() => {});
   const exited = await host.until("netexec", (status) => restarts(status) === 1);
   t.match(main(exited.status)?.lastState?.terminated, { exitCode: 5 });
+  t.match(await serving, { exitCode: 137 });
 });
 
 t.test("follows logs until the container ends", async (t) => {
@@ -456,7 +697,7 @@ t.test("follows logs until the container ends", async (t) => {
   await host.pod(
     "talk",
     {
-      ...shell("echo first; until [ -e /gate/open ]; do sleep 0.02; done; echo second"),
+      ...shell("echo first; until [ -e /gate/open ]; do sleep 0.02; done; printf 'second\\nthird\\n'"),
       volumeMounts: [{ name: "gate", mountPath: "/gate" }],
     },
     { restartPolicy: "Never", volumes: [{ name: "gate", hostPath: { path: gate } }] },
@@ -464,14 +705,46 @@ t.test("follows logs until the container ends", async (t) => {
   await host.running("talk");
   await waitFor(async () => (await host.logs("talk")) === "first\n");
   const following = host.logs("talk", "follow=true");
+  const cut = host.logs("talk", "follow=true&limitBytes=9");
   writeFileSync(join(gate, "open"), "");
-  t.equal(await following, "first\nsecond\n");
+  t.equal(await following, "first\nsecond\nthird\n");
+  t.equal(await cut, "first\nsec", "to the byte, though more comes in the same chunk");
 });
 
 t.test("a new life of the agent starts pods anew and leaks nothing", async (t) => {
   await host.pod("once", { image: "nginx" }, { restartPolicy: "Never" });
+  await host.pod(
+    "half",
+    {},
+    {
+      restartPolicy: "Never",
+      containers: [
+        { name: "main", ...shell("exit 4") },
+        { name: "other", ...shell("sleep 60") },
+      ],
+    },
+  );
+  const begun = join(host.directory, "begun");
+  mkdirSync(begun);
+  const init = {
+    name: "init",
+    ...shell("echo $POD >> /begun/log"),
+    env: [{ name: "POD", valueFrom: { fieldRef: { fieldPath: "metadata.name" } } }],
+    volumeMounts: [{ name: "begun", mountPath: "/begun" }],
+  };
+  const withInit = { initContainers: [init], volumes: [{ name: "begun", hostPath: { path: begun } }] };
+  await host.pod("again", shell("sleep 60"), withInit);
+  await host.pod("over", shell("sleep 60"), { ...withInit, restartPolicy: "Never" });
+  await Promise.all([host.running("again"), host.running("over")]);
   const before = await host.running("nginx");
   await host.running("once");
+  await host.until("half", (status) => main(status)?.state?.terminated && status.phase === "Running");
+  const gated = shell("[ -e /begun/open ] && exec sleep 60; exit 11");
+  await host.pod("gated", { ...gated, volumeMounts: init.volumeMounts }, { volumes: withInit.volumes });
+  const crashing = await host.until(
+    "gated",
+    (status) => restarts(status) > 0 && main(status)?.state?.waiting,
+  );
   await host.stopAgent(true);
   const links = (await host.netlink.listLinks()).map((link) => link.name);
   t.same(
@@ -479,11 +752,26 @@ t.test("a new life of the agent starts pods anew and leaks nothing", async (t) =
     [],
     "no veth is left",
   );
+  writeFileSync(join(begun, "open"), "");
   await host.start();
   const after = await host.until("nginx", (status, pod) => restarts(status) === 1 && ip(pod) !== ip(before));
   t.match(main(after.status)?.lastState?.terminated, { exitCode: 255, reason: "Unknown" });
   t.match(await host.curl(ip(after)), /Welcome to nginx/);
   await host.until("once", (status) => status.phase === "Failed");
+  const half = await host.until("half", (status) => status.phase === "Failed");
+  t.match(half.status?.containerStatuses, [
+    { state: { terminated: { exitCode: 4, reason: "Error" } } },
+    { state: { terminated: { exitCode: 255, reason: "Unknown" } } },
+  ]);
+  const again = await host.until("again", (status) => restarts(status) === 1 && status.phase === "Running");
+  t.match(again.status?.initContainerStatuses, [{ ready: true, state: { terminated: { exitCode: 0 } } }]);
+  const over = await host.until("over", (status) => status.phase === "Failed");
+  t.match(over.status?.initContainerStatuses, [{ ready: true, state: { terminated: { exitCode: 0 } } }]);
+  const log = readFileSync(join(begun, "log"), "utf8").trim().split("\n").sort();
+  t.same(log, ["again", "again", "over"], "a new network needs its init containers again");
+  const opened = await host.until("gated", (status) => main(status)?.state?.running);
+  t.ok(restarts(opened.status ?? {}) > restarts(crashing.status ?? {}));
+  t.match(main(opened.status)?.lastState?.terminated, { exitCode: 11, reason: "Error" });
   t.equal((await host.until("job", () => true)).status?.phase, "Failed", "what was finished stays so");
 
   // Killed, not stopped: the next life gives back what this one took.

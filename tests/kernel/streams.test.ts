@@ -1,7 +1,18 @@
 // The WebSocket protocol of exec and attach, and terminals: by the bytes, against a real process.
 
-import { spawn } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
@@ -175,6 +186,36 @@ t.test("a namespace's server is reached from inside only", async (t) => {
   inner.closeAllConnections();
 });
 
+/** Until `condition` holds; tells whether it did. */
+async function until(condition: () => boolean): Promise<boolean> {
+  for (const end = Date.now() + 10_000; !condition() && Date.now() < end; ) {
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  return condition();
+}
+
+function statOf(pid: number): ReturnType<typeof parseStat> {
+  try {
+    return parseStat(readFileSync(`/proc/${pid}/stat`, "utf8"));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Text of a program that launches a command in `process`; what comes after is the caller's. */
+function launcher(argv: string[], env: object): string {
+  const at = (path: string) => JSON.stringify(new URL(`../../${path}`, import.meta.url).href);
+  const options = { hostname: "agent", argv, env, scratch: join(scratch, "agent"), stdin: false };
+  return `
+    import { writeSync } from "node:fs";
+    import { NetNs } from ${at("dataplane/kernel/netns.js")};
+    import { launch } from ${at("node/process/launch.js")};
+    const launched = launch({ ...${JSON.stringify(options)}, ns: NetNs.current(), warn() {} });
+    writeSync(1, launched.pid + "\\n");`;
+}
+
+const asModule = (text: string): string[] => ["--input-type=module", "-e", text];
+
 t.test("the reaper takes orphans and leaves libuv's children alone", async (t) => {
   // Orphans come to this process, as they come to the first one of a PID namespace.
   const PR_SET_CHILD_SUBREAPER = 36;
@@ -182,20 +223,9 @@ t.test("the reaper takes orphans and leaves libuv's children alone", async (t) =
   t.equal(prctl(PR_SET_CHILD_SUBREAPER, 1), 0);
   const zombies = () =>
     readdirSync("/proc").filter((name) => {
-      if (!/^\d+$/.test(name)) return false;
-      try {
-        const stat = parseStat(readFileSync(`/proc/${name}/stat`, "utf8"));
-        return stat?.state === "Z" && stat.ppid === process.pid;
-      } catch {
-        return false;
-      }
+      const stat = /^\d+$/.test(name) ? statOf(Number(name)) : undefined;
+      return stat?.state === "Z" && stat.ppid === process.pid;
     });
-  const until = async (condition: () => boolean) => {
-    for (const end = Date.now() + 10_000; !condition() && Date.now() < end; ) {
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-    return condition();
-  };
   await new Promise((resolve) => spawn("sh", ["-c", "sleep 0.1 & exit 0"]).once("exit", resolve));
   t.ok(await until(() => zombies().length === 1), "an orphan is left as a zombie");
   const stop = startReaper({ intervalMs: 5 });
@@ -211,4 +241,46 @@ t.test("the reaper takes orphans and leaves libuv's children alone", async (t) =
     codes,
     Array.from({ length: 20 }, (_, i) => i),
   );
+});
+
+t.test("a killed agent takes its containers along, whenever it is killed", async (t) => {
+  const env = { PATH: "/usr/bin:/bin" };
+  const die = `process.kill(process.pid, "SIGKILL");`;
+  const killed = (text: string): number => {
+    const { stdout, signal } = spawnSync(process.execPath, asModule(text), { encoding: "utf8" });
+    t.equal(signal, "SIGKILL");
+    return Number(stdout);
+  };
+  const ended = (pid: number) => until(() => (statOf(pid)?.state ?? "Z") === "Z");
+  const late = killed(`${launcher(["sleep", "1000"], env)}\nawait launched.started; ${die}`);
+  t.ok(await ended(late), "its command runs");
+
+  // Where the loader of every program looks first, a pipe: it waits there until somebody writes.
+  const libraries = join(scratch, "libraries");
+  const pipe = join(libraries, "libc.so.6");
+  mkdirSync(libraries);
+  execFileSync("mkfifo", [pipe]);
+  const early = killed(`${launcher(["sleep", "1000"], { ...env, LD_LIBRARY_PATH: libraries })}\n${die}`);
+  t.match(statOf(early), { state: "S" }, "left behind: it has asked for nothing yet");
+  const writer = openSync(pipe, constants.O_WRONLY | constants.O_NONBLOCK);
+  rmSync(pipe);
+  // A library of another kind of machine (32 bits), which is passed over.
+  writeSync(writer, Buffer.from("\x7fELF\x01\x01\x01".padEnd(64, "\0"), "latin1"));
+  closeSync(writer);
+  t.ok(await ended(early), "just started");
+});
+
+t.test("with one id in the user namespace tar keeps no owners", async (t) => {
+  const printed = (argv: string[], env: object): string => {
+    const text = `${launcher(argv, { PATH: "/usr/bin:/bin", ...env })}
+      launched.stdout.pipe(process.stdout);
+      launched.stderr.pipe(process.stderr);`;
+    const args = ["-Urn", process.execPath, ...asModule(text)];
+    return spawnSync("unshare", args, { encoding: "utf8" }).stdout.replace(/^\d+\n/, "");
+  };
+  t.equal(printed(["printenv", "TAR_OPTIONS"], {}), "--no-same-owner\n");
+  t.equal(printed(["printenv", "TAR_OPTIONS"], { TAR_OPTIONS: "-v" }), "-v\n", "the container's own stands");
+  const made = `mkdir -p $0 && tar -cf - --owner=4711 /etc/hostname 2>/dev/null | tar -xf - -C $0 && echo done`;
+  t.equal(printed(["sh", "-c", made, join(scratch, "untarred")], {}), "done\n");
+  t.ok(existsSync(join(scratch, "untarred/etc/hostname")));
 });

@@ -1,7 +1,13 @@
 // The pure parts of the node agent: status, back-off, environment, files, logs, probes, images, mounts.
 
+import { readdirSync, rmSync, writeFileSync } from "node:fs";
+import { createServer, type IncomingHttpHeaders } from "node:http";
+import { join } from "node:path";
 import t from "tap";
-import type { Container, Pod, PodStatus, Service, Stored } from "../../common/k8s.js";
+import { NODES } from "../../common/client.js";
+import { InformerFactory } from "../../common/informer.js";
+import type { Container, Node, Pod, PodStatus, Service, Stored } from "../../common/k8s.js";
+import { NetNs } from "../../dataplane/kernel/netns.js";
 import { prettyName } from "../../node/host/machine.js";
 import {
   addressHolder,
@@ -13,6 +19,7 @@ import {
 import { FlagError, parseFlags, parseGoDuration } from "../../node/images/flags.js";
 import { commandLine, parseReference, resolveImage, unknownImageMessage } from "../../node/images/index.js";
 import { splitHostPort } from "../../node/images/resolve.js";
+import { ContainerLog, readLog } from "../../node/kubelet/container-log.js";
 import {
   formatEntry,
   LineSplitter,
@@ -32,8 +39,15 @@ import {
   serviceEnv,
   servicesEnv,
 } from "../../node/pods/env.js";
-import { parseResolvConf, podDns, podHostname, podHostsFile, resolvConf } from "../../node/pods/files.js";
-import { resolvePort } from "../../node/pods/probe-actions.js";
+import {
+  hostNetworkHostsFile,
+  parseResolvConf,
+  podDns,
+  podHostname,
+  podHostsFile,
+  resolvConf,
+} from "../../node/pods/files.js";
+import { attempt, resolvePort } from "../../node/pods/probe-actions.js";
 import { ProbeState, probeTiming } from "../../node/pods/probe-state.js";
 import {
   type ContainerFacts,
@@ -43,11 +57,13 @@ import {
   sameInEssence,
 } from "../../node/pods/status.js";
 import { throughMounts } from "../../node/pods/volumes.js";
-import { exitStatus } from "../../node/process/launch.js";
+import { exitStatus, mappedIds } from "../../node/process/launch.js";
 import { type FileView, planMounts } from "../../node/process/mounts.js";
 import { launchScript, quote } from "../../node/process/script.js";
 import { parseStat } from "../../node/reaper.js";
 import { exitStatusMessage, parseRemoteCommandQuery } from "../../node/streams/remote-command.js";
+import { wireOverlay } from "../../node/wiring.js";
+import { FakeClient } from "./helpers/node-fake-client.js";
 
 function pod(spec: Partial<Pod["spec"]> = {}, metadata: object = {}, status?: PodStatus): Stored<Pod> {
   return {
@@ -175,6 +191,11 @@ t.test("environment of a container", async (t) => {
     () => containerEnv(pod(), missing, {}, sources),
     new ContainerConfigError('secret "nope" not found'),
   );
+  t.same(serviceEnv(service("bare", "shop", { clusterIP: "10.96.0.8" })), {});
+  const absent = { name: "A", valueFrom: { configMapKeyRef: { name: "nope", key: "k", optional: true } } };
+  t.same(containerEnv(pod(), { env: [absent] }, {}, sources), {});
+  const odd = { env: [{ name: "A", valueFrom: { fieldRef: { fieldPath: "spec.nodename" } } }] };
+  t.throws(() => containerEnv(pod(), odd, {}, sources), { message: "unsupported fieldPath: spec.nodename" });
   const noKey = { env: [{ name: "A", valueFrom: { configMapKeyRef: { name: "conf", key: "k" } } }] };
   t.throws(() => containerEnv(pod(), noKey, {}, sources), {
     message: "couldn't find key k in ConfigMap shop/conf",
@@ -195,7 +216,11 @@ t.test("files of a pod", async (t) => {
   const hosts = podHostsFile(named, "10.244.1.5", "cluster.local");
   t.match(hosts, /^10\.244\.1\.5\tdb\.pg\.shop\.svc\.cluster\.local\tdb$/m);
   t.match(hosts, /^# Entries added by HostAliases\.\n10\.0\.0\.1\ta\tb$/m);
-  const node = parseResolvConf("# c\nnameserver 9.9.9.9\nsearch lan\noptions edns0\n");
+  t.equal(
+    hostNetworkHostsFile(named, "127.0.0.1 localhost\n\n"),
+    "# Kubernetes-managed hosts file (host network).\n127.0.0.1 localhost\n\n# Entries added by HostAliases.\n10.0.0.1\ta\tb\n",
+  );
+  const node = parseResolvConf("# c\nnameserver 9.9.9.9\nsearch lan # home\noptions edns0\n");
   t.same(node, { nameservers: ["9.9.9.9"], searches: ["lan"], options: ["edns0"] });
   const dns = (spec: Partial<Pod["spec"]>, clusterDNS?: string) =>
     resolvConf(podDns(pod(spec), { clusterDNS, clusterDomain: "cluster.local", node }));
@@ -216,6 +241,16 @@ t.test("files of a pod", async (t) => {
       dnsConfig: { nameservers: ["1.1.1.1"], searches: ["x"], options: [{ name: "ndots", value: "2" }] },
     }),
     "search x\nnameserver 1.1.1.1\noptions ndots:2\n",
+  );
+  t.match(
+    dns({ dnsPolicy: "ClusterFirstWithHostNet", hostNetwork: true }, "10.96.0.10"),
+    /nameserver 10\.96\.0\.10/,
+  );
+  t.equal(
+    dns({ dnsPolicy: "Default", dnsConfig: { nameservers: ["9.9.9.9", "1.1.1.1"] } }).match(/nameserver/g)
+      ?.length,
+    2,
+    "each once",
   );
   t.match(
     dns({ dnsConfig: { options: [{ name: "ndots", value: "1" }] } }, "10.96.0.10"),
@@ -278,6 +313,12 @@ t.test("phase of a pod", async (t) => {
   t.equal(phase("OnFailure", [facts("a", ended(1))]), "Running");
   t.equal(phase("Never", [facts("a", ended(0)), facts("b", ended(2))]), "Failed");
   t.equal(phase("Never", [facts("a", running), facts("b", ended(2))]), "Running");
+  t.equal(phase("Never", [facts("a", ended(0), { replaced: true })]), "Running", "its image was changed");
+  const deleted = (exitCode: number) => ({ ...podFacts([facts("a", ended(exitCode))]), ended: true });
+  t.equal(podPhase({}, deleted(0)), "Succeeded", "nothing is restarted in a pod that is deleted");
+  t.equal(podPhase({}, deleted(137)), "Failed");
+  const evicted = { ...podFacts([facts("a", running)]), failed: { reason: "Evicted", message: "low" } };
+  t.equal(podPhase({}, evicted), "Failed");
   const pending = [facts("a", waiting("PodInitializing"))];
   t.equal(phase("Always", pending, [facts("i", running)]), "Pending");
   t.equal(phase("Never", pending, [facts("i", ended(1))]), "Failed");
@@ -285,7 +326,15 @@ t.test("phase of a pod", async (t) => {
   t.equal(phase("Always", [facts("a", running)], [facts("i", ended(0))]), "Running");
   const sidecar = { restartPolicy: "Always" };
   t.equal(phase("Always", [facts("a", running)], [facts("s", running)], sidecar), "Running");
+  t.equal(phase("Always", pending, [facts("s", running, { started: false })], sidecar), "Pending");
+  t.equal(phase("Never", pending, [facts("s", ended(1))], sidecar), "Pending", "it will be restarted");
+  t.equal(phase("Never", [facts("a", ended(0))], [facts("s", running)], sidecar), "Running", "not over yet");
   t.equal(phase("Never", [facts("a", ended(0))], [facts("s", ended(137))], sidecar), "Succeeded");
+  t.equal(
+    phase("OnFailure", [crashed], [facts("i", waiting("PodInitializing"))]),
+    "Running",
+    "in a new sandbox",
+  );
 });
 
 t.test("status of a pod", async (t) => {
@@ -339,10 +388,48 @@ t.test("status of a pod", async (t) => {
   t.match(of(podStatus(gated, podFacts([facts("a", running)]), undefined, now), "Ready"), {
     status: "False",
     reason: "ReadinessGatesNotReady",
+    message: 'corresponding condition of pod readiness gate "other/gate" does not exist.',
+  });
+  const shut = { type: "other/gate", status: "False" as const };
+  const refused = pod(gated.spec, {}, { conditions: [shut] });
+  t.equal(
+    of(podStatus(refused, podFacts([facts("a", running)]), undefined, now), "Ready")?.message,
+    'the status of pod readiness gate "other/gate" is not "True", but False',
+  );
+  const opened = pod(gated.spec, {}, { conditions: [{ ...shut, status: "True" }] });
+  t.match(of(podStatus(opened, podFacts([facts("a", running)]), undefined, now), "Ready"), {
+    status: "True",
   });
   const done = podStatus(pod({ restartPolicy: "Never" }), podFacts([facts("a", ended(0))]), undefined, now);
   t.match(of(done, "Ready"), { status: "False", reason: "PodCompleted" });
   t.match(of(done, "Initialized"), { status: "True" });
+  const overdue = { reason: "DeadlineExceeded", message: "too long" };
+  const failed = podStatus(subject, { ...podFacts([facts("a", ended(0))]), failed: overdue }, undefined, now);
+  t.match(failed, { phase: "Failed", ...overdue });
+  t.match(of(failed, "Ready"), { status: "False", reason: "PodFailed" });
+  const beside = pod({ ...spec, initContainers: [{ name: "s", restartPolicy: "Always" }, { name: "i" }] });
+  const verdicts = (init: ContainerFacts[], container: ContainerFacts["state"]) => {
+    const status = podStatus(beside, podFacts([facts("a", container)], init), undefined, now);
+    return ["Initialized", "Ready"].map((type) => of(status, type)?.message ?? of(status, type)?.status);
+  };
+  t.same(verdicts([facts("s", running), facts("i", running)], waiting("PodInitializing")), [
+    "containers with incomplete status: [i]",
+    "containers with unready status: [a]",
+  ]);
+  const restarting = [facts("s", waiting("CrashLoopBackOff")), facts("i", ended(0))];
+  t.same(
+    verdicts(restarting, running),
+    ["True", "containers with unready status: [s]"],
+    "a sidecar counts for readiness; what was initialized once stays so",
+  );
+  t.notOk(
+    sameInEssence({ ...ready, containerStatuses: [] }, ready),
+    "containers are the kubelet's to tell of",
+  );
+  for (const change of [{ ready: false }, { restartCount: 7 }, { state: waiting("CrashLoopBackOff") }]) {
+    const containerStatuses = ready.containerStatuses?.map((one) => ({ ...one, ...change }));
+    t.notOk(sameInEssence({ ...ready, containerStatuses }, ready), JSON.stringify(change));
+  }
   t.match(done.containerStatuses, [{ ready: false, started: false, state: { terminated: { exitCode: 0 } } }]);
 });
 
@@ -380,6 +467,139 @@ t.test("probe thresholds", async (t) => {
   t.throws(() => resolvePort(0, ports), { message: "invalid port number: 0" });
 });
 
+t.test("attempts of probes", async (t) => {
+  const seen: IncomingHttpHeaders[] = [];
+  let closed = () => {};
+  const endOfEndless = new Promise<void>((resolve) => {
+    closed = resolve;
+  });
+  const server = createServer((request, response) => {
+    const { pathname, searchParams } = new URL(request.url ?? "/", "http://x");
+    seen.push(request.headers);
+    if (pathname === "/slow") return;
+    if (pathname === "/endless") {
+      request.socket.once("close", () => closed());
+      const more = () => response.destroyed || response.write("x".repeat(65_536), () => setImmediate(more));
+      more();
+      return;
+    }
+    if (pathname === "/cut") request.socket.resetAndDestroy();
+    const left = Number(searchParams.get("left") ?? 0);
+    const location = left > 0 ? `/hop?left=${left - 1}` : searchParams.get("to");
+    if (location) response.writeHead(302, { Location: location }).end();
+    else response.writeHead(Number(searchParams.get("code") ?? 200)).end("x".repeat(20_000));
+  });
+  const { port } = await NetNs.current().listen(server, { host: "127.0.0.1", port: 0 });
+  t.teardown(() => {
+    server.close();
+    server.closeAllConnections();
+  });
+  const exec = async (argv: string[]) => ({
+    exitCode: argv.length,
+    output: "said",
+    timedOut: argv[0] === "slow",
+  });
+  const container = { name: "c", ports: [{ name: "web", containerPort: port }] };
+  const target = { hostNs: NetNs.current(), podIP: "127.0.0.1", container, exec };
+  const get = (path: string, more: object = {}) =>
+    attempt({ httpGet: { path, port: "web", ...more } }, target, 1000);
+  const passed = { success: true, message: "" };
+  const failed = (message: string | RegExp) => ({ success: false, message });
+  t.same(await get("/?code=399"), passed);
+  t.same(await get("?code=400"), failed("HTTP probe failed with statuscode: 400"));
+  t.match(seen.at(-1), { "user-agent": /^kube-probe\//, accept: "*/*", host: `127.0.0.1:${port}` });
+  const httpHeaders = [
+    { name: "host", value: "shop.example.com" },
+    { name: "User-Agent", value: "" },
+    { name: "X-One", value: "1" },
+  ];
+  t.same(await get("/", { httpHeaders }), passed);
+  t.match(seen.at(-1), { host: "shop.example.com", "x-one": "1", "user-agent": undefined });
+  t.same(await get("/hop?left=9"), passed);
+  t.match(await get("/hop?left=10"), failed(/^Get "\/hop\?left=0": stopped after 10 redirects$/));
+  const elsewhere = encodeURIComponent("http://192.0.2.1/");
+  t.same(await get(`/?to=${elsewhere}`), passed, "another host is not followed, and no failure");
+  t.match(
+    await attempt({ httpGet: { path: "/slow", port } }, target, 50),
+    failed(/^Get "http:\/\/127.*\/slow": context deadline exceeded/),
+  );
+  t.match(await get("/cut"), failed(/: EOF$/));
+  t.match(await get("/", { port: "nope" }), failed(`couldn't find port: "nope" in container "c"`));
+  t.match(await get("/", { scheme: "HTTPS" }), { success: false });
+  t.same(await get("/endless"), passed);
+  await endOfEndless;
+  t.same(await attempt({ tcpSocket: { port } }, target, 1000), passed);
+  const other = { ...target, podIP: "127.0.0.2" };
+  t.same(await attempt({ tcpSocket: { port, host: "127.0.0.1" } }, other, 1000), passed, "another host");
+  t.same(await attempt({ httpGet: { port, host: "127.0.0.1" } }, other, 1000), passed);
+  server.close();
+  server.closeAllConnections();
+  const refused = `dial tcp 127.0.0.1:${port}: connect: connection refused`;
+  t.same(await attempt({ tcpSocket: { port } }, target, 1000), failed(refused));
+  t.same(await get("/"), failed(`Get "http://127.0.0.1:${port}/": ${refused}`));
+  t.same(await attempt({ exec: { command: [] } }, target, 1000), { success: true, message: "said" });
+  t.same(await attempt({ exec: { command: ["x"] } }, target, 1000), failed("said"));
+  t.same(
+    await attempt({ exec: { command: ["slow", "one"] } }, target, 2000),
+    failed('command timed out: "slow one" timed out after 2s'),
+  );
+  t.match(await attempt({ grpc: { port: 1 } }, target, 1000), failed(/no gRPC probes/));
+});
+
+t.test("the log file of a container", async (t) => {
+  const directory = t.testdir();
+  const path = join(directory, "pods/c/0.log");
+  const failures: Error[] = [];
+  const log = new ContainerLog(path, (error) => failures.push(error));
+  t.equal(log.read({}), "", "nothing written, no file");
+  const followed: string[] = [];
+  let over = 0;
+  const stop = log.follow(
+    {},
+    (text) => followed.push(text),
+    () => over++,
+  );
+  log.follow(
+    { stream: "stderr", timestamps: true },
+    (text) => followed.push(text),
+    () => over++,
+  );
+  log.write("stdout", "one\ntw");
+  log.write("stderr", "bad\n");
+  t.equal(log.read({}), "one\nbad\n");
+  t.match(followed.splice(0), ["one\n", "bad\n", /^20\S+Z bad\n$/]);
+  stop();
+  rmSync(join(directory, "pods"), { recursive: true });
+  writeFileSync(join(directory, "pods"), "in the way");
+  log.write("stdout", "o\n");
+  log.flush();
+  t.match(failures.splice(0), [{ code: "ENOTDIR" }], "told, not thrown");
+  rmSync(join(directory, "pods"));
+  log.write("stdout", "three\nfo");
+  t.equal(log.read({}), "three\n", "made again");
+  log.close();
+  log.write("stdout", "late\n");
+  log.close();
+  t.same([followed, over, failures], [[], 1, []]);
+  t.equal(readLog(path, {}), "three\nfo", "what had no end of line is there");
+  log.follow(
+    {},
+    () => {},
+    () => over++,
+  );
+  t.equal(over, 2, "over at once");
+
+  const big = new ContainerLog(join(directory, "big.log"), (error) => failures.push(error));
+  for (const letter of ["a", "b", "c"]) {
+    big.write("stdout", `${letter.repeat(1023)}\n`.repeat(10 * 1024));
+    big.flush();
+  }
+  t.same(readdirSync(directory).sort(), ["big.log", "big.log.1", "pods"], "one older file is kept");
+  const text = big.read({});
+  t.same([text.length, text[0], text.at(-2)], [20 * 1024 * 1024, "b", "c"]);
+  big.close();
+});
+
 t.test("container logs", async (t) => {
   const entry = { time: logTime(new Date(0)), stream: "stdout", tag: "F", text: "a b  c" } as const;
   t.equal(formatEntry(entry), "1970-01-01T00:00:00.000000000Z stdout F a b  c\n");
@@ -390,6 +610,7 @@ t.test("container logs", async (t) => {
     tag: "P",
     text: "",
   });
+  t.match(parseEntry("2026-01-01T00:00:00Z stdout F:more x"), { tag: "F", text: "x" });
   t.equal(parseEntry("nonsense"), undefined);
 
   const pieces: string[] = [];
@@ -440,7 +661,7 @@ t.test("images", async (t) => {
     name: "nginx",
     digest: `sha256:${"0".repeat(64)}`,
   });
-  for (const bad of ["", "Nginx", "nginx:", "nginx:a b", "-x", "a//b"])
+  for (const bad of ["", "Nginx", "nginx:", "nginx:a b", "-x", "a//b", `a@sha256:${"0".repeat(64)}@b`])
     t.equal(parseReference(bad), undefined, bad);
 
   const find = (name: string, hasCommand = false, mapped = {}) => resolveImage(name, { mapped, hasCommand });
@@ -474,6 +695,20 @@ t.test("images", async (t) => {
   });
   t.equal(find("app:4", false, { "app:3": "nginx" }), undefined, "another tag is another image");
   t.match(
+    find("app:3", false, { "app:3": { command: ["exact"] }, app: { command: ["any"] } }),
+    { image: { entrypoint: ["exact"], cmd: [] } },
+    "the full reference first",
+  );
+  t.match(find("app:3", false, { app: { command: ["any"] }, "app:3": { command: ["exact"] } }), {
+    image: { entrypoint: ["exact"] },
+  });
+  t.equal(find("app", false, { app: { image: "no/such" } }), undefined, "mapped to nothing");
+  t.match(find("app", false, { app: { image: "nginx", command: ["sh"], env: { A: "1" } } }), {
+    image: { entrypoint: ["sh"], cmd: [], env: { A: "1", NGINX_VERSION: /./ } },
+  });
+  const digest = `sha256:${"0".repeat(64)}`;
+  t.match(find(`nginx:1.29@${digest}`), { imageID: `nginx@${digest}`, tag: "1.29" });
+  t.match(
     unknownImageMessage("x/y"),
     /kubeplumb has no image of that name; known images: .*nginx.*; map one .* under images:/,
   );
@@ -492,7 +727,14 @@ t.test("images", async (t) => {
   t.throws(() => parseFlags(["--nope"], kinds), new FlagError("unknown flag: --nope"));
   t.throws(() => parseFlags(["--port", "x"], kinds), new FlagError('invalid argument "x" for "--port" flag'));
   t.throws(() => parseFlags(["--name"], kinds), new FlagError("flag needs an argument: --name"));
-  t.equal(parseGoDuration("5"), undefined);
+  t.same(parseFlags(["--tcp=false", "-"], kinds), { flags: { tcp: false }, operands: ["-"] });
+  t.same(["5", "1m x", "x1m", "0", "-1s"].map(parseGoDuration), [
+    undefined,
+    undefined,
+    undefined,
+    0,
+    undefined,
+  ]);
   t.same(splitHostPort("[::1]:80"), { host: "::1", port: 80 });
   t.throws(() => splitHostPort("1.2.3.4"), { message: "address 1.2.3.4: missing port in address" });
 });
@@ -548,6 +790,29 @@ t.test("mounts of a process", async (t) => {
     { do: "mkdir", at: "/s/usr/share/nginx/html" },
     { do: "bind", from: "/pod/html", at: "/s/usr/share/nginx/html", readOnly: true },
   ]);
+  const linked: FileView = {
+    ...view,
+    exists: (path) => path === "/var/run" || view.exists(path),
+    realpath: (path) => (path === "/var/run" ? "/etc" : path),
+  };
+  t.same(
+    planMounts([{ source: "/p", target: "/var/run/hosts", file: true }], "/s", linked).steps,
+    [{ do: "bind", from: "/p", at: "/etc/hosts", readOnly: false }],
+    "through a link of the machine",
+  );
+  const deep = planMounts(
+    [
+      { source: "/a", target: "/x/y/a" },
+      { source: "/b", target: "/x/y/b" },
+    ],
+    "/s",
+    view,
+  );
+  t.same(
+    deep.steps.flatMap((step) => (step.do === "mkdir" && step.at.startsWith("/s/x") ? [step.at] : [])),
+    ["/s/x", "/s/x/y", "/s/x/y/a", "/s/x/y/b"],
+    "parents once",
+  );
   t.equal(quote("it's"), "'it'\\''s'");
   const script = launchScript({ plan, hostname: "web", cwd: "/tmp", tty: false });
   t.match(script, /mount --bind \/pod\/html \/s\/usr\/share\/nginx\/html/);
@@ -594,6 +859,14 @@ t.test("the Node object", async (t) => {
     "heartbeats aside",
   );
   t.notOk(sameNodeStatus(down, up));
+  for (const change of [
+    { addresses: [{ type: "InternalIP", address: "192.168.56.99" }] },
+    { capacity: { pods: "1" } },
+    { allocatable: { pods: "1" } },
+    { nodeInfo: { kubeletVersion: "v1.0.0" } as NodeFacts["info"] },
+  ]) {
+    t.notOk(sameNodeStatus({ ...up, ...change }, up), JSON.stringify(change));
+  }
   const foreign = { type: "Custom", status: "True" };
   t.match(nodeConditions({}, [foreign], late)[0], foreign, "conditions of others stay");
 
@@ -610,6 +883,94 @@ t.test("the Node object", async (t) => {
     prettyName('NAME=x\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'),
     "Debian GNU/Linux 12 (bookworm)",
   );
+  t.equal(prettyName("PRETTY_NAME=Plain\n"), "Plain");
+  t.equal(prettyName("NAME=x\n"), "Linux");
+});
+
+t.test("Nodes to the overlays of hosts that share an informer", async (t) => {
+  const client = new FakeClient();
+  const informers = new InformerFactory(client);
+  t.teardown(() => informers.stop());
+  /** A host that notes what it is told. */
+  const host = (name: string) => {
+    const heard = { own: [] as string[], lease: [] as string[], lists: [] as string[] };
+    const overlay = {
+      setOwnNode: (node: Stored<Node>) => void heard.lease.push(node.spec?.podCIDR ?? ""),
+      nodesChanged: (nodes: readonly Stored<Node>[]) =>
+        void heard.lists.push(nodes.map((node) => node.metadata.name).join(" ")),
+    };
+    const leave = wireOverlay(informers, overlay, name, (node) => heard.own.push(node.metadata.name));
+    return { heard, leave };
+  };
+  /** What a host has heard since the last time, when there is nothing more to come. */
+  const news = async ({ heard }: ReturnType<typeof host>) => {
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    const { own, lease, lists } = heard;
+    Object.assign(heard, { own: [], lease: [], lists: [] });
+    return { own, lease, lists };
+  };
+  const none = { own: [], lease: [], lists: [] };
+  const create = (name: string) => client.create(NODES, { metadata: { name } });
+  const patch = (name: string, change: object) => client.patch(NODES, name, "merge", change);
+  const condition = (type: string, status: "True" | "False", lastHeartbeatTime: string) => ({
+    status: { conditions: [{ type, status, lastHeartbeatTime }] },
+  });
+
+  const one = host("node-1");
+  t.same(await news(one), none, "no list yet is not an empty one");
+  informers.start();
+  t.same(await news(one), { own: [], lease: [], lists: [""] });
+  await create("node-1");
+  t.same(await news(one), { own: ["node-1"], lease: [], lists: ["node-1"] }, "no lease without a podCIDR");
+  await patch("node-1", { spec: { podCIDR: "10.244.0.0/24" } });
+  t.same(await news(one), { own: ["node-1"], lease: ["10.244.0.0/24"], lists: ["node-1"] });
+
+  const two = host("node-2");
+  t.same(await news(two), { own: [], lease: [], lists: ["node-1"] }, "one that joins hears what there is");
+  await news(one);
+  await Promise.all([create("node-2"), create("node-3"), create("node-4")]);
+  const all = "node-1 node-2 node-3 node-4";
+  t.same(await news(one), { own: [], lease: [], lists: [all] }, "many changes in one go");
+  t.same(await news(two), { own: ["node-2"], lease: [], lists: [all] });
+
+  await patch("node-1", condition("Ready", "True", "2026-11-21T00:00:00Z"));
+  await patch("node-3", condition("NetworkUnavailable", "False", "2026-11-21T00:00:00Z"));
+  t.same(
+    [await news(one), await news(two)],
+    [none, none],
+    "heartbeats and the conditions of others are no news",
+  );
+  await patch("node-1", condition("NetworkUnavailable", "False", "2026-11-21T00:00:00Z"));
+  t.same(await news(one), { own: ["node-1"], lease: ["10.244.0.0/24"], lists: [] }, "of interest to itself");
+  t.same(await news(two), none);
+  for (const change of [
+    { metadata: { annotations: { "flannel.alpha.coreos.com/public-ip": "192.168.56.13" } } },
+    { spec: { podCIDR: "10.244.3.0/24" } },
+    { status: { addresses: [{ type: "InternalIP", address: "192.168.56.13" }] } },
+  ]) {
+    await patch("node-3", change);
+    t.same(await news(two), { own: [], lease: [], lists: [all] }, JSON.stringify(change));
+  }
+  await patch("node-3", { metadata: { annotations: { "example.com/other": "x" } } });
+  await news(one);
+  t.same(await news(two), none, "nobody's annotation");
+  await client.delete(NODES, "node-4");
+  t.same(await news(two), { own: [], lease: [], lists: ["node-1 node-2 node-3"] });
+
+  const successor = host("node-1");
+  one.leave();
+  t.same((await news(successor)).own, ["node-1"], "told of a Node that was there before");
+  await patch("node-1", { spec: { podCIDR: "10.244.9.0/24" } });
+  t.same((await news(successor)).lease, ["10.244.9.0/24"], "the end of the former life does not end it");
+  successor.leave();
+  two.leave();
+  await news(two);
+  await patch("node-1", { spec: { podCIDR: "10.244.8.0/24" } });
+  t.same([await news(successor), await news(two)], [none, none], "who has left hears nothing");
+  const again = host("node-1");
+  t.match(await news(again), { lease: ["10.244.8.0/24"], lists: ["node-1 node-2 node-3"] });
+  await client.delete(NODES, "node-2");
+  t.same((await news(again)).lists, ["node-1 node-3"], "and what comes after");
 });
 
 t.test("remote commands and processes", async (t) => {
@@ -634,6 +995,8 @@ t.test("remote commands and processes", async (t) => {
   t.same(exitStatus(3, null), { exitCode: 3 });
   t.same(exitStatus(null, "SIGKILL"), { exitCode: 137, signal: 9 });
   t.same(exitStatus(null, "SIGTERM"), { exitCode: 143, signal: 15 });
+  t.equal(mappedIds("         0       1000          1\n"), 1);
+  t.equal(mappedIds("0 1000 1\n1 100000 65536\n"), 65_537);
   const rest = Array.from({ length: 17 }, () => "0").join(" ");
   t.same(parseStat(`42 (a b) c)) Z 7 ${rest} 12345 0`), { pid: 42, state: "Z", ppid: 7, startTime: "12345" });
   t.equal(parseStat("nonsense"), undefined);
