@@ -2,7 +2,7 @@
 
 import { isNotFound, PODS } from "../common/client.js";
 import type { ClusterInfo } from "../lab/types.js";
-import { UsageError } from "./command.js";
+import { type ArgumentSpec, nameOption, type OptionSpec, UsageError } from "./command.js";
 
 /** Where a command runs: a path on a socket that speaks the remote-command protocol. */
 export interface Target {
@@ -17,6 +17,19 @@ export interface TargetOptions {
   namespace?: string;
   container?: string;
 }
+
+export const targetArgument: ArgumentSpec = {
+  flags: "<target>",
+  description: "a host or a pod",
+  complete: "targets",
+};
+
+/** How a target is named more closely; they make {@link TargetOptions}. */
+export const targetOptions: readonly OptionSpec[] = [
+  nameOption,
+  { flags: "-n, --namespace <namespace>", description: "namespace of the pod" },
+  { flags: "-c, --container <container>", description: "container of the pod" },
+];
 
 /** @throws Error naming the clusters there are when there is none of that name. */
 export async function requireCluster(name: string): Promise<ClusterInfo> {

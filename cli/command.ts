@@ -76,6 +76,11 @@ export class UsageError extends Error {
 
 export const DEFAULT_NAME = "kubeplumb";
 
+/** The words that name a cluster to our own commands: none for the default one. */
+export function nameWords(name: string): string[] {
+  return name === DEFAULT_NAME ? [] : ["--name", name];
+}
+
 /** `--name` of the commands that act on a cluster. */
 export const nameOption: OptionSpec = {
   flags: "--name <name>",

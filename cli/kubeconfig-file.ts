@@ -6,11 +6,13 @@ import {
   closeSync,
   existsSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
   readFileSync,
   realpathSync,
   renameSync,
+  rmdirSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -29,6 +31,14 @@ const LISTS = [
 /** How long another writer is waited for; clientcmd holds its lock for milliseconds. */
 const LOCK_TIMEOUT_MS = 10_000;
 const LOCK_PAUSE_MS = 50;
+
+/** What {@link mergeContext} has done; full paths. */
+export interface Merged {
+  /** Files that were written. */
+  changed: string[];
+  /** Files and directories that were not there before, a directory before what is in it. */
+  made: string[];
+}
 
 /** A kubeconfig file as it was read, with the document in which it is changed. */
 interface LoadedFile {
@@ -57,18 +67,19 @@ export function checkKubeconfigFiles(files: readonly string[]): void {
 /**
  * Puts `context` of the kubeconfig text `source`, with its cluster and user, into the first file that has an entry
  * of that name, else the first that exists, else the last of the list (as kubectl and kind do), and makes it the
- * current one. Cluster and user get the context's name. Returns the files that were changed.
+ * current one. Cluster and user get the context's name.
  * @throws Error when a file is malformed, locked for 10 s or cannot be written; then nothing has changed in it.
  */
 export async function mergeContext(
   files: readonly string[],
   source: string,
   context: string,
-): Promise<string[]> {
+): Promise<Merged> {
   const entries = entriesOf(source, context);
-  return await withLocks(files, () => {
+  return await withLocks(files, (made) => {
     const loaded = files.map(load);
-    const target = loaded.find(({ path }) => existsSync(path)) ?? loaded.at(-1);
+    const present = files.filter((path) => existsSync(path));
+    const target = loaded.find(({ path }) => present.includes(path)) ?? loaded.at(-1);
     if (!target) throw new Error("no kubeconfig file to write to");
     for (const [list, kind] of LISTS) {
       const owner = loaded.find((file) => findEntry(file.document, list, context)) ?? target;
@@ -77,32 +88,64 @@ export async function mergeContext(
     // Of several files the first that names a current context decides.
     const decides = loaded.find((file) => currentContext(file.document)) ?? target;
     setCurrentContext(decides, context);
-    return save(loaded);
+    const changed = save(loaded);
+    return { changed, made: [...made, ...changed.filter((path) => !present.includes(path))] };
   });
 }
 
 /**
  * Takes the context, cluster and user of that name out of all the files, and the current context when it is the
- * same. Files that do not name them are not touched. Returns the files that were changed.
+ * same. Files that do not name them are not touched. What we have `made` goes as well when nothing is left in it.
+ * Returns the files that were changed.
  * @throws as {@link mergeContext}.
  */
-export async function removeContext(files: readonly string[], context: string): Promise<string[]> {
+export async function removeContext(
+  files: readonly string[],
+  context: string,
+  made: readonly string[] = [],
+): Promise<string[]> {
   const existing = files.filter((path) => existsSync(path));
-  const concerned = existing.filter((path) => mentions(load(path).document, context));
+  const concerned = existing.filter((path) => made.includes(path) || mentions(load(path).document, context));
   if (concerned.length === 0) return [];
-  return await withLocks(concerned, () => {
+  const changed = await withLocks(concerned, () => {
     const loaded = concerned.map(load);
     for (const file of loaded) {
       const { document } = file;
-      file.changed = true;
+      file.changed = mentions(document, context);
       for (const [list] of LISTS) {
         const entries = document.get(list);
         if (isSeq(entries)) entries.items = entries.items.filter((item) => !isNamed(item, context));
       }
       if (currentContext(document) === context) setCurrentContext(file, "");
     }
-    return save(loaded);
+    const written = save(loaded);
+    for (const file of loaded) if (made.includes(file.path) && isBare(file)) rmSync(file.path);
+    return written;
   });
+  // The locks lay in them until now.
+  for (const path of made.toReversed()) removeEmptyDirectory(path);
+  return changed;
+}
+
+/** Whether a regular file says nothing: neither entries nor settings nor comments. */
+function isBare({ path, document }: LoadedFile): boolean {
+  const { apiVersion, kind, preferences, "current-context": current, ...rest } = document.toJS();
+  const isEmpty = (value: unknown) => !value || Object.keys(value).length === 0;
+  return (
+    lstatSync(path).isFile() &&
+    !current &&
+    [preferences, ...Object.values(rest)].every(isEmpty) &&
+    !/^\s*#/m.test(readFileSync(path, "utf8"))
+  );
+}
+
+function removeEmptyDirectory(path: string): void {
+  try {
+    rmdirSync(path);
+  } catch (error) {
+    // Somebody else's things are in it, it is gone, or it is no directory.
+    if (!hasCode(error, "ENOTEMPTY", "ENOENT", "ENOTDIR")) throw error;
+  }
 }
 
 function entriesOf(source: string, context: string): Record<"cluster" | "context" | "user", unknown> {
@@ -254,19 +297,36 @@ function writeAtomically(path: string, text: string): void {
  * Holds FILE.lock, created exclusively, for each of the files: clientcmd's lock, so kubectl and kind respect it.
  * Taken in sorted order, hence no deadlock.
  */
-async function withLocks<T>(files: readonly string[], work: () => T): Promise<T> {
+async function withLocks<T>(files: readonly string[], work: (made: string[]) => T): Promise<T> {
   const held: string[] = [];
+  const made: string[] = [];
   try {
     for (const path of [...files].sort()) {
       const lock = `${path}.lock`;
-      mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
+      made.push(...makeDirectory(dirname(path)));
       await acquire(lock);
       held.push(lock);
     }
-    return work();
+    return work(made);
   } finally {
     for (const lock of held) rmSync(lock, { force: true });
   }
+}
+
+/**
+ * Returns those that were not there, the outermost first. One by one, since mkdirSync's `recursive` never returns
+ * where the kernel answers ENOENT for a directory whose parent is there (below /proc).
+ */
+function makeDirectory(path: string): string[] {
+  if (existsSync(path)) return [];
+  const made = makeDirectory(dirname(path));
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if (hasCode(error, "EEXIST")) return made;
+    throw error;
+  }
+  return [...made, path];
 }
 
 async function acquire(lock: string): Promise<void> {
@@ -285,6 +345,6 @@ async function acquire(lock: string): Promise<void> {
   }
 }
 
-function hasCode(error: unknown, code: string): boolean {
-  return error instanceof Error && "code" in error && error.code === code;
+function hasCode(error: unknown, ...codes: string[]): boolean {
+  return error instanceof Error && "code" in error && codes.includes(String(error.code));
 }

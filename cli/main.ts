@@ -30,11 +30,15 @@ export async function run(
   const name = commandName(argv);
   const verbose = argv.slice(0, dashes(argv)).some((word) => /^(-q?v|--verbose)$/.test(word));
   let program: Command | undefined;
+  let hint: string | undefined;
   try {
     const entry = commands.find((one) => one.name === name);
     const spec = entry ? (await entry.load()).default : undefined;
-    const words = spec?.takesCommand ? argv.slice(0, dashes(argv)) : argv;
+    // Help about what there is not: commander would show its own, without a word.
+    const asked = entry ? argv : argv.filter((word) => word !== "help" || name === undefined);
+    const words = spec?.takesCommand ? argv.slice(0, dashes(argv)) : asked;
     const rest = spec?.takesCommand && dashes(argv) < argv.length ? argv.slice(dashes(argv) + 1) : undefined;
+    if (spec?.takesCommand && rest === undefined) hint = "The command to be run follows after --";
     let exitCode = 0;
     program = createProgram(streams);
     for (const one of commands) {
@@ -54,7 +58,7 @@ export async function run(
     await program.parseAsync([...words], { from: "user" });
     return exitCode;
   } catch (error) {
-    return report(error, { streams, signal, verbose, name });
+    return report(error, { streams, signal, verbose, name, hint });
   }
 }
 
@@ -154,13 +158,16 @@ interface Circumstances {
   signal: AbortSignal;
   verbose: boolean;
   name: string | undefined;
+  /** What a wrong command line may come from. */
+  hint: string | undefined;
 }
 
 /** Says what went wrong, on stderr; returns the exit code. */
-function report(error: unknown, { streams, signal, verbose, name }: Circumstances): number {
+function report(error: unknown, { streams, signal, verbose, name, hint }: Circumstances): number {
   const { stderr } = streams;
   if (error instanceof CommanderError) {
     if (error.exitCode === 0) return 0;
+    if (hint) stderr.write(`${hint}.\n`);
     stderr.write(`See 'kubeplumb ${commands.some((one) => one.name === name) ? `${name} ` : ""}--help'.\n`);
     return 2;
   }

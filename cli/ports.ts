@@ -14,8 +14,8 @@ export function parsePublish(text: string): Publish {
       `${JSON.stringify(text)}: [ADDRESS:]HOSTPORT:NODEPORT is expected, for instance 8080:30080`,
     );
   }
-  const hostPort = integer(match.host ?? "", `host port of ${JSON.stringify(text)}`, 1, 65535);
-  const nodePort = integer(match.node ?? "", `node port of ${JSON.stringify(text)}`, 1, 65535);
+  const hostPort = integer(match.host ?? "", `${JSON.stringify(text)}: host port`, 1, 65535);
+  const nodePort = integer(match.node ?? "", `${JSON.stringify(text)}: node port`, 1, 65535);
   const address = match.address?.replace(/^\[|\]$/g, "");
   return address ? { hostPort, nodePort, address } : { hostPort, nodePort };
 }

@@ -128,7 +128,7 @@ export class Steps {
     if (!step) return;
     const frame = FRAMES[this.#frame++ % FRAMES.length] ?? "";
     // A line that wraps could not be erased again.
-    const room = (this.#output.columns ?? 80) - 4;
+    const room = (this.#output.columns || 80) - 4;
     const title = step.title.length > room ? `${step.title.slice(0, room - 1)}…` : step.title;
     this.#output.write(`${CLEAR_LINE} ${this.#options.style.cyan(frame)} ${title}`);
     this.#drawn = true;

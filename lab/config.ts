@@ -2,6 +2,7 @@
 // Pure; knows nothing of files or processes.
 
 import type { Taint } from "../common/k8s.js";
+import { knownImages, resolveImage } from "../node/images/index.js";
 import { type Field, readValue, readYaml } from "./fields.js";
 import {
   dnsLabelProblem,
@@ -138,8 +139,7 @@ function readImages(field: Field): Record<string, ImageMapping> {
   const out: Record<string, ImageMapping> = {};
   for (const [name, value] of field.entries()) {
     if (name === "" || /\s/.test(name)) value.wrong("an image name without spaces is expected");
-    if (value.isString)
-      out[name] = value.string((text) => (text ? undefined : "an image name is expected")) ?? "";
+    if (value.isString) out[name] = value.string(imageProblem) ?? "";
     else if (!value.isObject)
       value.wrong("an image name or a mapping with image, command, args, env is expected");
     else out[name] = readCommandImage(value);
@@ -147,14 +147,15 @@ function readImages(field: Field): Record<string, ImageMapping> {
   return out;
 }
 
+function imageProblem(text: string): string | undefined {
+  if (typeof resolveImage(text, { hasCommand: false }) === "object") return undefined;
+  return `a known image is expected: ${knownImages().join(", ")}`;
+}
+
 function readCommandImage(field: Field): Exclude<ImageMapping, string> {
   const fields = field.object(["image", "command", "args", "env"]);
   const out: Exclude<ImageMapping, string> = {};
-  set(
-    out,
-    "image",
-    fields.image.string((text) => (text ? undefined : "an image name is expected")),
-  );
+  set(out, "image", fields.image.string(imageProblem));
   set(out, "command", fields.command.strings());
   set(out, "args", fields.args.strings());
   if (out.image === undefined && !out.command?.length) {

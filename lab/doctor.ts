@@ -2,11 +2,12 @@
 // is missing and what to do about it. Changes nothing.
 
 import { spawn } from "node:child_process";
-import { accessSync, constants, existsSync, readFileSync } from "node:fs";
+import { accessSync, constants, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { isPrivileged, namespaceCommand } from "./launch.js";
+import { hidesProc, isPrivileged, namespaceCommand } from "./launch.js";
 import type { ProbeResult } from "./probe.js";
+import { featureRemedy, install, namespaceRemedy } from "./remedies.js";
 
 /** One thing that was tried. */
 export interface Check {
@@ -49,6 +50,7 @@ const NEEDED: readonly (readonly [command: string, debianPackage: string])[] = [
   ["nsenter", "util-linux"],
   ["setsid", "util-linux"],
   ["mount", "mount"],
+  ["iptables", "iptables"],
   ["iptables-restore", "iptables"],
   ["iptables-save", "iptables"],
 ];
@@ -59,10 +61,6 @@ function commands(): Check[] {
     if (path) return { name: command, status: "ok", detail: path };
     return { name: command, status: "fail", detail: "not found", remedy: install(debianPackage) };
   });
-}
-
-function install(debianPackage: string): string {
-  return `sudo apt-get install -y ${debianPackage}`;
 }
 
 /** Full path of a program; sbin is looked at too, which is not on everybody's PATH. */
@@ -116,7 +114,10 @@ async function tryNamespaces(): Promise<Namespaces> {
       );
       return { checks, usable: true, pidNamespace };
     }
-    if (!pidNamespace) checks.push(namespacesCheck(result));
+    // What a lab does then, too: without a PID namespace of its own.
+    if (pidNamespace && hidesProc(result.stderr)) continue;
+    checks.push(namespacesCheck(result));
+    break;
   }
   return unusable;
 }
@@ -134,79 +135,23 @@ function procCheck(mounted: boolean): Check {
 }
 
 function namespacesCheck({ stderr }: RunResult): Check {
-  return {
-    name: "network and mount namespace",
-    status: "fail",
-    detail: stderr || "refused",
-    remedy:
-      userNamespaceReason()?.remedy ?? "run kubeplumb as root, or the container it is in with --privileged",
-  };
+  const name = "network and mount namespace";
+  const reason = namespaceRemedy(isPrivileged());
+  const remedy = reason?.remedy ?? "run kubeplumb as root, or the container it is in with --privileged";
+  return { name, status: "fail", detail: withCause(reason?.cause, stderr), remedy };
 }
 
 function userNamespaceCheck({ code, stderr }: RunResult): Check {
   const name = "user namespace";
   if (code === 0) return { name, status: "ok", detail: "made without root" };
-  const reason = userNamespaceReason();
-  return {
-    name,
-    status: "fail",
-    detail: reason ? `${reason.cause}: ${stderr}` : stderr || "refused",
-    remedy: reason?.remedy ?? "run kubeplumb with sudo",
-  };
+  const reason = namespaceRemedy(false);
+  const remedy = reason?.remedy ?? "run kubeplumb with sudo";
+  return { name, status: "fail", detail: withCause(reason?.cause, stderr), remedy };
 }
 
-/** Switches by which distributions forbid user namespaces to ordinary users. */
-const SWITCHES: readonly { path: string; bad: string; key: string; good: string; since: string }[] = [
-  {
-    path: "/proc/sys/kernel/unprivileged_userns_clone",
-    bad: "0",
-    key: "kernel.unprivileged_userns_clone",
-    good: "1",
-    since: "Debian's switch for unprivileged user namespaces is off",
-  },
-  {
-    path: "/proc/sys/user/max_user_namespaces",
-    bad: "0",
-    key: "user.max_user_namespaces",
-    good: "28633",
-    since: "no user namespaces are allowed at all",
-  },
-  {
-    path: "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
-    bad: "1",
-    key: "kernel.apparmor_restrict_unprivileged_userns",
-    good: "0",
-    since: "AppArmor restricts unprivileged user namespaces (Ubuntu 23.10 and newer)",
-  },
-];
-
-function userNamespaceReason(): { cause: string; remedy: string } | undefined {
-  const found = SWITCHES.find(
-    ({ path, bad }) => existsSync(path) && readFileSync(path, "utf8").trim() === bad,
-  );
-  if (!found) return undefined;
-  const { key, good, since } = found;
-  return { cause: since, remedy: `sudo sysctl -w ${key}=${good}   (or run kubeplumb with sudo)` };
+function withCause(cause: string | undefined, stderr: string): string {
+  return [cause, stderr || "refused"].filter(Boolean).join(": ");
 }
-
-/** What each thing tried is for, and which module brings it. */
-const FEATURES: Record<string, { module?: string; remedy?: string }> = {
-  bridge: { module: "bridge" },
-  veth: { module: "veth" },
-  vxlan: { module: "vxlan" },
-  "bridge-nf-call-iptables": { module: "br_netfilter" },
-  "iptables DNAT": { module: "xt_nat" },
-  "iptables MASQUERADE --random-fully": { module: "xt_MASQUERADE" },
-  "iptables comment": { module: "xt_comment" },
-  "iptables conntrack": { module: "xt_conntrack" },
-  "iptables mark": { module: "xt_mark" },
-  "iptables MARK": { module: "xt_mark" },
-  "iptables addrtype": { module: "xt_addrtype" },
-  "iptables statistic": { module: "xt_statistic" },
-  "iptables recent": { module: "xt_recent" },
-  "iptables REJECT": { module: "ipt_REJECT" },
-  iptables: { remedy: install("iptables") },
-};
 
 async function kernelFeatures(pidNamespace: boolean): Promise<Check[]> {
   const script = fileURLToPath(new URL("./probe.js", import.meta.url));
@@ -216,17 +161,19 @@ async function kernelFeatures(pidNamespace: boolean): Promise<Check[]> {
     .split("\n")
     .filter(Boolean)
     .map((line) => JSON.parse(line) as ProbeResult);
-  const checks = results.map(featureCheck);
-  if (code !== 0)
-    checks.push({ name: "kernel features", status: "fail", detail: stderr || `exit code ${code}` });
+  // That the programs are missing has been said.
+  const news = results.filter(({ id }) => id !== "iptables" || findCommand("iptables"));
+  const checks = news.map(featureCheck);
+  if (code !== 0) {
+    const said = /^.*Error.*$/m.exec(stderr)?.[0] ?? stderr;
+    checks.push({ name: "kernel features", status: "fail", detail: said || `exit code ${code}` });
+  }
   return checks;
 }
 
 function featureCheck({ id, detail, error }: ProbeResult): Check {
   if (error === undefined) return { name: id, status: "ok", detail: detail ?? "works" };
-  const { module, remedy } = FEATURES[id] ?? {};
-  const advice = remedy ?? (module ? `sudo modprobe ${module}` : "run kubeplumb with sudo");
-  return { name: id, status: "fail", detail: error, remedy: advice };
+  return { name: id, status: "fail", detail: error, remedy: featureRemedy(id, error, isPrivileged()) };
 }
 
 /** What people use with a cluster, not the cluster itself. */

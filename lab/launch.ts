@@ -197,10 +197,13 @@ function notStarted({ paths, role }: Waiting, what: string, cause?: unknown): Cl
   const path = logPath(paths, role);
   const tail = logTail(path);
   const text = `the ${role} process ${what}${tail ? `\n${tail}\n(the end of ${path})` : ""}`;
-  const Kind = /mount \/proc failed|mount proc failed|unshare: mount .*proc/i.test(tail)
-    ? ProcMountError
-    : ClusterError;
+  const Kind = hidesProc(tail) ? ProcMountError : ClusterError;
   return new Kind("START_FAILED", text, { cause });
+}
+
+/** Whether unshare(1) says that it may mount no /proc. */
+export function hidesProc(stderr: string): boolean {
+  return /mount \/proc failed|mount proc failed|unshare: mount .*proc/i.test(stderr);
 }
 
 /** The last lines of a log, "" when there is none. */

@@ -308,7 +308,10 @@ async function publishLocked(paths: ClusterPaths, publish: Publish): Promise<voi
   const one = resolvePublish(publish);
   if (isPublished(config, one)) return;
   if (!runningProcess(paths, "control")) {
-    throw new ClusterError("NOT_RUNNING", `the control process of cluster ${paths.name} does not run`);
+    throw new ClusterError(
+      "NOT_RUNNING",
+      `the control process of cluster ${paths.name} does not run; "kubeplumb up --name ${paths.name}" starts it again`,
+    );
   }
   await requestJson({ socketPath: paths.relaySocket, method: "POST", path: "/publish", body: one });
   writeJson(paths.config, { ...config, publish: [...config.publish, one] });

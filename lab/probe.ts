@@ -3,6 +3,7 @@
 
 import { writeSync } from "node:fs";
 import { findTools, type Tools } from "../dataplane/iptables/variant.js";
+import { CommandError } from "../dataplane/kernel/command.js";
 import { mount } from "../dataplane/kernel/libc.js";
 import { NetNs } from "../dataplane/kernel/netns.js";
 import { RtNetlink } from "../dataplane/kernel/rtnetlink.js";
@@ -37,13 +38,17 @@ export const IPTABLES_FEATURES: readonly (readonly [id: string, table: string, r
   ["REJECT", "filter", "-A OUTPUT -d 10.96.0.2/32 -j REJECT"],
 ];
 
-/** A string that `work` returns is the detail. */
-async function attempt(id: string, work: () => unknown): Promise<void> {
+/** A string that `work` returns is the detail. Resolves with whether it worked. */
+async function attempt(id: string, work: () => unknown): Promise<boolean> {
   try {
     const detail = await work();
     report(typeof detail === "string" ? { id, detail } : { id });
+    return true;
   } catch (error) {
-    report({ id, error: messageOf(error) });
+    // Of what iptables-restore says the first line is the reason.
+    const said = error instanceof CommandError ? error.stderr.trim().split("\n")[0] : "";
+    report({ id, error: said || messageOf(error) });
+    return false;
   }
 }
 
@@ -75,16 +80,17 @@ async function devices(ns: NetNs): Promise<void> {
   }
 }
 
+/** Rules with every match are tried only where the tables themselves are to be had. */
 async function rules(ns: NetNs, tools: Tools): Promise<void> {
-  for (const [id, table, rule] of IPTABLES_FEATURES) {
-    const input = `*${table}\n${rule}\nCOMMIT\n`;
-    await attempt(`iptables ${id}`, async () => {
-      await ns.exec(tools.restore, ["--noflush"], {
-        input,
-        timeout: 10_000,
-        env: { ...process.env, XTABLES_LOCKFILE: "/run/xtables.lock" },
-      });
+  const restore = (id: string, input: string) =>
+    attempt(id, async () => {
+      const env = { ...process.env, XTABLES_LOCKFILE: "/run/xtables.lock" };
+      await ns.exec(tools.restore, ["--noflush"], { input, timeout: 10_000, env });
     });
+  const empty = ["mangle", "nat", "filter"].map((table) => `*${table}\nCOMMIT\n`).join("");
+  if (!(await restore(`iptables-${tools.variant} tables`, empty))) return;
+  for (const [id, table, rule] of IPTABLES_FEATURES) {
+    await restore(`iptables ${id}`, `*${table}\n${rule}\nCOMMIT\n`);
   }
 }
 

@@ -3,7 +3,7 @@
 import { createServer } from "node:net";
 import type { ClusterInfo, UpResult } from "../../lab/types.js";
 import { withDoctorHint } from "../clusters.js";
-import { type CommandSpec, type Context, integer, nameOption } from "../command.js";
+import { type CommandSpec, type Context, integer, nameOption, nameWords } from "../command.js";
 import { connectUser } from "../connect.js";
 import type { Action } from "../demo/action.js";
 import type { DemoKube } from "../demo/kube.js";
@@ -71,7 +71,7 @@ const spec: CommandSpec<Options> = {
       return 0;
     } catch (error) {
       if (!(error instanceof DemoFailure)) throw error;
-      const name = info.name === nameOption.default ? "" : ` --name ${info.name}`;
+      const name = ["", ...nameWords(info.name)].join(" ");
       const hint = `the cluster is still up: ${self} status${name}, ${self} logs${name}, ${self} down${name}`;
       throw new Error(`${error.message}\n${hint}`, { cause: error });
     } finally {
@@ -134,8 +134,12 @@ async function publishNodePort(
   for (let hostPort = FIRST_HOST_PORT; hostPort <= LAST_HOST_PORT; hostPort++) {
     if (!(await isFree(hostPort))) continue;
     const url = publishedUrl({ hostPort, nodePort });
-    const name = info.name === nameOption.default ? [] : ["--name", info.name];
-    const line = shellLine([...self.split(" "), "publish", ...name, `${hostPort}:${nodePort}`]);
+    const line = shellLine([
+      ...self.split(" "),
+      "publish",
+      ...nameWords(info.name),
+      `${hostPort}:${nodePort}`,
+    ]);
     const run = async () => {
       await lifecycle.publish(info.name, { hostPort, nodePort });
       return { exitCode: 0, output: url };
@@ -159,7 +163,7 @@ function farewell(
   { url, self, connected }: { url: string; self: string; connected: boolean },
 ): void {
   const { style, streams } = context;
-  const name = info.name === nameOption.default ? "" : ` --name ${info.name}`;
+  const name = ["", ...nameWords(info.name)].join(" ");
   const kubectl = connected
     ? `kubectl --context ${info.contextName}`
     : `kubectl --kubeconfig ${info.kubeconfigPath}`;

@@ -1,7 +1,7 @@
 // kubeplumb down: nothing of the cluster remains, whatever state it was in.
 
 import { type CommandSpec, nameOption } from "../command.js";
-import { writtenFiles } from "../connect.js";
+import { madeFiles, writtenFiles } from "../connect.js";
 import { kubeconfigFiles, removeContext } from "../kubeconfig-file.js";
 
 interface Options {
@@ -27,6 +27,7 @@ const spec: CommandSpec<Options> = {
     const { clusterInfo, down } = await import("../../lab/lifecycle.js");
     const info = clusterInfo(name);
     const written = info && !kubeconfig ? writtenFiles(info.dir) : [];
+    const made = info ? madeFiles(info.dir) : [];
     const files = new Set([...kubeconfigFiles(context.streams.env, kubeconfig), ...written]);
     const steps = context.steps();
     try {
@@ -39,7 +40,7 @@ const spec: CommandSpec<Options> = {
     }
     for (const path of files) {
       try {
-        await removeContext([path], info?.contextName ?? `kubeplumb-${name}`);
+        await removeContext([path], info?.contextName ?? `kubeplumb-${name}`, made);
       } catch (error) {
         // In a file that we have not written to there is nothing of ours: that it cannot be read is worth a word only.
         if (kubeconfig || written.includes(path)) throw error;

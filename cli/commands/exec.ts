@@ -1,13 +1,18 @@
 // kubeplumb exec: one command in a host or a pod, as if it ran here.
 
-import { explained, findTarget, requireCluster } from "../clusters.js";
-import { type CommandSpec, nameOption, UsageError } from "../command.js";
+import {
+  explained,
+  findTarget,
+  requireCluster,
+  type TargetOptions,
+  targetArgument,
+  targetOptions,
+} from "../clusters.js";
+import { type CommandSpec, UsageError } from "../command.js";
 import { runRemote } from "../remote.js";
 
-interface Options {
+interface Options extends TargetOptions {
   name: string;
-  namespace?: string;
-  container?: string;
   stdin?: boolean;
   tty?: boolean;
 }
@@ -16,11 +21,9 @@ const spec: CommandSpec<Options> = {
   description:
     "TARGET is a host, NAMESPACE/POD, or a pod of the default namespace. Standard input is passed on when it is " +
     "no terminal (or with -i); the exit code is the command's, 126 and 127 as in a shell.",
-  arguments: [{ flags: "<target>", description: "a host or a pod", complete: "targets" }],
+  arguments: [targetArgument],
   options: [
-    nameOption,
-    { flags: "-n, --namespace <namespace>", description: "namespace of the pod" },
-    { flags: "-c, --container <container>", description: "container of the pod" },
+    ...targetOptions,
     { flags: "-i, --stdin", description: "pass standard input on, even from a terminal" },
     { flags: "--no-stdin", description: "never pass standard input on" },
     { flags: "-t, --tty", description: "give the command a terminal" },

@@ -50,7 +50,9 @@ const spec: CommandSpec<Options> = {
       throw new UsageError(`${JSON.stringify(source)}: control, lab or NAMESPACE/POD is expected`);
     }
     const files = wanted.filter((one) => source !== undefined || existsSync(join(info.dir, `${one}.log`)));
-    await Promise.all(files.map((one) => processLogs(context, info, one, files.length > 1, options)));
+    const show = (one: string) => processLogs(context, info, one, files.length > 1, options);
+    if (options.follow) await Promise.all(files.map(show));
+    else for (const one of files) await show(one);
     return context.signal.aborted ? 130 : 0;
   },
 };

@@ -1,25 +1,26 @@
 // kubeplumb shell: a shell in a host or a pod, on a terminal when we have one.
 
 import { existsSync } from "node:fs";
-import { explained, findTarget, requireCluster } from "../clusters.js";
-import { type CommandSpec, nameOption } from "../command.js";
+import {
+  explained,
+  findTarget,
+  requireCluster,
+  type TargetOptions,
+  targetArgument,
+  targetOptions,
+} from "../clusters.js";
+import type { CommandSpec } from "../command.js";
 import { runRemote } from "../remote.js";
 
-interface Options {
+interface Options extends TargetOptions {
   name: string;
-  namespace?: string;
-  container?: string;
 }
 
 const spec: CommandSpec<Options> = {
   description:
     "Programs and files are this machine's; network, host name and /run are the host's or the pod's own.",
-  arguments: [{ flags: "<target>", description: "a host or a pod", complete: "targets" }],
-  options: [
-    nameOption,
-    { flags: "-n, --namespace <namespace>", description: "namespace of the pod" },
-    { flags: "-c, --container <container>", description: "container of the pod" },
-  ],
+  arguments: [targetArgument],
+  options: targetOptions,
   examples: [
     ["look around in a host", "kubeplumb shell node-1"],
     ["run a script in it", "kubeplumb shell node-1 < script.sh"],

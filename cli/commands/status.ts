@@ -32,7 +32,7 @@ function show(context: Context, status: ClusterStatus): void {
   const paint = { running: style.green, degraded: style.yellow, stopped: style.red, absent: style.red };
   context.print(`Cluster ${style.bold(status.name)}: ${paint[status.state](status.state)}`);
   if (status.state === "absent") {
-    context.note("kubeplumb up creates it");
+    context.note(`'kubeplumb up --name ${status.name}' creates it`);
     return;
   }
   const facts: string[][] = [

@@ -6,7 +6,14 @@ import { text as readAll } from "node:stream/consumers";
 import { fileURLToPath } from "node:url";
 import type { ClusterConfig, Publish, UpResult } from "../../lab/types.js";
 import { withDoctorHint } from "../clusters.js";
-import { type CommandSpec, type Context, DEFAULT_NAME, integer, outputOption } from "../command.js";
+import {
+  type CommandSpec,
+  type Context,
+  DEFAULT_NAME,
+  integer,
+  nameWords,
+  outputOption,
+} from "../command.js";
 import { connectUser } from "../connect.js";
 import { checkKubeconfigFiles, kubeconfigFiles } from "../kubeconfig-file.js";
 import { parsePublish, publishedUrl } from "../ports.js";
@@ -74,7 +81,13 @@ const spec: CommandSpec<Options> = {
 async function readConfig(context: Context, path: string): Promise<ClusterConfig> {
   const { parseConfig } = await import("../../lab/config.js");
   if (path === "-") return parseConfig(await readAll(context.streams.stdin), "standard input");
-  return parseConfig(readFileSync(path, "utf8"), path);
+  let text: string;
+  try {
+    text = readFileSync(path, "utf8");
+  } catch (error) {
+    throw new Error(`configuration ${path} cannot be read: ${String(error)}`, { cause: error });
+  }
+  return parseConfig(text, path);
 }
 
 async function start(
@@ -132,7 +145,7 @@ function tell(context: Context, info: UpResult): void {
   const { noteStyle } = context;
   const words = { created: "is up", repaired: "is up again", running: "runs already" };
   context.note(`\nCluster ${noteStyle.bold(info.name)} ${words[info.outcome]}. Go on with:\n\n`);
-  const name = info.name === DEFAULT_NAME ? "" : ` --name ${info.name}`;
+  const name = ["", ...nameWords(info.name)].join(" ");
   context.note(`  kubectl --context ${info.contextName} get nodes -o wide`);
   context.note(`  ${selfCommand(context.streams.env)} shell${name} ${info.nodes[0]?.name ?? "node-1"}`);
   for (const one of info.published) {

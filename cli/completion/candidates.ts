@@ -27,6 +27,8 @@ const GLOBAL_OPTIONS = [
   { flags: "-v, --verbose", description: "errors with all their details" },
   { flags: "-h, --help", description: "display help for command" },
 ];
+/** Stands before a command only. */
+const VERSION_OPTION = { flags: "--version", description: "print the version" };
 const NOTHING: Candidates = { candidates: [], files: false };
 
 interface KnownOption {
@@ -52,7 +54,7 @@ export async function complete(
   const start = before.findIndex((word) => !word.startsWith("-"));
   const name = before[start];
   if (name === undefined || (name === "help" && before.length === start + 1)) {
-    if (current.startsWith("-")) return only(current, optionCandidates(known([]), before));
+    if (current.startsWith("-")) return only(current, optionCandidates(known([VERSION_OPTION]), before));
     return only(current, [
       ...visible.map((entry) => ({ value: entry.name, description: entry.summary })),
       ...(name === "help" ? [] : [{ value: "help", description: "show the help of a command" }]),
@@ -82,10 +84,8 @@ async function completeCommand(
   if (inline) {
     const option = options.find((one) => one.long === inline[1]);
     const found = option ? await values(option.choices ?? option.complete, context) : [];
-    return only(
-      current,
-      found.map(({ value }) => ({ value: `${inline[1]}=${value}` })),
-    );
+    const whole = found.map(({ value }) => ({ value: `${inline[1]}=${value}` }));
+    return only(current, whole, option?.complete);
   }
   if (current.startsWith("-")) return only(current, optionCandidates(options, before));
   const argument = spec.arguments?.[positionals];

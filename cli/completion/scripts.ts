@@ -8,11 +8,15 @@ export type Shell = (typeof SHELLS)[number];
 const BASH = `# kubeplumb completion for bash; to load it: source <(kubeplumb completion bash)
 _kubeplumb() {
   local line
+  local program="\${COMP_WORDS[0]/#\\~\\//$HOME/}"
+  local current="\${COMP_WORDS[COMP_CWORD]#[\\"\\']}"
   local IFS=$'\\n'
+  # --name=: bash counts the "=" as a word
+  if [ "$current" = "=" ]; then current=""; fi
   COMPREPLY=()
-  for line in $("\${COMP_WORDS[0]}" __complete -- "\${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null); do
+  for line in $("$program" __complete -- "\${COMP_WORDS[@]:1:COMP_CWORD-1}" "$current" 2>/dev/null); do
     if [ "$line" = ":files" ]; then
-      COMPREPLY+=($(compgen -f -- "\${COMP_WORDS[COMP_CWORD]}"))
+      COMPREPLY+=($(compgen -f -- "$current"))
       compopt -o filenames 2>/dev/null
     else
       COMPREPLY+=("\${line%%$'\\t'*}")
@@ -26,9 +30,11 @@ const ZSH = `#compdef kubeplumb
 # kubeplumb completion for zsh; to load it: source <(kubeplumb completion zsh)
 _kubeplumb() {
   local line
+  local program="\${\${(Q)words[1]}/#\\~\\//$HOME/}"
   local -a described
-  for line in "\${(@f)$("\${words[1]}" __complete -- "\${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
+  for line in "\${(@f)$("$program" __complete -- "\${(@Q)words[2,CURRENT-1]}" "\${(Q)PREFIX}" 2>/dev/null)}"; do
     if [[ "$line" == ":files" ]]; then
+      [[ "$PREFIX" == --*=* ]] && compset -P "*="
       _files
     elif [[ "$line" == *$'\\t'* ]]; then
       described+=("\${\${line%%$'\\t'*}//:/\\\\:}:\${line#*$'\\t'}")
@@ -48,10 +54,14 @@ fi
 const FISH = `# kubeplumb completion for fish; to load it: kubeplumb completion fish | source
 function __kubeplumb_complete
     set -l words (commandline -opc)
-    set -l current (commandline -ct)
-    for line in ($words[1] __complete -- $words[2..-1] "$current" 2>/dev/null)
+    set -l program (string replace -r '^~/' "$HOME/" -- $words[1])
+    set -l current (commandline -ct | string trim --left --chars '\\'"' | string unescape)
+    for line in ($program __complete -- $words[2..-1] "$current" 2>/dev/null)
         if test "$line" = ":files"
-            __fish_complete_path "$current"
+            set -l flag (string match -r '^--[^=]+=' -- "$current")
+            for path in (__fish_complete_path (string replace -- "$flag" "" "$current"))
+                echo "$flag$path"
+            end
         else
             echo $line
         end

@@ -6,6 +6,7 @@ import { collectionPath, objectPath, type Query } from "../../client/paths.js";
 import { DEPLOYMENTS, NODES, PODS, type Resource, SERVICES } from "../../common/client.js";
 import type { Deployment, Stored } from "../../common/k8s.js";
 import type { ClusterInfo } from "../../lab/types.js";
+import { nameWords } from "../command.js";
 import { shellLine } from "../programs.js";
 import { formatTable } from "../table.js";
 import { type Action, type Outcome, remoteAction } from "./action.js";
@@ -61,7 +62,14 @@ export function createOwnClient(info: ClusterInfo, self: string): DemoKube {
     exec: (pod, command) => {
       const target = { socketPath: info.controlSocket, path: `${one(PODS, pod)}/exec` };
       return remoteAction(
-        shellLine([...self.split(" "), "exec", `${NAMESPACE}/${pod}`, "--", ...command]),
+        shellLine([
+          ...self.split(" "),
+          "exec",
+          ...nameWords(info.name),
+          `${NAMESPACE}/${pod}`,
+          "--",
+          ...command,
+        ]),
         target,
         command,
       );

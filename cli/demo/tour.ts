@@ -3,6 +3,7 @@
 
 import type { ApiClient } from "../../client/api-client.js";
 import type { ClusterInfo } from "../../lab/types.js";
+import { nameWords } from "../command.js";
 import { findProgram, shellLine } from "../programs.js";
 import { type Action, localAction, type Outcome, remoteAction } from "./action.js";
 import { findService, hasDeployment, type PodFact, readyPods, type ServiceFact } from "./facts.js";
@@ -166,7 +167,7 @@ class Tour {
   #inHost(index: number, command: readonly string[]): Action {
     const { info, self } = this.#o;
     const host = info.nodes[index]?.name ?? "node-1";
-    const line = shellLine([...self.split(" "), "exec", host, "--", ...command]);
+    const line = shellLine([...self.split(" "), "exec", ...nameWords(info.name), host, "--", ...command]);
     return remoteAction(line, { socketPath: info.labSocket, path: `/hosts/${host}/exec` }, command);
   }
 }

@@ -4,16 +4,12 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { type Cluster, createCluster, DEPLOYMENTS, NODES, PODS } from "../../index.js";
+import { kubectlOf } from "../helpers/kubectl.js";
 
 t.setTimeout(540_000);
 const cluster: Cluster = await createCluster({ nodes: 3 });
 t.teardown(() => cluster.stop());
-
-async function kubectl(...args: string[]): Promise<string> {
-  const result = await cluster.kubectl(args);
-  if (result.exitCode !== 0) throw new Error(`kubectl ${args.join(" ")}: ${result.stderr}`);
-  return result.stdout.trimEnd();
-}
+const kubectl = kubectlOf(cluster);
 
 const deployment = (image: string) => `
 apiVersion: apps/v1

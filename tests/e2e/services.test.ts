@@ -5,18 +5,13 @@ import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import t from "tap";
 import { type Cluster, createCluster } from "../../index.js";
+import { kubectlOf } from "../helpers/kubectl.js";
 import { CHI_SQUARE_1E5, chiSquare, tally } from "../helpers/stats.js";
 
 t.setTimeout(240_000);
 const cluster: Cluster = await createCluster({ nodes: 3 });
 t.teardown(() => cluster.stop());
-
-/** kubectl that must succeed; stdout without the last newline. */
-async function kubectl(...args: string[]): Promise<string> {
-  const result = await cluster.kubectl(args);
-  if (result.exitCode !== 0) throw new Error(`kubectl ${args.join(" ")}: ${result.stderr}`);
-  return result.stdout.trimEnd();
-}
+const kubectl = kubectlOf(cluster);
 
 /** A command in a host or pod that must succeed. */
 async function inside(target: string, ...argv: string[]): Promise<string> {

@@ -1,15 +1,15 @@
-// The kubeplumb command: arguments, exit codes, help, step list, kubeconfig files, completion, remote commands and
-// the demo's parts. What needs a cluster is played by a small server on the cluster's own socket.
+// The kubeplumb command: arguments, exit codes, help, step list, kubeconfig files, remote commands and the demo's
+// parts. What needs a cluster is played by a small server on the cluster's own socket.
 
 import { execFileSync, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
   appendFileSync,
   chmodSync,
+  chownSync,
   copyFileSync,
   existsSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
@@ -18,119 +18,30 @@ import {
   writeFileSync,
 } from "node:fs";
 import { createServer, type Server } from "node:http";
-import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { Readable, Writable } from "node:stream";
+import { Readable } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { WebSocketServer } from "ws";
-import type { CommandEntry } from "../../cli/command.js";
 import { commands } from "../../cli/commands/index.js";
-import { complete } from "../../cli/completion/candidates.js";
-import { completionScript, SHELLS } from "../../cli/completion/scripts.js";
 import type { Action } from "../../cli/demo/action.js";
 import { httpCommand } from "../../cli/demo/http.js";
+import { createOwnClient } from "../../cli/demo/own-client.js";
 import { answeredBy } from "../../cli/demo/tour.js";
 import { Transcript } from "../../cli/demo/transcript.js";
 import { kubeconfigFiles, mergeContext, removeContext } from "../../cli/kubeconfig-file.js";
 import { formatLogLine } from "../../cli/log-format.js";
-import { run } from "../../cli/main.js";
 import { parsePublish, publishedUrl } from "../../cli/ports.js";
 import { selfCommand, shellLine } from "../../cli/programs.js";
 import { Steps } from "../../cli/steps.js";
-import type { Input, Output } from "../../cli/streams.js";
+import { hasColor, type Output } from "../../cli/streams.js";
 import { createStyle, formatAge, formatDuration } from "../../cli/style.js";
 import { formatTable } from "../../cli/table.js";
 import { tailFile } from "../../cli/tail.js";
 import { parseKubeconfig } from "../../client/kubeconfig.js";
-
-const directory = mkdtempSync(join(tmpdir(), "kp-cli-"));
-const home = join(directory, "home");
-process.env.KUBEPLUMB_HOME = home;
-t.teardown(() => rmSync(directory, { recursive: true, force: true }));
-
-class Sink extends Writable {
-  text = "";
-  isTTY?: boolean;
-  columns?: number;
-  onOutput: (() => void) | undefined;
-  constructor(isTTY?: boolean) {
-    super();
-    if (isTTY) this.isTTY = true;
-  }
-  override _write(chunk: Buffer, _encoding: string, done: () => void): void {
-    this.text += chunk.toString();
-    this.onOutput?.();
-    done();
-  }
-}
-
-interface Ran {
-  code: number;
-  out: string;
-  err: string;
-}
-
-async function kubeplumb(
-  argv: readonly string[],
-  options: { stdin?: string; env?: NodeJS.ProcessEnv; signal?: AbortSignal; onOutput?: () => void } = {},
-): Promise<Ran> {
-  const [stdout, stderr] = [new Sink(), new Sink()];
-  stdout.onOutput = options.onOutput;
-  const stdin: Input = Readable.from(options.stdin === undefined ? [] : [options.stdin]);
-  const env = { PATH: process.env.PATH, HOME: directory, ...options.env };
-  const code = await run(
-    argv,
-    { stdin, stdout: stdout as Output, stderr: stderr as Output, env },
-    options.signal,
-  );
-  return { code, out: stdout.text, err: stderr.text };
-}
-
-/** A cluster as the commands find it: a configuration on disk, sockets that the test may serve. */
-function pretendCluster(name: string): { dir: string; labSocket: string; controlSocket: string } {
-  const dir = join(home, name);
-  mkdirSync(dir, { recursive: true });
-  const nodes = ["node-1", "node-2"].map((node, index) => ({
-    name: node,
-    ip: `192.168.56.${11 + index}`,
-    labels: {},
-    taints: [],
-  }));
-  const networking = {
-    podSubnet: "10.244.0.0/16",
-    serviceSubnet: "10.96.0.0/16",
-    nodeSubnet: "192.168.56.0/21",
-    iptables: "auto",
-    nodePortRange: [30000, 32767],
-  };
-  const controlPlane = { apiPort: 6443, nodeMonitorGracePeriodSeconds: 40, defaultTolerationSeconds: 300 };
-  const publish = [{ hostPort: 8080, nodePort: 30080, address: "127.0.0.1" }];
-  writeFileSync(
-    join(dir, "cluster.json"),
-    JSON.stringify({ name, networking, nodes, images: {}, publish, controlPlane }),
-  );
-  writeFileSync(join(dir, "kubeconfig"), clusterKubeconfig(`kubeplumb-${name}`));
-  return { dir, labSocket: join(dir, "lab.sock"), controlSocket: join(dir, "control.sock") };
-}
-
-function clusterKubeconfig(name: string, server = "https://127.0.0.1:6443"): string {
-  const data = Buffer.from("x".repeat(300)).toString("base64");
-  return `apiVersion: v1
-kind: Config
-current-context: ${name}
-clusters:
-- name: ${name}
-  cluster: { server: "${server}", certificate-authority-data: ${data} }
-contexts:
-- name: ${name}
-  context: { cluster: ${name}, user: ${name} }
-users:
-- name: ${name}
-  user: { client-certificate-data: ${data}, client-key-data: ${data} }
-`;
-}
+import { clusterInfo } from "../../lab/lifecycle.js";
+import { clusterKubeconfig, directory, home, kubeplumb, pretendCluster, Sink } from "../helpers/cli.js";
 
 t.test("help, version and wrong usage", async (t) => {
   const help = await kubeplumb([]);
@@ -164,7 +75,23 @@ t.test("help, version and wrong usage", async (t) => {
     [["status", "-o", "xml"], /Allowed choices are table, json/],
     [["shell"], /missing required argument 'target'/],
     [["exec", "node-1"], /the command is missing: it follows after --/],
-    [["exec", "node-1", "ls", "--", "x"], /too many arguments/],
+    [["exec", "node-1", "ls", "--", "x"], /^error: too many arguments[^\n]*\nSee 'kubeplumb exec --help'/],
+    [
+      ["exec", "node-1", "ls"],
+      /^error: too many arguments[^\n]*\nThe command to be run follows after --\.\nSee/,
+    ],
+    [
+      ["exec", "node-1", "curl", "-s"],
+      /unknown option '-s'\n(\(.*\n)?The command to be run follows after --\./,
+    ],
+    [
+      ["help", "statsu"],
+      /^error: unknown command 'statsu'\n\(Did you mean status\?\)\nSee 'kubeplumb --help'\.\n$/,
+    ],
+    [
+      ["publish", "0:30080"],
+      /^error: "0:30080": host port "0": a whole number from 1 to 65535 is expected\n/,
+    ],
     [["completion", "tcsh"], /Allowed choices are bash, zsh, fish/],
     [["kubeconfig", "--kubeconfig", "x"], /--kubeconfig is the file that --merge writes to/],
     [["publish", "1:2:3:4"], /HOSTPORT:NODEPORT is expected/],
@@ -195,6 +122,9 @@ t.test("errors are one line; -v tells the rest; Ctrl-C is 130", async (t) => {
   });
   t.match(await kubeplumb(["logs", "lab", "--name", "still"]), { code: 1, err: /^error: ENOENT.*lab\.log/ });
   writeFileSync(join(dir, "lab.log"), "one\n");
+  writeFileSync(join(dir, "control.log"), "line\n".repeat(5000));
+  const both = await kubeplumb(["logs", "--name", "still"]);
+  t.match(both.out, /^(control line\n){5000}lab {5}one\n$/, "one after the other");
   const interrupt = new AbortController();
   const followed = await kubeplumb(["logs", "lab", "-f", "--name", "still"], {
     signal: interrupt.signal,
@@ -228,7 +158,13 @@ t.test("commands that only look", async (t) => {
   t.match(JSON.parse((await kubeplumb(["status", "--name", "look", "-o", "json"])).out), {
     state: "stopped",
   });
-  t.match(await kubeplumb(["status", "--name", "nothing"]), { code: 1, out: "Cluster nothing: absent\n" });
+  const nowhere = ["kubeconfig", "--name", "look", "--merge", "--kubeconfig", "/proc/nowhere/config"];
+  t.match(await kubeplumb(nowhere), { code: 1, err: /^error: ENOENT: .*mkdir '\/proc\/nowhere'\n$/ });
+  t.strictSame(await kubeplumb(["status", "--name", "nothing"]), {
+    code: 1,
+    out: "Cluster nothing: absent\n",
+    err: "'kubeplumb up --name nothing' creates it\n",
+  });
 });
 
 t.test("exec and shell: target, streams, exit code", async (t) => {
@@ -355,6 +291,10 @@ t.test("the step list, on a terminal and not", async (t) => {
     steps.close();
     return sink.text;
   };
+  const unsized = new Sink();
+  unsized.columns = 0;
+  new Steps(unsized as Output, { style: createStyle(false), interactive: true }).start("Control plane");
+  t.match(unsized.text, / ⠋ Control plane$/, "a terminal that does not tell its width");
   const plain = [
     " ✓ Control plane                               0.42s",
     " ✓ Hosts                                       1m02s",
@@ -386,6 +326,10 @@ t.test("the step list, on a terminal and not", async (t) => {
 });
 
 t.test("tables, times, ports, command lines", async (t) => {
+  t.equal(hasColor(new Sink(true) as Output, {}), true);
+  t.equal(hasColor(new Sink() as Output, {}), false, "no terminal");
+  for (const env of [{ NO_COLOR: "1" }, { TERM: "dumb" }, { CI: "true" }])
+    t.equal(hasColor(new Sink(true) as Output, env), false, JSON.stringify(env));
   const { red } = createStyle(true);
   t.equal(
     formatTable(
@@ -441,9 +385,11 @@ t.test("merging into a kubeconfig and taking out again", async (t) => {
   const at = (...parts: string[]) => join(directory, "kube", ...parts);
   const own = clusterKubeconfig("kubeplumb-a");
   const read = (path: string) => readFileSync(path, "utf8");
+  const merge = async (files: string[], source = own) =>
+    (await mergeContext(files, source, "kubeplumb-a")).changed;
 
   const fresh = at("new", "deep", "config");
-  t.strictSame(await mergeContext([fresh], own, "kubeplumb-a"), [fresh]);
+  t.strictSame(await merge([fresh]), [fresh]);
   t.equal(statSync(fresh).mode & 0o777, 0o600);
   t.strictSame(readdirSync(dirname(fresh)), ["config"], "neither lock nor draft remains");
   const parsed = parseKubeconfig(read(fresh));
@@ -456,11 +402,8 @@ t.test("merging into a kubeconfig and taking out again", async (t) => {
       .some((line) => line.length > 300),
     "base64 is not folded",
   );
-  t.strictSame(await mergeContext([fresh], own, "kubeplumb-a"), [], "the same again changes nothing");
-  t.strictSame(
-    await mergeContext([fresh], clusterKubeconfig("kubeplumb-a", "https://127.0.0.1:7000"), "kubeplumb-a"),
-    [fresh],
-  );
+  t.strictSame(await merge([fresh]), [], "the same again changes nothing");
+  t.strictSame(await merge([fresh], clusterKubeconfig("kubeplumb-a", "https://127.0.0.1:7000")), [fresh]);
   t.equal(parseKubeconfig(read(fresh)).clusters.get("kubeplumb-a")?.server, "https://127.0.0.1:7000");
   t.equal(read(fresh).match(/name: kubeplumb-a/g)?.length, 3, "replaced, not doubled");
 
@@ -487,7 +430,7 @@ extra: [kept]
   writeFileSync(existing, mine, { mode: 0o644 });
   const link = at("link");
   symlinkSync(existing, link);
-  await mergeContext([link], own, "kubeplumb-a");
+  await merge([link]);
   const merged = read(existing);
   for (const line of mine.split("\n").filter((one) => one && !one.startsWith("current-context"))) {
     t.ok(merged.includes(line), `kept: ${line}`);
@@ -495,12 +438,19 @@ extra: [kept]
   t.match(merged, /^current-context: kubeplumb-a$/m);
   t.equal(statSync(existing).mode & 0o777, 0o600, "there are keys inside now");
   t.ok(statSync(link).ino === statSync(existing).ino, "a symbolic link stays one");
+  if (process.getuid?.() === 0) {
+    const theirs = at("theirs");
+    writeFileSync(theirs, "");
+    chownSync(theirs, 1234, 1234);
+    await merge([theirs]);
+    t.match(statSync(theirs), { uid: 1234, gid: 1234 }, "root takes nobody's file away");
+  }
   t.strictSame(await removeContext([link, at("absent")], "kubeplumb-a"), [link]);
   t.equal(read(existing), mine.replace("current-context: work", 'current-context: ""'));
   const before = statSync(existing).mtimeMs;
   t.strictSame(await removeContext([existing], "kubeplumb-a"), []);
   t.equal(statSync(existing).mtimeMs, before, "not touched when there is nothing to take out");
-  await mergeContext([existing], own, "kubeplumb-a");
+  await merge([existing]);
   writeFileSync(existing, read(existing).replace("current-context: kubeplumb-a", "current-context: work"));
   await removeContext([existing], "kubeplumb-a");
   t.match(read(existing), /^current-context: work$/m, "another current context stays");
@@ -509,28 +459,20 @@ extra: [kept]
   const [none, first, second] = [at("none"), at("first"), at("second")];
   writeFileSync(first, "");
   writeFileSync(second, "current-context: other\ncontexts: []\n");
-  t.strictSame(await mergeContext([none, first, second], own, "kubeplumb-a"), [first, second]);
+  t.strictSame(await merge([none, first, second]), [first, second]);
   t.match(parseKubeconfig(read(first)), { currentContext: undefined });
   t.ok(parseKubeconfig(read(first)).contexts.has("kubeplumb-a"));
   t.equal(parseKubeconfig(read(second)).currentContext, "kubeplumb-a");
   t.equal(existsSync(none), false);
   t.strictSame(
-    await mergeContext(
-      [second, first],
-      clusterKubeconfig("kubeplumb-a", "https://127.0.0.1:1"),
-      "kubeplumb-a",
-    ),
+    await merge([second, first], clusterKubeconfig("kubeplumb-a", "https://127.0.0.1:1")),
     [first],
     "changed in the file that has it",
   );
-  t.strictSame(
-    await mergeContext([at("x"), at("y")], own, "kubeplumb-a"),
-    [at("y")],
-    "none exists: the last",
-  );
+  t.strictSame(await merge([at("x"), at("y")]), [at("y")], "none exists: the last");
   t.strictSame((await removeContext([first, second], "kubeplumb-a")).sort(), [first, second].sort());
   writeFileSync(at("comment"), "# only a comment\n");
-  await mergeContext([at("comment")], own, "kubeplumb-a");
+  await merge([at("comment")]);
   t.match(read(at("comment")), /^# only a comment\n/);
 
   for (const [text, said] of [
@@ -540,7 +482,7 @@ extra: [kept]
     ["a: 1\n---\nb: 2\n", /bad: one YAML document is expected/],
   ] as const) {
     writeFileSync(at("bad"), text);
-    await t.rejects(mergeContext([at("bad")], own, "kubeplumb-a"), said);
+    await t.rejects(merge([at("bad")]), said);
     t.equal(read(at("bad")), text, "unchanged");
     t.equal(existsSync(at("bad.lock")), false);
   }
@@ -594,9 +536,7 @@ t.test("kubeconfig --merge and down, by the command", async (t) => {
     err: / ✓ Cluster merge is removed/,
   });
   t.equal(existsSync(dir), false);
-  for (const path of [config, other]) {
-    t.notMatch(readFileSync(path, "utf8"), /kubeplumb-merge/, "taken out wherever it was written");
-  }
+  for (const path of [config, other]) t.notOk(existsSync(path), "taken out wherever it was written");
   t.match(await kubeplumb(["down", "--name", "merge"], { env }), {
     code: 0,
     err: / ✓ There is no cluster merge/,
@@ -610,6 +550,66 @@ t.test("kubeconfig --merge and down, by the command", async (t) => {
     code: 1,
     err: /✓ There is no cluster merge.*error: kubeconfig .* cannot be read: Error: EISDIR/s,
   });
+});
+
+t.test("down takes away what kubeplumb made, and nothing else", async (t) => {
+  const folder = join(directory, "made");
+  const connected = async (name: string, config: string) => {
+    pretendCluster(name);
+    await kubeplumb(["kubeconfig", "--name", name, "--merge", "--kubeconfig", config]);
+    t.ok(existsSync(config), name);
+  };
+  const down = (name: string) => kubeplumb(["down", "--name", name], { env: { KUBECONFIG: "/dev/null" } });
+
+  const own = join(folder, "deep", ".kube", "config");
+  await connected("first", own);
+  await connected("second", own);
+  await down("first");
+  t.match(readFileSync(own, "utf8"), /kubeplumb-second/, "while another cluster is in it, it stays");
+  t.match(await down("second"), { code: 0 });
+  t.notOk(existsSync(folder), "then it goes, with the folders that were made for it");
+
+  const kube = join(folder, "kube");
+  mkdirSync(kube, { recursive: true });
+  const config = join(kube, "config");
+  await connected("first", config);
+  await down("first");
+  t.strictSame(readdirSync(kube), [], "a folder that was there before stays");
+  for (const before of ["", "apiVersion: v1\nkind: Config\n"]) {
+    writeFileSync(config, before);
+    await connected("first", config);
+    await down("first");
+    t.ok(existsSync(config), "so does a file, an empty one too");
+  }
+  rmSync(config);
+
+  for (const [what, change] of [
+    ["a context", (text: string) => text.replace("contexts:\n", "contexts:\n- name: x\n  context: {}\n")],
+    ["a current context", (text: string) => text.replace(/current-context: .*/, "current-context: work")],
+    ["a comment", (text: string) => `# mine\n${text}`],
+    ["a setting", (text: string) => `${text}preferences: { colors: true }\n`],
+  ] as const) {
+    await connected("first", config);
+    const text = readFileSync(config, "utf8");
+    writeFileSync(config, change(text));
+    t.not(readFileSync(config, "utf8"), text, what);
+    await down("first");
+    t.ok(existsSync(config), `${what} that somebody has added stays`);
+    rmSync(config);
+  }
+  await connected("first", config);
+  writeFileSync(config, "apiVersion: v1\nkind: Config\npreferences: {}\ncontexts: null\n");
+  await down("first");
+  t.notOk(existsSync(config), "emptied by kubectl: it goes");
+  await connected("first", config);
+  rmSync(config);
+  symlinkSync(join(folder, "target"), config);
+  writeFileSync(join(folder, "target"), "");
+  t.match(await down("first"), { code: 0, err: /removed/ });
+  t.ok(existsSync(config), "a link that took its place stays");
+  await connected("second", join(folder, "gone", "config"));
+  rmSync(join(folder, "gone"), { recursive: true });
+  t.match(await down("second"), { code: 0, err: /^ ✓ Cluster second is removed[^\n]*\n$/ }, "gone already");
 });
 
 t.test("up checks the kubeconfig and the configuration before anything begins", async (t) => {
@@ -630,74 +630,11 @@ t.test("up checks the kubeconfig and the configuration before anything begins", 
     code: 1,
     err: /nodes/,
   });
+  t.match(await kubeplumb(["up", "--name", "never", "--config", join(directory, "no.yaml")]), {
+    code: 1,
+    err: /^error: configuration .*no\.yaml cannot be read: .*no such file[^\n]*\n$/,
+  });
   t.equal(existsSync(join(home, "never")), false);
-});
-
-t.test("completion", async (t) => {
-  const providers = {
-    clusters: async () => ["kubeplumb", "blue"],
-    hosts: async (cluster: string) => [`${cluster}-1`, `${cluster}-2`],
-    targets: async (cluster: string) => [`${cluster}-1`, "default/web-0"],
-  };
-  const of = async (...words: string[]) => {
-    const { candidates, files } = await complete(words, commands, providers, "kubeplumb");
-    return [...candidates.map(({ value }) => value), ...(files ? [":files"] : [])];
-  };
-  t.strictSame(await of("st"), ["status"]);
-  t.ok((await of("")).includes("help"));
-  t.notOk((await of("")).includes("__complete"));
-  t.strictSame(await of("-q", "ve"), ["version"]);
-  t.strictSame(await of("help", "dow"), ["down"]);
-  t.strictSame(await of("up", "--no"), ["--nodes"]);
-  t.strictSame(await of("up", "--nodes", "3", "--nod"), [], "once is enough");
-  t.strictSame(await of("up", "--publish", "1:2", "--pub"), ["--publish"], "this one may be repeated");
-  t.strictSame(await of("up", "--config", ""), [":files"]);
-  t.strictSame(await of("down", "--name", "b"), ["blue"]);
-  t.strictSame(await of("down", "--name=b"), ["--name=blue"]);
-  t.strictSame(await of("down", "--name", "=", "b"), ["blue"], "as bash cuts it");
-  t.strictSame(await of("status", "-o", ""), ["table", "json"]);
-  t.strictSame(await of("exec", ""), ["kubeplumb-1", "default/web-0"]);
-  t.strictSame(await of("exec", "--name", "blue", "b"), ["blue-1"], "of the cluster that is named");
-  t.strictSame(await of("exec", "kubeplumb-1", ""), ["--"]);
-  t.strictSame(await of("exec", "kubeplumb-1", "--", "cat", ""), [":files"], "somebody else's command");
-  t.strictSame(await of("completion", ""), [...SHELLS]);
-  t.strictSame(await of("nonsense", ""), []);
-  for (const { load, name } of commands as CommandEntry[])
-    t.ok((await load()).default.examples.length > 0, name);
-
-  pretendCluster("tab");
-  t.equal((await kubeplumb(["__complete", "--", "exec", "--name", "tab", "node-"])).out, "node-1\nnode-2\n");
-
-  // The real shells ask through the scripts; the command is this very code.
-  const bin = join(directory, "shellbin");
-  mkdirSync(bin, { recursive: true });
-  const main = fileURLToPath(new URL("../../cli/main.js", import.meta.url));
-  writeFileSync(join(bin, "start.mjs"), `import { main } from ${JSON.stringify(main)};\nawait main();\n`);
-  writeFileSync(
-    join(bin, "kubeplumb"),
-    `#!/bin/sh\nexec ${process.execPath} ${join(bin, "start.mjs")} "$@"\n`,
-    { mode: 0o755 },
-  );
-  const env = { ...process.env, PATH: `${bin}:${process.env.PATH}` };
-  writeFileSync(join(bin, "completion.bash"), completionScript("bash"));
-  const bash = spawnSync(
-    "bash",
-    [
-      "-c",
-      `. "$1"; COMP_WORDS=(kubeplumb exec --name tab node-); COMP_CWORD=4; _kubeplumb; printf '%s\\n' "\${COMPREPLY[@]}"`,
-      "bash",
-      join(bin, "completion.bash"),
-    ],
-    { env, encoding: "utf8" },
-  );
-  t.strictSame([bash.stdout, bash.stderr], ["node-1\nnode-2\n", ""]);
-  for (const shell of ["zsh", "fish"] as const) {
-    const file = join(bin, `completion.${shell}`);
-    writeFileSync(file, completionScript(shell));
-    const check = spawnSync(shell, ["-n", file], { encoding: "utf8" });
-    if (check.error) t.comment(`${shell} is not installed`);
-    else t.equal(check.status, 0, check.stderr);
-  }
 });
 
 t.test("logs: the end of a file, what is added, and how it reads", async (t) => {
@@ -791,6 +728,22 @@ t.test("the demo shows what it runs and believes nothing unseen", async (t) => {
   t.match(stderr.text, / ✗ Wrong/);
   interrupt.abort(new Error("stop"));
   await t.rejects(transcript.run(action), /stop/);
+
+  for (const [name, words] of [
+    ["kubeplumb", ""],
+    ["blue", " --name blue"],
+  ] as const) {
+    pretendCluster(name);
+    const info = clusterInfo(name, home);
+    if (!info) throw new Error(name);
+    const client = createOwnClient(info, "npx kubeplumb");
+    t.equal(
+      client.exec("web", ["ls"]).line,
+      `npx kubeplumb exec${words} default/web -- ls`,
+      "as it has to be typed",
+    );
+    await client.close();
+  }
 
   const check = answeredBy([{ name: "a" }, { name: "b" }]);
   t.equal(check({ exitCode: 0, output: reply("b") }), undefined);

@@ -32,7 +32,9 @@ import { identify, isAlive, processesWithArgument, signal, waitGone } from "../.
 import { namespaceCommand } from "../../lab/launch.js";
 import { clusterInfo, down, listClusters, status, up } from "../../lab/lifecycle.js";
 import { readManifest } from "../../lab/manifests.js";
+import { IPTABLES_FEATURES } from "../../lab/probe.js";
 import { Relay } from "../../lab/relay.js";
+import { featureRemedy, namespaceRemedy } from "../../lab/remedies.js";
 import { clusterNames, clusterPaths, readJson, stateHome, withLock, writeJson } from "../../lab/state.js";
 import { behind, staleService } from "../../lab/sync.js";
 import { acceptDial, dial } from "../../lab/tunnel.js";
@@ -166,6 +168,8 @@ t.test("what is wrong is named: file, line, column, field, value, what is allowe
     ["networking: { nodePortRange: 30000 }", /nodePortRange: 30000: a string is expected/],
     ["networking: { nodePortRange: 9-1 }", /nodePortRange: "9-1": first-last/],
     ["networking: []", /networking: \[\]: a mapping is expected/],
+    ["images: { web: no/such:1 }", /1:16: images\.web: "no\/such:1": a known image is expected: .*, nginx, /],
+    ["images: { web: { image: nothing } }", /images\.web\.image: "nothing": a known image is expected/],
     ["images: { web: { args: [a] } }", /images\.web: .*image .* or command .* is required/],
     ["images: { web: { command: [a, 1] } }", /images\.web\.command\[1\]: 1: a string is expected/],
     ["images: { web: { command: [a], env: { 1a: x } } }", /env\["1a"\]: "x": a variable name/],
@@ -371,6 +375,30 @@ t.test("trees with closed directories are removed", async (t) => {
   removeTree(join(dir, "a"));
   t.notOk(existsSync(join(dir, "a")));
   t.ok(existsSync("/etc"));
+});
+
+t.test("what to do about what a machine lacks", async (t) => {
+  const { iptables, ...features }: Record<string, string> = {
+    vxlan: "sudo modprobe vxlan",
+    "bridge-nf-call-iptables": "sudo modprobe br_netfilter",
+    "iptables statistic": "sudo modprobe xt_statistic",
+    "iptables-legacy tables": "sudo modprobe -a iptable_nat iptable_filter iptable_mangle",
+    iptables: "sudo apt-get install -y iptables",
+  };
+  t.equal(featureRemedy("iptables", "not found", false), iptables);
+  for (const [id, remedy] of Object.entries(features)) {
+    t.equal(featureRemedy(id, "EOPNOTSUPP: addVxlan vx0", false), remedy);
+    t.equal(featureRemedy(id, "EPERM: addVxlan vx0", false), "run kubeplumb with sudo");
+    t.match(featureRemedy(id, "EPERM: addVxlan vx0", true), /--privileged/, "root in a container");
+  }
+  for (const [id] of IPTABLES_FEATURES) {
+    t.match(
+      featureRemedy(`iptables ${id}`, "No chain/target/match by that name", true),
+      /modprobe (xt|ipt)_/,
+    );
+  }
+  t.equal(featureRemedy("sysctl ip_forward", "ENOENT", false), "run kubeplumb with sudo");
+  t.equal(namespaceRemedy(true), undefined, "this machine forbids root nothing");
 });
 
 t.test("the lab's namespaces", async (t) => {
