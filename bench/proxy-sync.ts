@@ -1,6 +1,6 @@
 // How long a change takes from the proxy's ear to the kernel, by the number of Services that exist: iptables-nft and
 // iptables-legacy side by side, and the proxy alone (no kernel). Run it where namespaces may be made:
-//   unshare -Urnm node dist/bench/proxy-sync.js [--services 10,1000,10000] [--rounds 25] [--nft-10k] [--json]
+//   unshare -Urnm node dist/bench/proxy-sync.js [--services 10,1000,10000] [--rounds 25] [--json]
 // Everything happens in namespaces of its own; two endpoints a Service.
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -24,14 +24,11 @@ const { values: options } = parseArgs({
   options: {
     services: { type: "string", default: "10,1000,10000" },
     rounds: { type: "string", default: "25" },
-    /** The first load of 10,000 Services through iptables-nft takes minutes. */
-    "nft-10k": { type: "boolean", default: false },
     json: { type: "boolean", default: false },
   },
 });
 const sizes = options.services.split(",").map(Number);
 const rounds = Number(options.rounds);
-const NFT_LIMIT = 2000;
 
 const PORTS = [{ name: "http", port: 80 }];
 const BACKENDS = [{ name: "http", port: 8080 }];
@@ -72,7 +69,7 @@ async function measure(kernel: string, ns: NetNs, iptables: IptablesDriver, coun
     iptables,
     nodeName: "node-1",
     nodeIPs: ["192.168.56.11"],
-    clusterCIDR: "10.244.0.0/14",
+    detectLocal: { mode: "ClusterCIDR", cidrs: ["10.244.0.0/14"] },
     minSyncPeriodMs: 0,
     syncPeriodMs: 3_600_000,
     log: silentLogger,
@@ -144,11 +141,6 @@ try {
   for (const kernel of ["none", "nft", "legacy"] as const) {
     if (kernel !== "none" && !available(kernel)) continue;
     for (const count of sizes) {
-      if (kernel === "nft" && count > NFT_LIMIT && !options["nft-10k"]) {
-        const why = "its first load alone takes minutes; --nft-10k runs it";
-        process.stderr.write(`iptables-nft with ${count} Services is left out: ${why}\n`);
-        continue;
-      }
       using ns = NetNs.create(`bench-${kernel}-${count}`);
       const lockFile = join(folder, "lock");
       const iptables = kernel === "none" ? new NoKernel() : Iptables.open(ns, { variant: kernel, lockFile });

@@ -1,61 +1,13 @@
 // What one more host and one more pod cost, in time and in memory of the lab process, beside the kernel's own price
 // for the bare objects (namespace, veth pair, addresses, route) in the same run.
 
-import { fileURLToPath } from "node:url";
-import { runCommand } from "../dataplane/kernel/command.js";
-import { NetNs } from "../dataplane/kernel/netns.js";
-import { RtNetlink } from "../dataplane/kernel/rtnetlink.js";
 import { createCluster, DEPLOYMENTS, PODS } from "../index.js";
-import { isPrivileged } from "../lab/launch.js";
+import { bareObjects } from "./bare-objects.js";
 import { rssOf } from "./memory.js";
 import { machine, printTable, timed } from "./report.js";
 
 const HOSTS = Number(process.argv[2] ?? 100);
 const PODS_WANTED = Number(process.argv[3] ?? 1000);
-if (process.argv[2] === "--bare") {
-  console.log(await bareObjects(PODS_WANTED));
-  process.exit(0);
-}
-
-/** Milliseconds for one bare "pod": namespace, veth into a bridge, lo, address, default route. */
-async function bareObjects(count: number): Promise<number> {
-  const host = NetNs.create("bench");
-  const rt = RtNetlink.open(host);
-  const kept: NetNs[] = [];
-  await rt.addBridge({ name: "br0", up: true });
-  const { ms } = await timed(async () => {
-    for (let i = 0; i < count; i++) {
-      const pod = NetNs.create(`pod-${i}`);
-      kept.push(pod);
-      await rt.addVeth({ name: `v${i}`, peer: { name: "eth0", ns: pod }, master: "br0", up: true });
-      const inside = RtNetlink.open(pod);
-      await inside.setLink("lo", { up: true });
-      await inside.addAddress("eth0", `10.9.${i >> 8}.${i & 255}/16`);
-      await inside.setLink("eth0", { up: true });
-      await inside.addRoute({ dst: "0.0.0.0/0", via: "10.9.255.254", dev: "eth0" });
-      inside.close();
-    }
-  });
-  for (const ns of kept) ns.close();
-  rt.close();
-  host.close();
-  return ms / count;
-}
-
-/** The same in a process of its own that may make namespaces, so that this one stays an ordinary user's. */
-async function bareInNamespace(count: number): Promise<number> {
-  const user = isPrivileged() ? [] : ["--user", "--map-root-user"];
-  const node = [process.execPath, fileURLToPath(import.meta.url), "--bare", String(count)];
-  const { stdout } = await runCommand("unshare", [
-    ...user,
-    "--net",
-    "--mount",
-    "--propagation",
-    "private",
-    ...node,
-  ]);
-  return Number(stdout);
-}
 
 const web = (replicas: number) => `
 apiVersion: apps/v1
@@ -78,7 +30,7 @@ async function measureHosts(nodes: number): Promise<{ ms: number; rss: number }>
 }
 
 console.log(`cost of hosts and pods; ${machine()}\n`);
-const bare = await bareInNamespace(200);
+const bare = { host: await bareObjects("hosts", HOSTS), pod: await bareObjects("pods", 200) };
 const few = await measureHosts(3);
 
 const { ms, result: cluster } = await timed(() => createCluster({ nodes: HOSTS }));
@@ -99,9 +51,10 @@ const perPod = { ms: pods.ms / running, mb: (rssOf(cluster.pids().lab) - before)
 printTable(
   ["one more", "ms", "kB in the lab process", "ratio to bare kernel objects"],
   [
-    ["namespace with veth, address, route (bare)", bare, "-", 1],
-    [`host (3 → ${HOSTS})`, perHost.ms, perHost.mb * 1024, perHost.ms / bare],
-    [`pod (0 → ${running}, Deployment to Available)`, perPod.ms, perPod.mb * 1024, perPod.ms / bare],
+    ["bare host: namespace, uplink, VXLAN, peers", bare.host, "-", 1],
+    [`host (3 → ${HOSTS})`, perHost.ms, perHost.mb * 1024, perHost.ms / bare.host],
+    ["bare pod: namespace, veth, address, route", bare.pod, "-", 1],
+    [`pod (0 → ${running}, Deployment to Available)`, perPod.ms, perPod.mb * 1024, perPod.ms / bare.pod],
   ],
 );
 console.log(

@@ -5,17 +5,19 @@ import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { join } from "node:path";
 import type { Duplex } from "node:stream";
-import { NODES, PODS, SERVICES } from "../common/client.js";
+import { ENDPOINT_SLICES, NODES, PODS, SERVICES } from "../common/client.js";
+import { type IpFamily, parseIp } from "../common/ip.js";
 import type { Logger } from "../common/log.js";
 import { Iptables } from "../dataplane/iptables/index.js";
 import type { NetNs } from "../dataplane/kernel/netns.js";
 import { Overlay, subnetEnvPath } from "../dataplane/overlay/index.js";
-import { ServiceProxy } from "../dataplane/proxy/index.js";
 import { capacity, goArch, nodeInfo } from "./host/machine.js";
 import { CniNetwork, NOT_READY } from "./host/network.js";
 import type { NodeFacts } from "./host/node-object.js";
 import { Registration } from "./host/registration.js";
 import { setHostSysctls } from "./host/sysctls.js";
+import { checkKubeProxyConfiguration } from "./kube-proxy/configuration.js";
+import { KubeProxy } from "./kube-proxy/kube-proxy.js";
 import { KubeletApi } from "./kubelet/api.js";
 import type { NodeAgent, NodeAgentOptions } from "./options.js";
 import { KUBELET_BACKOFF } from "./pods/backoff.js";
@@ -23,7 +25,7 @@ import type { PodEnvironment } from "./pods/environment.js";
 import { EventRecorder } from "./pods/events.js";
 import { parseResolvConf } from "./pods/files.js";
 import { PodManager } from "./pods/manager.js";
-import { wireOverlay, wireProxy } from "./wiring.js";
+import { wireOverlay } from "./wiring.js";
 
 const DEFAULT_MAX_PODS = 110;
 const RETRY_MS = 10_000;
@@ -41,20 +43,22 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
 }
 
 function factsOf(options: NodeAgentOptions): NodeFacts {
-  const { name, nodeIP, labels = {}, taints = [], maxPods = DEFAULT_MAX_PODS, rootDir } = options;
+  const { name, nodeIPs, labels = {}, taints = [], maxPods = DEFAULT_MAX_PODS, rootDir } = options;
   const arch = goArch();
-  return { name, nodeIP, labels, taints, arch, info: nodeInfo(), capacity: capacity(maxPods, rootDir) };
+  return { name, nodeIPs, labels, taints, arch, info: nodeInfo(), capacity: capacity(maxPods, rootDir) };
 }
+
+const familiesOf = ({ nodeIPs }: NodeAgentOptions): IpFamily[] => nodeIPs.map((ip) => parseIp(ip).family);
 
 class Agent implements NodeAgent {
   readonly name: string;
   readonly ns: NetNs;
-  readonly nodeIP: string;
   readonly ready: Promise<void>;
-  readonly proxy: ServiceProxy;
+  readonly proxy: KubeProxy;
   readonly #options: NodeAgentOptions;
   readonly #log: Logger;
-  readonly #iptables: Iptables;
+  /** One a family, the primary one first. */
+  readonly #iptables: readonly [Iptables, ...Iptables[]];
   readonly #overlay: Overlay;
   readonly #network: CniNetwork;
   readonly #events: EventRecorder;
@@ -70,11 +74,10 @@ class Agent implements NodeAgent {
   #stopping: Promise<void> | undefined;
 
   constructor(options: NodeAgentOptions) {
-    const { name, ns, nodeIP, rootDir, runDir, client, informers } = options;
+    const { name, ns, rootDir, runDir, client, informers } = options;
     this.#options = options;
     this.name = name;
     this.ns = ns;
-    this.nodeIP = nodeIP;
     this.#log = options.log;
     this.ready = new Promise((resolve, reject) => {
       this.#resolveReady = resolve;
@@ -83,7 +86,16 @@ class Agent implements NodeAgent {
     // The reason is in the log as well; whoever waits for `ready` hears it too.
     this.ready.catch(() => {});
     for (const directory of [rootDir, runDir]) mkdirSync(directory, { recursive: true });
-    this.#iptables = Iptables.open(ns, { variant: options.iptables, lockFile: join(runDir, "xtables.lock") });
+    const [primary, ...others] = familiesOf(options);
+    if (primary === undefined) throw new RangeError("nodeIPs: a node needs an address");
+    const open = (family: IpFamily) =>
+      Iptables.open(ns, {
+        family,
+        variant: options.iptables,
+        lockFile: join(runDir, "xtables.lock"),
+        log: this.#part("iptables"),
+      });
+    this.#iptables = [open(primary), ...others.map(open)];
     this.#events = new EventRecorder({ client, component: "kubelet", host: name, log: this.#part("events") });
     this.proxy = this.#makeProxy();
     this.#overlay = this.#makeOverlay();
@@ -112,40 +124,44 @@ class Agent implements NodeAgent {
     return this.#log.child({ part });
   }
 
-  #makeProxy(): ServiceProxy {
-    const { ns, name, nodeIP, clusterCIDR } = this.#options;
-    return new ServiceProxy({
+  #makeProxy(): KubeProxy {
+    const { ns, name, nodeIPs, clusterCIDRs } = this.#options;
+    const configuration = checkKubeProxyConfiguration({ clusterCIDR: clusterCIDRs.join(",") }, "node");
+    return new KubeProxy({
       ns,
-      iptables: this.#iptables,
       nodeName: name,
-      nodeIPs: [nodeIP],
-      clusterCIDR,
+      nodeIPs,
+      iptables: this.#iptables,
+      configuration,
+      record: (...event) => this.#events.record(...event),
       log: this.#part("proxy"),
     });
   }
 
   #makeOverlay(): Overlay {
-    const { ns, name, nodeIP, uplink, clusterCIDR, runDir } = this.#options;
+    const { ns, name, nodeIPs, uplink, clusterCIDRs, runDir } = this.#options;
     return new Overlay({
       ns,
       nodeName: name,
       uplink,
-      publicIP: nodeIP,
-      network: clusterCIDR,
+      stacks: this.#iptables.flatMap((iptables) => {
+        const inFamily = (text: string) => text.includes(":") === (iptables.family === 6);
+        const [publicIP, network] = [nodeIPs.find(inFamily), clusterCIDRs.find(inFamily)];
+        return publicIP && network ? [{ publicIP, network, iptables }] : [];
+      }),
       runDir,
-      iptables: this.#iptables,
       publish: (annotations) => this.#publish(annotations),
       log: this.#part("overlay"),
     });
   }
 
   #podEnvironment(): PodEnvironment {
-    const { name, nodeIP, ns, rootDir, client, informers, images = {}, timing } = this.#options;
+    const { name, nodeIPs, ns, rootDir, client, informers, images = {}, timing } = this.#options;
     const services = informers.get(SERVICES);
     const resolver = "/etc/resolv.conf";
     return {
       nodeName: name,
-      nodeIP,
+      nodeIPs,
       hostNs: ns,
       rootDir,
       client,
@@ -167,7 +183,7 @@ class Agent implements NodeAgent {
   }
 
   start(): void {
-    setHostSysctls(this.ns, this.#log);
+    setHostSysctls(this.ns, familiesOf(this.#options), this.#log);
     this.#network.ensureConfiguration();
     this.#run().catch((error: Error) => {
       if (!this.#stopping) this.#log.error({ err: error }, "the node does not become ready");
@@ -187,13 +203,17 @@ class Agent implements NodeAgent {
     this.#endings.push(
       wireOverlay(informers, this.#overlay, this.name, (own) => {
         this.#hasPodCIDR = Boolean(own.spec?.podCIDR);
+        this.proxy.nodeChanged(own);
         this.#check();
       }),
-      wireProxy(informers, this.proxy),
     );
+    this.proxy.watch({
+      services: informers.get(SERVICES),
+      endpointSlices: informers.get(ENDPOINT_SLICES),
+    });
     this.#registration.start(() => this.#resolveReady());
     this.#overlay.start();
-    this.proxy.start();
+    await this.proxy.start();
     await this.#overlay.ready;
     this.#overlayUp = true;
     this.#check();
@@ -233,8 +253,8 @@ class Agent implements NodeAgent {
     return pid === undefined ? { ns: worker.sandbox.ns } : { ns: worker.sandbox.ns, pid };
   }
 
-  rules(): Promise<string> {
-    return this.#iptables.save();
+  async rules(): Promise<string> {
+    return (await Promise.all(this.#iptables.map((driver) => driver.save()))).join("");
   }
 
   stop({ graceful }: { graceful: boolean }): Promise<void> {

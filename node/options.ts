@@ -8,8 +8,8 @@ import type { Taint } from "../common/k8s.js";
 import type { Logger } from "../common/log.js";
 import type { VariantChoice } from "../dataplane/iptables/index.js";
 import type { NetNs } from "../dataplane/kernel/netns.js";
-import type { ServiceProxy } from "../dataplane/proxy/index.js";
 import type { ImageSpec } from "./images/index.js";
+import type { KubeProxy } from "./kube-proxy/kube-proxy.js";
 import type { PodTiming } from "./pods/environment.js";
 
 export interface NodeAgentOptions {
@@ -17,8 +17,8 @@ export interface NodeAgentOptions {
   name: string;
   /** The host. */
   ns: NetNs;
-  /** InternalIP: the address on `uplink` under which other hosts reach this one. */
-  nodeIP: string;
+  /** InternalIPs: the addresses on `uplink` under which other hosts reach this one, one a family. */
+  nodeIPs: readonly string[];
   /** The interface that carries the overlay. */
   uplink: string;
   /** This host's /var: logs, CNI state, volumes. */
@@ -28,8 +28,8 @@ export interface NodeAgentOptions {
   client: KubeClient;
   /** May be shared by all agents of the process; the caller starts and stops it. */
   informers: InformerFactory;
-  clusterCIDR: string;
-  serviceCIDR: string;
+  /** Of pods, one a family. */
+  clusterCIDRs: readonly string[];
   /** Address of the cluster's DNS Service, if there is one. */
   clusterDNS?: string | undefined;
   /** Default cluster.local. */
@@ -55,16 +55,15 @@ export interface NodeAgentOptions {
 export interface NodeAgent {
   readonly name: string;
   readonly ns: NetNs;
-  readonly nodeIP: string;
   /** Resolves when the Node is Ready for the first time; rejects when the node is refused, or stopped before. */
   readonly ready: Promise<void>;
-  readonly proxy: ServiceProxy;
+  readonly proxy: KubeProxy;
   /** The kubelet API; the path may or may not begin with /nodes/<name>. */
   handleRequest(req: IncomingMessage, res: ServerResponse): void;
   handleUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void;
   /** Where a pod lives on this node: its network namespace, and a process in it, if a real one runs. */
   podSandbox(namespace: string, name: string): { ns: NetNs; pid?: number } | undefined;
-  /** iptables-save of the host. */
+  /** iptables-save of the host, and ip6tables-save when it has IPv6. */
   rules(): Promise<string>;
   /**
    * Ends all pods and lets go of the host. `graceful`: signals first, and leaves the pod network properly; else as

@@ -1,44 +1,26 @@
-// Connects what the API says (Services, EndpointSlices, Nodes) with the service proxy and the overlay of one host.
+// Connects what the API says of Nodes with the hosts of this process: all Nodes to their overlays, each host's own to
+// the host.
 
-import { ENDPOINT_SLICES, NODES, SERVICES } from "../common/client.js";
+import { NODES } from "../common/client.js";
 import type { Informer, InformerFactory } from "../common/informer.js";
 import type { Node, Stored } from "../common/k8s.js";
 import type { Overlay } from "../dataplane/overlay/index.js";
-import type { ServiceProxy } from "../dataplane/proxy/index.js";
 import { internalIPs } from "./host/node-object.js";
-
-/** Services and EndpointSlices to the proxy. Returns the function that ends it. */
-export function wireProxy(informers: InformerFactory, proxy: ServiceProxy): () => void {
-  const endings = [
-    informers.get(SERVICES).subscribe({
-      add: (service) => proxy.serviceChanged(undefined, service),
-      update: (old, service) => proxy.serviceChanged(old, service),
-      delete: (service) => proxy.serviceChanged(service, undefined),
-      synced: () => proxy.setSynced("services"),
-    }),
-    informers.get(ENDPOINT_SLICES).subscribe({
-      add: (slice) => proxy.endpointSliceChanged(undefined, slice),
-      update: (old, slice) => proxy.endpointSliceChanged(old, slice),
-      delete: (slice) => proxy.endpointSliceChanged(slice, undefined),
-      synced: () => proxy.setSynced("endpointslices"),
-    }),
-  ];
-  return () => {
-    for (const end of endings) end();
-  };
-}
-
-/** What an overlay announces beside its annotations; of interest to the host itself only. */
-function networkCondition(node: Stored<Node>): string | undefined {
-  return node.status?.conditions?.find(({ type }) => type === "NetworkUnavailable")?.status;
-}
 
 /** What overlays read of any Node; everything else (heartbeats, mostly) is no news to them. */
 function overlayView(node: Stored<Node>): string {
   const annotations = Object.entries(node.metadata.annotations ?? {})
     .filter(([key]) => key.startsWith("flannel.alpha.coreos.com/"))
     .sort();
-  return JSON.stringify([node.metadata.uid, annotations, node.spec?.podCIDR, internalIPs(node)]);
+  const { podCIDR, podCIDRs } = node.spec ?? {};
+  return JSON.stringify([node.metadata.uid, annotations, podCIDR, podCIDRs, internalIPs(node)]);
+}
+
+/** What a host reads of its own Node besides: conditions that it announced, zone, and whether it is on its way out. */
+function ownView(node: Stored<Node>): string {
+  const { labels, deletionTimestamp } = node.metadata;
+  const network = node.status?.conditions?.find(({ type }) => type === "NetworkUnavailable")?.status;
+  return JSON.stringify([network, labels, deletionTimestamp, node.spec?.taints]);
 }
 
 /** The part of an overlay that hears of Nodes. */
@@ -88,7 +70,7 @@ class NodeFeed {
       },
       update: (old, now) => {
         const news = overlayView(old) !== overlayView(now);
-        if (news || networkCondition(old) !== networkCondition(now)) this.#tellOwn(now);
+        if (news || ownView(old) !== ownView(now)) this.#tellOwn(now);
         if (news) this.#schedule();
       },
       delete: () => this.#schedule(),
@@ -130,7 +112,7 @@ class NodeFeed {
 }
 
 /**
- * Nodes to the overlay, many changes in one go. `own` hears of every change of the host's own Node.
+ * Nodes to the overlay, many changes in one go. `own` hears of every change of the host's own Node that matters to it.
  * Returns the function that ends it.
  */
 export function wireOverlay(

@@ -6,8 +6,8 @@ import { join } from "node:path";
 import { root, setup } from "./setup.mjs";
 
 /** Need namespaces of their own around them: they make hosts without a lab. */
-const BARE = new Set(["proxy-sync"]);
-const LIBRARIES = new Set(["report", "memory"]);
+const BARE = new Set(["proxy", "proxy-sync"]);
+const LIBRARIES = new Set(["report", "memory", "bare-objects"]);
 
 setup();
 const names = readdirSync(join(root, "bench"))

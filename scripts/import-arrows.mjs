@@ -12,6 +12,7 @@ const arrows = {
   "dataplane/iptables": ["dataplane/kernel"],
   "dataplane/proxy": ["dataplane/kernel", "dataplane/iptables"],
   "dataplane/overlay": ["dataplane/kernel", "dataplane/iptables"],
+  "dataplane/trace": ["dataplane/iptables", "dataplane/proxy"],
   cni: ["dataplane/kernel", "dataplane/iptables"],
   node: ["dataplane/kernel", "dataplane/iptables", "dataplane/proxy", "dataplane/overlay", "cni", "client"],
   lab: [
@@ -29,6 +30,7 @@ const arrows = {
     "dataplane/iptables",
     "dataplane/proxy",
     "dataplane/overlay",
+    "dataplane/trace",
     "cni",
     "client",
     "node",

@@ -9,20 +9,20 @@ import { type RestoreInput, restoreInput } from "./input.js";
 import { isPortChain } from "./names.js";
 import type { RuleContext } from "./rules/context.js";
 import { entryJumps } from "./rules/fixed.js";
-import type { ChainBody } from "./sorted-lines.js";
-
-const EMPTY: ChainBody = { text: "", rules: 0 };
+import { EMPTY_BODY } from "./sorted-lines.js";
 
 export class RulesetApplier {
   readonly #iptables: IptablesDriver;
   readonly #desired: DesiredRuleset;
-  readonly #context: RuleContext;
   readonly #jumps: readonly RuleAt[];
 
-  constructor(iptables: IptablesDriver, desired: DesiredRuleset, context: RuleContext) {
+  constructor(
+    iptables: IptablesDriver,
+    desired: DesiredRuleset,
+    context: Pick<RuleContext, "localhostNodePorts">,
+  ) {
     this.#iptables = iptables;
     this.#desired = desired;
-    this.#context = context;
     this.#jumps = entryJumps(context);
   }
 
@@ -58,11 +58,15 @@ export class RulesetApplier {
     }
     return missing;
   }
+}
 
-  async removeEverything(): Promise<void> {
-    const kernel = await this.#iptables.read();
-    await this.#iptables.restore(cleanupInput(kernel, this.#context), { before: kernel });
-  }
+/**
+ * Takes away everything that a proxy in iptables mode made, whatever its options were; needs no running proxy.
+ * @throws RestoreError when the kernel refuses; then all is as it was.
+ */
+export async function removeProxyRules(iptables: IptablesDriver): Promise<void> {
+  const kernel = await iptables.read();
+  await iptables.restore(cleanupInput(kernel), { before: kernel });
 }
 
 /** A stale chain to which a foreign rule jumps cannot be deleted: it is emptied. */
@@ -79,7 +83,7 @@ function keepReferenced(plan: Plan, kernel: Ruleset): Plan {
   }
   if (kept.size === 0) return plan;
   return {
-    write: new Map([...plan.write, ...[...kept].map((id) => [id, EMPTY] as const)]),
+    write: new Map([...plan.write, ...[...kept].map((id) => [id, EMPTY_BODY] as const)]),
     remove: plan.remove.filter((id) => !kept.has(id)),
   };
 }

@@ -1,5 +1,5 @@
-// The restore input that takes away everything that the proxy made, and nothing else.
-// Pure: from the kernel's rules as read.
+// The restore input that takes away everything that a proxy in iptables mode made, ours or kube-proxy's, and nothing
+// else. Pure: from the kernel's rules as read, whatever options they were made with.
 
 import {
   canonicalRule,
@@ -8,34 +8,33 @@ import {
   type Ruleset,
   renderRuleLine,
   ruleOfWords,
-  type TableName,
 } from "../iptables/index.js";
-import { CANARY_TABLES } from "./monitor.js";
-import { isPortChain, KUBE_PROXY_CANARY } from "./names.js";
-import { SHARED_CHAINS } from "./render.js";
-import type { RuleContext } from "./rules/context.js";
-import { entryJumps, fixedChains } from "./rules/fixed.js";
+import { isPortChain, KUBE_FIREWALL, KUBE_KUBELET_CANARY, TOP_CHAINS } from "./names.js";
+import { entryJumps } from "./rules/fixed.js";
 
-const TABLE_ORDER: readonly TableName[] = ["mangle", "filter", "nat"];
+const TABLE_ORDER = ["mangle", "filter", "nat"] as const;
+type OwnTable = (typeof TABLE_ORDER)[number];
 
-/** Names of the chains in `table` that the proxy makes, of those that exist. */
-function ownChains(table: TableName, existing: Iterable<string>, context: RuleContext): Set<string> {
-  const named = [...fixedChains(context), ...SHARED_CHAINS].filter((chain) => chain.table === table);
-  const names = new Set(named.map(({ name }) => name));
-  if (CANARY_TABLES.includes(table)) names.add(KUBE_PROXY_CANARY);
-  return new Set([...existing].filter((name) => names.has(name) || (table === "nat" && isPortChain(name))));
+/** A kubelet makes KUBE-FIREWALL and its jumps too, and needs them. */
+function kubeletHere(kernel: Ruleset): boolean {
+  return [...kernel.values()].some((chains) => chains.has(KUBE_KUBELET_CANARY));
 }
 
 /**
  * Jumps, then chains. A chain to which somebody else's rule jumps (the port mapper uses KUBE-MARK-MASQ) cannot be
  * removed without breaking that rule: it is left, empty.
  */
-export function cleanupInput(kernel: Ruleset, context: RuleContext): string {
+export function cleanupInput(kernel: Ruleset): string {
+  const kept = kubeletHere(kernel) ? KUBE_FIREWALL : undefined;
+  const isOwn = (table: OwnTable, name: string): boolean =>
+    name !== kept &&
+    ((TOP_CHAINS[table] as readonly string[]).includes(name) || (table === "nat" && isPortChain(name)));
+  const allJumps = entryJumps({ localhostNodePorts: true });
   const out: string[] = [];
   for (const table of TABLE_ORDER) {
     const chains = kernel.get(table) ?? new Map<string, never>();
-    const jumps = entryJumps(context).filter((jump) => jump.table === table);
-    const ours = ownChains(table, chains.keys(), context);
+    const jumps = allJumps.filter((jump) => jump.table === table && jump.rule.at(-1) !== kept);
+    const ours = new Set([...chains.keys()].filter((name) => isOwn(table, name)));
     const deletions: string[] = [];
     const needed = new Set<string>();
     for (const [name, { rules }] of chains) {

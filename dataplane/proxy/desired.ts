@@ -34,7 +34,7 @@ function bodyOf(name: string, rules: readonly Rule[]): ChainBody {
 }
 
 export class DesiredRuleset {
-  readonly #context: RuleContext;
+  #context: RuleContext;
   /** Fixed chains and the chains of ports; shared chains are joined from #shared when needed. */
   readonly #chains = new Map<ChainId, ChainBody>();
   readonly #shared = new Map<ChainId, SortedLines>();
@@ -47,11 +47,27 @@ export class DesiredRuleset {
 
   constructor(context: RuleContext) {
     this.#context = context;
-    for (const { table, name, rules } of fixedChains(context))
-      this.#set(chainId(table, name), bodyOf(name, rules));
-    for (const { id, name } of SHARED_CHAINS) {
-      this.#shared.set(id, new SortedLines(bodyOf(name, tailRules(id, context))));
+    for (const { id } of SHARED_CHAINS) {
+      this.#shared.set(id, new SortedLines());
       this.#touched.add(id);
+    }
+    this.#renderFixed();
+  }
+
+  /** The node's side changed: everything is rendered anew. Costs what all ports cost. */
+  setContext(context: RuleContext, ports: ReadonlyMap<string, PortState>): void {
+    this.#context = context;
+    this.#renderFixed();
+    for (const [key, state] of ports) this.update(key, state);
+  }
+
+  #renderFixed(): void {
+    for (const { table, name, rules } of fixedChains(this.#context)) {
+      this.#set(chainId(table, name), bodyOf(name, rules));
+    }
+    for (const { id, name } of SHARED_CHAINS) {
+      const tail = bodyOf(name, tailRules(id, this.#context));
+      if (this.#shared.get(id)?.setTail(tail)) this.#touched.add(id);
     }
   }
 

@@ -1,7 +1,8 @@
 // From EndpointSlices to the endpoints of each port of a Service.
 // Pure; rules of the EndpointSlice API (discovery/v1) for absent fields, of kube-proxy for what is ignored.
 
-import type { EndpointSlice, Stored } from "../../common/k8s.js";
+import type { Endpoint as ApiEndpoint, EndpointSlice, Stored } from "../../common/k8s.js";
+import { addressOf } from "./addresses.js";
 import type { Endpoint } from "./model.js";
 
 const SERVICE_NAME_LABEL = "kubernetes.io/service-name";
@@ -31,23 +32,39 @@ export function triggerTime(slice: Stored<EndpointSlice>): number | undefined {
   return Number.isNaN(time) ? undefined : time;
 }
 
+/** Shared: most endpoints have none. */
+const NO_HINTS: readonly string[] = [];
+
+function hintNames(hints: readonly { readonly name: string }[] | undefined): readonly string[] {
+  return hints?.length ? hints.map(({ name }) => name) : NO_HINTS;
+}
+
+/** The types of this API version do not have forNodes yet (KEP-3015, v1 since 1.35). */
+type Hints = NonNullable<ApiEndpoint["hints"]> & { forNodes?: { name: string }[] };
+
 /** Only the first address of an endpoint counts; ports without a name field or number are ignored. */
-export function sliceEndpoints(slice: Stored<EndpointSlice>, nodeName: string): EndpointsByPort {
+export function sliceEndpoints(
+  slice: Stored<EndpointSlice>,
+  family: 4 | 6,
+  nodeName: string,
+): EndpointsByPort {
   const out = new Map<string, Endpoint[]>();
   for (const { name, port, protocol = "TCP" } of slice.ports ?? []) {
     if (name === undefined || name === null || !port) continue;
     const list: Endpoint[] = [];
-    for (const { addresses, conditions, nodeName: node } of slice.endpoints ?? []) {
-      const [ip] = addresses;
-      if (!ip) continue;
+    for (const { addresses, conditions, hints, nodeName: node } of slice.endpoints ?? []) {
+      const ip = addressOf(family, addresses[0]);
+      if (ip === undefined) continue;
       list.push({
-        text: ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`,
+        text: family === 6 ? `[${ip}]:${port}` : `${ip}:${port}`,
         ip,
         port,
         local: node === nodeName,
         ready: conditions?.ready ?? true,
         serving: conditions?.serving ?? true,
         terminating: conditions?.terminating ?? false,
+        zoneHints: hintNames(hints?.forZones),
+        nodeHints: hintNames((hints as Hints | undefined)?.forNodes),
       });
     }
     out.set(portKey(name, protocol), list);

@@ -21,6 +21,10 @@ export interface ServicePort {
   readonly externalIPs: readonly string[];
   /** Addresses of status.loadBalancer.ingress whose ipMode is not Proxy (KEP-1860). */
   readonly loadBalancerIPs: readonly string[];
+  /** CIDRs that alone may use the load-balancer addresses; empty: everybody may. */
+  readonly sourceRanges: readonly string[];
+  /** Where load balancers ask whether this node has endpoints; 0: nowhere. */
+  readonly healthCheckNodePort: number;
   /** ClientIP affinity's time-out in seconds; 0: no affinity. */
   readonly affinitySeconds: number;
   /** internalTrafficPolicy: Local. */
@@ -40,6 +44,10 @@ export interface Endpoint {
   readonly ready: boolean;
   readonly serving: boolean;
   readonly terminating: boolean;
+  /** Zones whose clients should use it (hints.forZones); empty: no hint. */
+  readonly zoneHints: readonly string[];
+  /** Nodes whose clients should use it (hints.forNodes). */
+  readonly nodeHints: readonly string[];
 }
 
 /** A service port with its endpoints, sorted by text. A new object whenever anything in it changed. */

@@ -13,7 +13,7 @@ export interface MonitorOptions {
   /** Milliseconds between two looks. */
   intervalMs: number;
   /** Rules that must stand; the canary tells of removed chains, these of emptied ones. */
-  sentinels: readonly RuleAt[];
+  sentinels: () => readonly RuleAt[];
   /** The tables were flushed, and whoever did it seems to have finished. */
   onFlushed: () => void;
   log: Logger;
@@ -55,7 +55,7 @@ export class FlushMonitor {
         log.warn({ chain: KUBE_PROXY_CANARY }, "iptables canary chain was deleted: the tables were flushed");
         await this.#flushFinished();
         onFlushed();
-      } else if (!(await iptables.hasRules(sentinels))) {
+      } else if (!(await iptables.hasRules(sentinels()))) {
         log.warn("iptables rules of the proxy are missing: somebody emptied chains");
         onFlushed();
       }

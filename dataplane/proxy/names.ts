@@ -13,6 +13,23 @@ export const KUBE_FIREWALL = "KUBE-FIREWALL";
 export const KUBE_POSTROUTING = "KUBE-POSTROUTING";
 export const KUBE_MARK_MASQ = "KUBE-MARK-MASQ";
 export const KUBE_PROXY_CANARY = "KUBE-PROXY-CANARY";
+/** A kubelet's; where it stands, KUBE-FIREWALL is that kubelet's too. */
+export const KUBE_KUBELET_CANARY = "KUBE-KUBELET-CANARY";
+
+/** The chains that there are whatever Services there are; port chains are in nat beside them. */
+export const TOP_CHAINS = {
+  mangle: [KUBE_PROXY_CANARY],
+  filter: [
+    KUBE_PROXY_CANARY,
+    KUBE_SERVICES,
+    KUBE_EXTERNAL_SERVICES,
+    KUBE_NODEPORTS,
+    KUBE_FORWARD,
+    KUBE_PROXY_FIREWALL,
+    KUBE_FIREWALL,
+  ],
+  nat: [KUBE_PROXY_CANARY, KUBE_SERVICES, KUBE_NODEPORTS, KUBE_POSTROUTING, KUBE_MARK_MASQ],
+} as const;
 
 const BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
@@ -41,11 +58,18 @@ export interface PortChains {
   readonly svl: string;
   /** External destinations. */
   readonly ext: string;
+  /** Source ranges of the load-balancer addresses. */
+  readonly fw: string;
 }
 
 export function portChains(port: Pick<ServicePort, "id" | "protocol">): PortChains {
   const hash = chainHash(port.id + port.protocol);
-  return { svc: `KUBE-SVC-${hash}`, svl: `KUBE-SVL-${hash}`, ext: `KUBE-EXT-${hash}` };
+  return {
+    svc: `KUBE-SVC-${hash}`,
+    svl: `KUBE-SVL-${hash}`,
+    ext: `KUBE-EXT-${hash}`,
+    fw: `KUBE-FW-${hash}`,
+  };
 }
 
 export function endpointChain(

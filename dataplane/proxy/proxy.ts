@@ -2,103 +2,83 @@
 // Wires tracker, desired ruleset, kernel and clock together; decides nothing about rules itself.
 
 import { networkInterfaces } from "node:os";
-import { type EndpointSlice, keyOf, type Service, type Stored } from "../../common/k8s.js";
+import { isDeepStrictEqual } from "node:util";
+import type { EndpointSlice, Node, Service, Stored } from "../../common/k8s.js";
 import type { Logger } from "../../common/log.js";
-import type { IptablesDriver } from "../iptables/index.js";
-import type { NetNs } from "../kernel/netns.js";
-import { RulesetApplier } from "./apply.js";
-import { Conntrack } from "./conntrack.js";
+import { RestoreError } from "../iptables/index.js";
+import { RulesetApplier, removeProxyRules } from "./apply.js";
+import { applyConntrackSysctls, TCP_BE_LIBERAL } from "./conntrack-sysctls.js";
 import { DesiredRuleset } from "./desired.js";
 import { FlushWaiters } from "./flush-waiters.js";
+import { type ProxyHealth, type ServiceHealthCheck, ServiceHealthChecks, SyncHealth } from "./health.js";
 import type { RestoreInput } from "./input.js";
-import { createMetrics, type ProxyMetrics } from "./metrics.js";
+import { createMetrics, type FamilyLabel, type ProxyMetrics } from "./metrics.js";
 import type { PortState } from "./model.js";
 import { FlushMonitor } from "./monitor.js";
+import { type NodePortAddresses, nodePortAddresses } from "./node-port-addresses.js";
+import { nodeFacts, ruleContext, type ServiceProxyOptions, UNKNOWN_NODE } from "./options.js";
 import type { RuleContext } from "./rules/context.js";
-import { hasFirewallChain, sentinelRules } from "./rules/fixed.js";
+import { sentinelRules } from "./rules/fixed.js";
 import { type Clock, SyncRunner, systemClock } from "./runner.js";
-import { addressKey, changedUdpServices, staleFlows } from "./stale-flows.js";
-import { type Change, ChangeTracker } from "./tracker.js";
-
-export interface ServiceProxyOptions {
-  /** The host's namespace; rules, sysctls and conntrack of no other are touched. */
-  ns: Pick<NetNs, "run" | "sysctl" | "name">;
-  iptables: IptablesDriver;
-  /** Endpoints with this nodeName are local. */
-  nodeName: string;
-  /** Addresses of the node, for NodePort flows; those that the namespace has are found anyway. */
-  nodeIPs: readonly string[];
-  /** Sources inside are pods and keep their address on the way to a ClusterIP. */
-  clusterCIDR?: string;
-  /** Milliseconds from the end of one sync to the start of the next; after a pause three go at once. Default 1000. */
-  minSyncPeriodMs?: number;
-  /** Milliseconds between looks after flushed tables, and the longest delay after a failure. Default 30000. */
-  syncPeriodMs?: number;
-  /** NodePorts on 127.0.0.1 (IPv4); sets route_localnet in the namespace. Default true. */
-  localhostNodePorts?: boolean;
-  /** Masquerade all traffic to ClusterIPs. Default false. */
-  masqueradeAll?: boolean;
-  log: Logger;
-  /** Default: a registry of its own. */
-  metrics?: ProxyMetrics;
-  /** For tests. */
-  clock?: Clock;
-}
+import { ChangeTracker } from "./tracker.js";
+import { UdpFlows } from "./udp-flows.js";
 
 /** What else must be known before rules are written: half a list would cut off the other half. */
 export type Source = "services" | "endpointslices";
 
 const ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet";
-const BE_LIBERAL = "net/netfilter/nf_conntrack_tcp_be_liberal";
 const FULL_SYNC_PERIOD_MS = 3_600_000;
 const FIRST_RETRY_MS = 1000;
 /** The first full sync, and a Service that is created right after the host's start in its two parts. */
 const SYNC_BURST = 3;
+/** With more endpoints than this, rules about single ones carry no comments (kube-proxy's large-cluster mode). */
+const LARGE_CLUSTER_ENDPOINTS = 1000;
 
 export class ServiceProxy {
   readonly #options: ServiceProxyOptions;
   readonly #log: Logger;
   readonly #clock: Clock;
   readonly #metrics: ProxyMetrics;
-  readonly #context: RuleContext;
+  readonly #family: FamilyLabel;
+  readonly #nodePorts: NodePortAddresses;
   readonly #tracker: ChangeTracker;
   readonly #desired: DesiredRuleset;
   readonly #applier: RulesetApplier;
   readonly #runner: SyncRunner;
   readonly #monitor: FlushMonitor;
+  readonly #udpFlows: UdpFlows;
+  readonly #health: SyncHealth;
+  readonly #healthChecks = new ServiceHealthChecks();
   readonly #waiters = new FlushWaiters();
   readonly #synced = new Set<Source>();
+  #node = UNKNOWN_NODE;
+  #context: RuleContext;
+  #tcpBeLiberal = false;
+  #endpointComments = true;
   #started = false;
   #stopped = false;
   #needFull = true;
   #lastFull = Number.NEGATIVE_INFINITY;
   #hourly: unknown;
   #triggerTimes: number[] = [];
-  #udpChanges = new Map<string, Change>();
-  #conntrack: Conntrack | undefined;
   #routeLocalnetBefore: string | undefined;
 
+  /** @throws RangeError for options that no rules can be made of. */
   constructor(options: ServiceProxyOptions) {
-    const { iptables, log, syncPeriodMs = 30_000, minSyncPeriodMs = 1000 } = options;
+    const { ns, iptables, log, nodeIPs, syncPeriodMs = 30_000, minSyncPeriodMs = 1000 } = options;
+    const { family } = iptables;
     this.#options = options;
     this.#log = log;
     this.#clock = options.clock ?? systemClock;
     this.#metrics = options.metrics ?? createMetrics();
-    this.#context = {
-      family: iptables.family,
-      clusterCIDR: options.clusterCIDR,
-      masqueradeAll: options.masqueradeAll ?? false,
-      localhostNodePorts: iptables.family === 4 && (options.localhostNodePorts ?? true),
-      randomFully: iptables.randomFully,
-      tcpBeLiberal: (this.#readSysctl(BE_LIBERAL) ?? "0") !== "0",
-    };
-    this.#tracker = new ChangeTracker({
-      nodeName: options.nodeName,
-      family: iptables.family,
-      startTime: Date.now(),
-    });
+    this.#family = { ip_family: `IPv${family}` };
+    this.#nodePorts = nodePortAddresses(options.nodePortAddresses ?? [], family, nodeIPs);
+    this.#context = this.#makeContext();
+    this.#tracker = new ChangeTracker({ nodeName: options.nodeName, family, startTime: Date.now() });
     this.#desired = new DesiredRuleset(this.#context);
     this.#applier = new RulesetApplier(iptables, this.#desired, this.#context);
+    this.#udpFlows = new UdpFlows(ns, family, log);
+    this.#health = new SyncHealth(2 * syncPeriodMs, () => this.#clock.now());
     this.#runner = new SyncRunner({
       work: () => this.#sync(),
       minIntervalMs: minSyncPeriodMs,
@@ -109,20 +89,18 @@ export class ServiceProxy {
     this.#monitor = new FlushMonitor({
       iptables,
       intervalMs: syncPeriodMs,
-      sentinels: sentinelRules(this.#context),
+      sentinels: () => sentinelRules(this.#context),
       onFlushed: () => this.#requestFull(),
       log,
     });
+    this.#metrics.restoreFailures.inc(this.#family, 0);
+    this.#metrics.partialRestoreFailures.inc(this.#family, 0);
+    this.#metrics.conntrackDeleted.inc(this.#family, 0);
   }
 
   /** Add (no old), update, delete (no new); from an informer. */
   serviceChanged(old?: Stored<Service>, now?: Stored<Service>): void {
     if (!this.#tracker.serviceChanged(old, now)) return;
-    if (now?.spec?.loadBalancerSourceRanges?.length && now.status?.loadBalancer?.ingress?.length) {
-      const why =
-        "spec.loadBalancerSourceRanges is not enforced: its load-balancer addresses answer everybody";
-      this.#log.warn({ service: keyOf(now) }, why);
-    }
     this.#metrics.serviceChanges.total.inc();
     this.#changed();
   }
@@ -132,6 +110,13 @@ export class ServiceProxy {
     if (!this.#tracker.endpointSliceChanged(old, now)) return;
     this.#metrics.endpointChanges.total.inc();
     this.#changed();
+  }
+
+  /** The node's own Node, as it is: zone for topology hints, podCIDRs for mode NodeCIDR, whether it is to go. */
+  nodeChanged(node: Stored<Node>): void {
+    const before = this.#node;
+    this.#node = nodeFacts(node);
+    if (!isDeepStrictEqual({ ...before, eligible: this.#node.eligible }, this.#node)) this.#changed();
   }
 
   /** The source has delivered its first full list. Nothing is programmed before both have. */
@@ -145,6 +130,8 @@ export class ServiceProxy {
   start(): void {
     if (this.#started || this.#stopped) return;
     this.#started = true;
+    applyConntrackSysctls(this.#options.ns, this.#options.conntrack ?? {}, this.#log);
+    this.#tcpBeLiberal = (this.#readSysctl(TCP_BE_LIBERAL) ?? "0") !== "0";
     this.#changed();
   }
 
@@ -157,10 +144,9 @@ export class ServiceProxy {
     this.#clock.clearTimeout(this.#hourly);
     await Promise.all([this.#runner.stop(), this.#monitor.stop()]);
     this.#waiters.fail(new Error(`the service proxy of ${this.#options.nodeName} was stopped`));
-    this.#conntrack?.close();
-    this.#conntrack = undefined;
+    this.#udpFlows.close();
     if (!cleanup) return;
-    await this.#applier.removeEverything();
+    await removeProxyRules(this.#options.iptables);
     if (this.#routeLocalnetBefore !== undefined) {
       this.#options.ns.sysctl(ROUTE_LOCALNET, this.#routeLocalnetBefore);
       this.#routeLocalnetBefore = undefined;
@@ -187,13 +173,31 @@ export class ServiceProxy {
     return this.#tracker.ports;
   }
 
+  /** Whether the proxy keeps up; by the rule of kube-proxy's /healthz and /livez. */
+  health(): ProxyHealth {
+    return this.#health.facts(this.#node.eligible);
+  }
+
+  /** What the health check ports of load-balanced Services must answer, as of the last sync. */
+  healthChecks(): ServiceHealthCheck[] {
+    return this.#healthChecks.list();
+  }
+
+  /** Mode NodeCIDR knows no pods before the node has its podCIDRs. */
+  get #ready(): boolean {
+    const { detectLocal } = this.#options;
+    const knowsPods = detectLocal?.mode !== "NodeCIDR" || this.#node.podCIDRs.length > 0;
+    return this.#started && this.#synced.size === 2 && knowsPods;
+  }
+
   #changed(): void {
     this.#waiters.queued();
     const { services, endpoints } = this.#tracker.pending;
     this.#metrics.serviceChanges.pending.set(services);
     this.#metrics.endpointChanges.pending.set(endpoints);
-    if (!this.#started || this.#synced.size < 2) return;
-    this.#metrics.lastQueued.set(Date.now() / 1000);
+    if (!this.#ready) return;
+    this.#health.queued();
+    this.#metrics.lastQueued.set(this.#family, Date.now() / 1000);
     this.#runner.request();
   }
 
@@ -205,18 +209,48 @@ export class ServiceProxy {
   async #sync(): Promise<void> {
     const sequence = this.#waiters.sequence;
     const started = this.#clock.now();
+    this.#health.begin();
     const { dirty, triggerTimes } = this.#tracker.take();
     this.#triggerTimes.push(...triggerTimes);
+    this.#refreshContext();
     for (const [key, change] of dirty) {
       this.#desired.update(key, change.now);
-      this.#noteUdp(key, change);
+      this.#healthChecks.update(key, change.before, change.now);
+      this.#udpFlows.note(key, change);
     }
     this.#metrics.serviceChanges.pending.set(0);
     this.#metrics.endpointChanges.pending.set(0);
     const input = await this.#apply();
+    this.#health.succeeded();
     this.#forgetStaleFlows();
     this.#record(started, input);
     this.#waiters.reached(sequence);
+    this.#options.onHealthChecks?.(this.healthChecks());
+  }
+
+  #makeContext(): RuleContext {
+    return ruleContext(this.#options, this.#nodePorts, {
+      node: this.#node,
+      addresses: this.#nodePorts.all ? [] : this.#hostAddresses(),
+      tcpBeLiberal: this.#tcpBeLiberal,
+      endpointComments: this.#endpointComments,
+    });
+  }
+
+  /** The node's zone, podCIDRs or addresses may be others than at the last sync; then every port is decided anew. */
+  #refreshContext(): void {
+    // Between full syncs the comments stay as they are: crossing the threshold shall not send everything again.
+    if (this.#needFull) this.#endpointComments = this.#endpointCount() <= LARGE_CLUSTER_ENDPOINTS;
+    const context = this.#makeContext();
+    if (isDeepStrictEqual(context, this.#context)) return;
+    this.#context = context;
+    this.#desired.setContext(context, this.#tracker.ports);
+  }
+
+  #endpointCount(): number {
+    let count = 0;
+    for (const { endpoints } of this.#tracker.ports.values()) count += endpoints.length;
+    return count;
   }
 
   /** Partial while the kernel is believed to be as we left it; a refused partial sync shows that it is not. */
@@ -225,13 +259,13 @@ export class ServiceProxy {
       const started = this.#clock.now();
       try {
         const input = await this.#applier.partial();
-        this.#metrics.partialDuration.observe((this.#clock.now() - started) / 1000);
+        this.#metrics.partialDuration.observe(this.#family, (this.#clock.now() - started) / 1000);
         return input;
       } catch (error) {
-        this.#metrics.restoreFailures.inc();
-        this.#metrics.partialRestoreFailures.inc();
+        this.#metrics.restoreFailures.inc(this.#family);
+        this.#metrics.partialRestoreFailures.inc(this.#family);
         this.#needFull = true;
-        this.#log.warn({ err: error }, "partial sync failed; doing a full one");
+        this.#log.warn({ err: error, ...offendingLine(error) }, "partial sync failed; doing a full one");
       }
     }
     const started = this.#clock.now();
@@ -240,13 +274,13 @@ export class ServiceProxy {
       // Asked for again while the kernel is being read: then once more.
       this.#needFull = false;
       const input = await this.#applier.full();
-      this.#metrics.fullDuration.observe((this.#clock.now() - started) / 1000);
+      this.#metrics.fullDuration.observe(this.#family, (this.#clock.now() - started) / 1000);
       this.#fullSyncDone();
       return input;
     } catch (error) {
       this.#needFull = true;
-      this.#metrics.restoreFailures.inc();
-      this.#log.error({ err: error }, "full sync failed; will be tried again");
+      this.#metrics.restoreFailures.inc(this.#family);
+      this.#log.error({ err: error, ...offendingLine(error) }, "full sync failed; will be tried again");
       throw error;
     }
   }
@@ -264,58 +298,42 @@ export class ServiceProxy {
     );
   }
 
-  #noteUdp(key: string, change: Change): void {
-    const { before, now } = change;
-    if ((now ?? before)?.port.protocol !== "udp") return;
-    const earlier = this.#udpChanges.get(key);
-    this.#udpChanges.set(key, { before: earlier?.before ?? before, now });
-  }
-
-  /** Rules first, flows after: a flow that is forgotten too early would be tracked again by the old rules. */
   #forgetStaleFlows(): void {
-    if (this.#udpChanges.size === 0) return;
-    const changes = this.#udpChanges;
-    this.#udpChanges = new Map();
-    try {
-      this.#conntrack ??= Conntrack.open(this.#options.ns, this.#context.family);
-      const flows = this.#conntrack.udpFlows();
-      const stale = staleFlows(flows, changedUdpServices(changes.values()), this.#nodeAddresses());
-      for (const flow of stale) if (this.#conntrack.delete(flow)) this.#metrics.conntrackDeleted.inc();
-      if (stale.length) this.#log.debug({ flows: stale.length }, "forgot UDP flows to removed endpoints");
-    } catch (error) {
-      // The rules are right already; the flows are tried again with the next sync.
-      for (const [key, change] of changes) if (!this.#udpChanges.has(key)) this.#udpChanges.set(key, change);
-      this.#log.warn({ err: error }, "could not clear stale UDP conntrack entries");
-    }
+    if (!this.#udpFlows.pending) return;
+    const started = this.#clock.now();
+    const deleted = this.#udpFlows.forget([...this.#options.nodeIPs, ...this.#hostAddresses()]);
+    this.#metrics.conntrackDuration.observe(this.#family, (this.#clock.now() - started) / 1000);
+    this.#metrics.conntrackDeleted.inc(this.#family, deleted);
   }
 
-  #nodeAddresses(): Set<string> {
-    const found = this.#options.ns.run(() =>
-      Object.values(networkInterfaces()).flatMap((list) => list ?? []),
-    );
-    return new Set([...this.#options.nodeIPs, ...found.map(({ address }) => address)].map(addressKey));
+  /** Addresses of the namespace's interfaces, both families. */
+  #hostAddresses(): string[] {
+    const found = this.#options.ns.run(() => Object.values(networkInterfaces()));
+    return found.flatMap((list) => (list ?? []).map(({ address }) => address));
   }
 
   #record(started: number, input: RestoreInput): void {
     const metrics = this.#metrics;
-    metrics.syncDuration.observe((this.#clock.now() - started) / 1000);
-    metrics.lastSync.set(Date.now() / 1000);
+    const family = this.#family;
+    metrics.syncDuration.observe(family, (this.#clock.now() - started) / 1000);
+    metrics.lastSync.set(family, Date.now() / 1000);
     const counts = this.#desired.ruleCounts();
     for (const table of ["filter", "nat"] as const) {
-      metrics.rules.set({ table }, counts[table]);
-      metrics.rulesSent.set({ table }, input.rules[table]);
+      metrics.rules.set({ ...family, table }, counts[table]);
+      metrics.rulesSent.set({ ...family, table }, input.rules[table]);
     }
     const dropped = this.#desired.droppedCounts();
-    metrics.noLocalEndpoints.set({ traffic_policy: "internal" }, dropped.internal);
-    metrics.noLocalEndpoints.set({ traffic_policy: "external" }, dropped.external);
+    for (const policy of ["internal", "external"] as const) {
+      metrics.noLocalEndpoints.set({ ...family, traffic_policy: policy }, dropped[policy]);
+    }
     const now = Date.now();
-    for (const time of this.#triggerTimes) metrics.programmingDuration.observe((now - time) / 1000);
+    for (const time of this.#triggerTimes) metrics.programmingDuration.observe(family, (now - time) / 1000);
     this.#triggerTimes = [];
   }
 
   /** NodePorts on loopback need packets with a loopback source to be routed. */
   #prepareHost(): void {
-    if (!hasFirewallChain(this.#context)) return;
+    if (!this.#context.localhostNodePorts) return;
     const before = this.#readSysctl(ROUTE_LOCALNET);
     if (before === "1") return;
     try {
@@ -334,4 +352,10 @@ export class ServiceProxy {
       return undefined;
     }
   }
+}
+
+/** For the log: which line of the input iptables-restore did not take. */
+function offendingLine(error: unknown): { line?: number; rule?: string } {
+  if (!(error instanceof RestoreError) || error.line === undefined) return {};
+  return { line: error.line, ...(error.lineText !== undefined && { rule: error.lineText }) };
 }

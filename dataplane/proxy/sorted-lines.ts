@@ -7,16 +7,13 @@ export interface ChainBody {
   readonly rules: number;
 }
 
+export const EMPTY_BODY: ChainBody = { text: "", rules: 0 };
+
 export class SortedLines {
   readonly #keys: string[] = [];
   readonly #bodies = new Map<string, ChainBody>();
-  readonly #tail: ChainBody;
+  #tail = EMPTY_BODY;
   #joined: ChainBody | undefined;
-
-  /** @param tail lines after those of all owners. */
-  constructor(tail: ChainBody) {
-    this.#tail = tail;
-  }
 
   /** Replaces the lines of one owner (an empty body removes them); whether that changed anything. */
   set(key: string, body: ChainBody): boolean {
@@ -29,6 +26,14 @@ export class SortedLines {
       this.#bodies.set(key, body);
       if (!old) this.#keys.splice(this.#position(key), 0, key);
     }
+    this.#joined = undefined;
+    return true;
+  }
+
+  /** Replaces the lines after those of all owners; whether that changed anything. */
+  setTail(tail: ChainBody): boolean {
+    if (tail.text === this.#tail.text) return false;
+    this.#tail = tail;
     this.#joined = undefined;
     return true;
   }

@@ -1,6 +1,7 @@
 // Which tracked UDP flows must be forgotten, because they would go on sending to a backend that is no more.
 // Pure. Only the first packet of a flow meets the rules, and a UDP client may keep its source port for ever.
 
+import { addressKey } from "./addresses.js";
 import type { Flow } from "./conntrack.js";
 import { type PortState, serviceAddresses } from "./model.js";
 import type { Change } from "./tracker.js";
@@ -13,16 +14,6 @@ export interface UdpServices {
 }
 
 const NONE: ReadonlySet<string> = new Set();
-
-/** Addresses in the form in which {@link Flow} has them: IPv6 as 32 hexadecimal digits. */
-export function addressKey(ip: string): string {
-  if (!ip.includes(":")) return ip;
-  const [head = "", tail] = ip.split("::");
-  const groups = (text: string) => (text ? text.split(":") : []);
-  const [left, right] = [groups(head), groups(tail ?? "")];
-  const zeros = new Array<string>(8 - left.length - right.length).fill("0");
-  return [...left, ...zeros, ...right].map((group) => group.padStart(4, "0")).join("");
-}
 
 /** An endpoint that serves, even while it terminates, keeps the flows that it has. */
 function backends({ endpoints }: PortState): Set<string> {

@@ -86,7 +86,7 @@ export class ChangeTracker {
     if (old && oldService && oldService !== service) {
       changed = this.#setSlice(oldService, old.metadata.name, undefined);
     }
-    if (now && service && this.#setSlice(service, now.metadata.name, sliceEndpoints(now, nodeName))) {
+    if (now && service && this.#setSlice(service, now.metadata.name, sliceEndpoints(now, family, nodeName))) {
       changed = true;
       this.#noteTrigger(service, triggerTime(now));
     }
@@ -128,7 +128,9 @@ export class ChangeTracker {
 
   #refresh(service: string, dirty: Map<string, Change>): void {
     const ports = this.#services.get(service) ?? [];
-    const endpoints = mergeSlices(this.#slices.get(service)?.values() ?? []);
+    // By name: of two endpoints with one address the same one must win whatever came first.
+    const slices = [...(this.#slices.get(service) ?? [])].sort(([a], [b]) => (a < b ? -1 : 1));
+    const endpoints = mergeSlices(slices.map(([, slice]) => slice));
     const keys = new Set(this.#keys.get(service));
     for (const port of ports) {
       keys.delete(port.key);

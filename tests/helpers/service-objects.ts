@@ -1,6 +1,6 @@
 // Services and EndpointSlices as an API server would hand them out, with as few words as a test can have.
 
-import type { Endpoint, EndpointSlice, Service, Stored } from "../../common/k8s.js";
+import type { Endpoint, EndpointSlice, Node, Service, Stored } from "../../common/k8s.js";
 
 type ServiceSpec = NonNullable<Service["spec"]>;
 type PortSpec = NonNullable<ServiceSpec["ports"]>[number];
@@ -25,6 +25,7 @@ function metadata(
 
 export interface ServiceOptions extends ServiceSpec {
   labels?: Record<string, string>;
+  annotations?: Record<string, string>;
   ingress?: { ip?: string; ipMode?: string }[];
 }
 
@@ -33,15 +34,24 @@ export function service(
   fullName: string,
   clusterIP: string,
   ports: PortSpec[],
-  { labels, ingress, ...spec }: ServiceOptions = {},
+  { labels, annotations, ingress, ...spec }: ServiceOptions = {},
 ): Stored<Service> {
   return {
     apiVersion: "v1",
     kind: "Service",
-    metadata: metadata(fullName, labels ? { labels } : {}),
+    metadata: metadata(fullName, { ...(labels && { labels }), ...(annotations && { annotations }) }),
     spec: { type: "ClusterIP", clusterIP, clusterIPs: [clusterIP], ports, ...spec },
     status: ingress ? { loadBalancer: { ingress } } : {},
   };
+}
+
+/** `node("node-1", { labels: { "topology.kubernetes.io/zone": "a" } })`. */
+export function node(
+  name: string,
+  { labels, ...spec }: Node["spec"] & { labels?: Record<string, string> } = {},
+): Stored<Node> {
+  const { namespace: _, ...own } = metadata(`/${name}`, labels ? { labels } : {});
+  return { apiVersion: "v1", kind: "Node", metadata: own, spec };
 }
 
 export interface SliceOptions {
@@ -55,6 +65,9 @@ export interface EndpointWords {
   ip: string;
   node?: string;
   conditions?: Endpoint["conditions"];
+  /** Hints by zone and by node. */
+  zones?: string[];
+  nodes?: string[];
 }
 
 /** `slice("default/web", [{ name: "http", port: 8080 }], ["10.244.1.2"])`. */
@@ -80,8 +93,12 @@ export function slice(
         ip,
         node = "node-1",
         conditions = { ready: true },
-      } = typeof words === "string" ? { ip: words } : words;
-      return { addresses: [ip], nodeName: node, conditions };
+        zones,
+        nodes,
+      }: EndpointWords = typeof words === "string" ? { ip: words } : words;
+      const named = (names: string[]) => names.map((name) => ({ name }));
+      const hints = { ...(zones && { forZones: named(zones) }), ...(nodes && { forNodes: named(nodes) }) };
+      return { addresses: [ip], nodeName: node, conditions, ...((zones || nodes) && { hints }) };
     }),
   };
 }

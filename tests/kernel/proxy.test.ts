@@ -2,247 +2,30 @@
 // ports, in namespaces that the test makes; both variants of iptables where this machine has them.
 
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
-import { createServer, type Server } from "node:net";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
-import type { EndpointSlice, Service, Stored } from "../../common/k8s.js";
-import { silentLogger } from "../../common/log.js";
-import {
-  canonicalRule,
-  chainsOf,
-  findTools,
-  Iptables,
-  parseSave,
-  RestoreError,
-  type Ruleset,
-  type TableName,
-  type Variant,
-} from "../../dataplane/iptables/index.js";
+import { parseSave, RestoreError, type TableName, type Variant } from "../../dataplane/iptables/index.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { Conntrack } from "../../dataplane/proxy/conntrack.js";
+import { endpointChain, renderAll } from "../../dataplane/proxy/index.js";
 import {
-  endpointChain,
-  renderAll,
-  ServiceProxy,
-  type ServiceProxyOptions,
-} from "../../dataplane/proxy/index.js";
-import { type ServiceOptions, service, slice } from "../helpers/service-objects.js";
+  ask,
+  askUdp,
+  CLIENT_IP,
+  Cluster,
+  Lab,
+  kernelMeaning as meaning,
+  NODE_IP,
+  open,
+  run,
+  tally,
+  VIP,
+  variants,
+} from "../helpers/proxy-lab.js";
+import { CONTEXT, sample } from "../helpers/proxy-memory.js";
 import { CHI_SQUARE_1E5, chiSquare } from "../helpers/stats.js";
 
-const NODE_IP = "192.168.56.11";
-const CLIENT_IP = "192.168.56.1";
-const VIP = "10.96.0.10";
-
-const folder = mkdtempSync(join(tmpdir(), "kubeplumb-proxy-test-"));
-t.teardown(() => rmSync(folder, { recursive: true, force: true }));
-
-const variants = (["nft", "legacy"] as Variant[]).filter((variant) => {
-  try {
-    return findTools(4, variant).version !== "";
-  } catch {
-    return false;
-  }
-});
 t.ok(variants.length > 0, `variants of iptables here: ${variants.join(", ")}`);
-
-let count = 0;
-function open(ns: NetNs, variant: Variant): Iptables {
-  return Iptables.open(ns, { variant, lockFile: join(folder, `lock-${count++}`) });
-}
-
-function meaning(rules: Ruleset, keep: (table: TableName, chain: string) => boolean = () => true) {
-  const chains = chainsOf(rules)
-    .filter(({ table, name }) => keep(table, name))
-    // Looking at a table makes the kernel create its built-in chains.
-    .filter(({ policy, rules: list }) => policy !== "ACCEPT" || list.length > 0)
-    .sort((a, b) => (`${a.table} ${a.name}` < `${b.table} ${b.name}` ? -1 : 1));
-  return Object.fromEntries(
-    chains.map(({ table, name, policy = "-", rules: list }) => [
-      `${table} ${name} ${policy}`,
-      list.map(canonicalRule),
-    ]),
-  );
-}
-
-interface Pod {
-  name: string;
-  ip: string;
-  ns: NetNs;
-}
-
-/** One host with a bridge and pods on it, and a client on the other side of its uplink. */
-class Lab {
-  readonly host = NetNs.create("node-1");
-  readonly outside = NetNs.create("outside");
-  readonly pods: Pod[] = [];
-  readonly #servers: Server[] = [];
-  readonly #close: (() => void)[] = [];
-
-  static async create(pods: number): Promise<Lab> {
-    const lab = new Lab();
-    const { host, outside } = lab;
-    await run(host, "link set lo up");
-    await run(host, "link add eth0 type veth peer name eth1");
-    await run(host, `link set eth1 netns ${outside.path}`);
-    await run(host, `addr add ${NODE_IP}/24 dev eth0`, "link set eth0 up");
-    // As any host: a packet to a ClusterIP needs a route before the rules can send it elsewhere.
-    await run(host, `route add default via ${CLIENT_IP}`);
-    await run(outside, `addr add ${CLIENT_IP}/24 dev eth1`, "link set eth1 up");
-    // A client that was told to reach ClusterIPs by way of the node.
-    await run(outside, `route add 10.96.0.0/16 via ${NODE_IP}`);
-    await run(host, "link add cni0 type bridge", "addr add 10.244.1.1/24 dev cni0", "link set cni0 up");
-    host.sysctl("net/ipv4/ip_forward", 1);
-    host.sysctl("net/bridge/bridge-nf-call-iptables", 1);
-    for (let i = 0; i < pods; i++) await lab.#addPod(i);
-    return lab;
-  }
-
-  async #addPod(i: number): Promise<void> {
-    const [ns, ip, name] = [NetNs.create(`pod-${i}`), `10.244.1.${i + 2}`, `veth${i}`];
-    await run(this.host, `link add ${name} type veth peer name eth0 netns ${ns.path}`);
-    await run(this.host, `link set ${name} master cni0`, `link set ${name} type bridge_slave hairpin on`);
-    await run(this.host, `link set ${name} up`);
-    await run(
-      ns,
-      "link set lo up",
-      `addr add ${ip}/24 dev eth0`,
-      "link set eth0 up",
-      "route add default via 10.244.1.1",
-    );
-    const pod = { name: `pod-${i}`, ip, ns };
-    this.pods.push(pod);
-    const server = createServer((socket) => {
-      socket.on("error", () => socket.destroy());
-      socket.end(`${pod.name} ${socket.remoteAddress}`);
-    });
-    await ns.listen(server, { port: 8080 });
-    this.#servers.push(server);
-    const udp = await ns.udp({ port: 5353 });
-    udp.on("message", (_data, from) => udp.send(`${pod.name} ${from.address}`, from.port, from.address));
-    this.#close.push(() => udp.close());
-  }
-
-  pod(i: number): Pod {
-    return this.pods[i] as Pod;
-  }
-
-  close(): void {
-    for (const server of this.#servers) server.close();
-    for (const close of this.#close) close();
-    for (const ns of [this.host, this.outside, ...this.pods.map((pod) => pod.ns)]) ns.close();
-  }
-}
-
-async function run(ns: NetNs, ...commands: string[]): Promise<void> {
-  for (const command of commands) await ns.exec("ip", command.split(" "));
-}
-
-/** "pod-1 10.244.1.3", or the code of the error. */
-async function ask(from: NetNs, host: string, port: number): Promise<string> {
-  const socket = from.connect({ host, port, timeout: 3000 });
-  let text = "";
-  socket.setEncoding("utf8").on("data", (chunk: string) => {
-    text += chunk;
-  });
-  try {
-    await once(socket, "close");
-    return text;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code ?? String(error);
-  }
-}
-
-type Udp = Awaited<ReturnType<NetNs["udp"]>>;
-
-/** The answer to one datagram from an open socket; "nothing" when none comes. */
-async function askUdp(socket: Udp, host: string, port: number): Promise<string> {
-  for (let attempt = 0; attempt < 20; attempt++) {
-    const answer = once(socket, "message") as Promise<[Buffer]>;
-    socket.send("?", port, host);
-    const [data] = await Promise.race([answer, sleep(150).then(() => [undefined])]);
-    if (data) return String(data);
-  }
-  return "nothing";
-}
-
-async function tally(
-  from: NetNs,
-  host: string,
-  port: number,
-  requests: number,
-): Promise<Map<string, number>> {
-  const counts = new Map<string, number>();
-  let left = requests;
-  const worker = async () => {
-    while (left-- > 0) {
-      const [who = ""] = (await ask(from, host, port)).split(" ");
-      counts.set(who, (counts.get(who) ?? 0) + 1);
-    }
-  };
-  await Promise.all(Array.from({ length: 16 }, worker));
-  return counts;
-}
-
-class Cluster {
-  readonly proxy: ServiceProxy;
-  readonly iptables: Iptables;
-  #service: Stored<Service> | undefined;
-  readonly #slices = new Map<string, Stored<EndpointSlice>>();
-
-  constructor(ns: NetNs, variant: Variant, options: Partial<ServiceProxyOptions> = {}) {
-    this.iptables = open(ns, variant);
-    this.proxy = new ServiceProxy({
-      ns,
-      iptables: this.iptables,
-      nodeName: "node-1",
-      nodeIPs: [NODE_IP],
-      clusterCIDR: "10.244.0.0/16",
-      minSyncPeriodMs: 1,
-      log: silentLogger,
-      ...options,
-    });
-  }
-
-  async start(): Promise<void> {
-    this.proxy.setSynced("services");
-    this.proxy.setSynced("endpointslices");
-    this.proxy.start();
-    await this.proxy.flush();
-  }
-
-  async service(options: ServiceOptions = {}): Promise<void> {
-    const ports = [
-      { name: "http", port: 80, nodePort: 30080 },
-      { name: "dns", port: 53, protocol: "UDP", nodePort: 30053 },
-    ];
-    const now = service("default/web", VIP, ports, { type: "NodePort", ...options });
-    this.proxy.serviceChanged(this.#service, now);
-    this.#service = now;
-    await this.proxy.flush();
-  }
-
-  async endpoints(...pods: (Pod | { ip: string; node: string })[]): Promise<void> {
-    for (const [name, port, protocol] of [
-      ["http", 8080, "TCP"],
-      ["dns", 5353, "UDP"],
-    ] as const) {
-      const now = slice(
-        "default/web",
-        [{ name, port, protocol }],
-        pods.map(({ ip, ...rest }) => ({ ip, ...("node" in rest && { node: rest.node }) })),
-        {
-          name: `default/web-${name}`,
-        },
-      );
-      this.proxy.endpointSliceChanged(this.#slices.get(name), now);
-      this.#slices.set(name, now);
-    }
-    await this.proxy.flush();
-  }
-}
 
 for (const variant of variants) {
   t.test(`${variant}: driver`, async (t) => {
@@ -337,65 +120,65 @@ for (const variant of variants) {
     await cluster.service();
 
     for (const [from, ip, port] of [
-      [lab.pod(0).ns, VIP, 80],
-      [host, VIP, 80],
-      [outside, NODE_IP, 30080],
+      [lab.pod(0).ns, VIP[4], 80],
+      [host, VIP[4], 80],
+      [outside, NODE_IP[4], 30080],
       [host, "127.0.0.1", 30080],
     ] as const) {
       t.equal(await ask(from, ip, port), "ECONNREFUSED", `no endpoints: ${from.name} to ${ip}:${port}`);
     }
 
     await cluster.endpoints(lab.pod(1));
-    t.equal(await ask(lab.pod(0).ns, VIP, 80), `pod-1 ${lab.pod(0).ip}`, "pod to ClusterIP: own address");
-    t.equal(await ask(lab.pod(1).ns, VIP, 80), "pod-1 10.244.1.1", "hairpin: masqueraded");
-    t.equal(await ask(host, VIP, 80), "pod-1 10.244.1.1", "host to ClusterIP");
-    t.equal(await ask(outside, VIP, 80), "pod-1 10.244.1.1", "not a pod to ClusterIP: masqueraded");
-    t.equal(await ask(outside, NODE_IP, 30080), "pod-1 10.244.1.1", "outside to NodePort: masqueraded");
-    t.equal(await ask(lab.pod(0).ns, NODE_IP, 30080), "pod-1 10.244.1.1", "pod to NodePort: masqueraded");
+    t.equal(await ask(lab.pod(0).ns, VIP[4], 80), `pod-1 ${lab.pod(0).ip}`, "pod to ClusterIP: own address");
+    t.equal(await ask(lab.pod(1).ns, VIP[4], 80), "pod-1 10.244.1.1", "hairpin: masqueraded");
+    t.equal(await ask(host, VIP[4], 80), "pod-1 10.244.1.1", "host to ClusterIP");
+    t.equal(await ask(outside, VIP[4], 80), "pod-1 10.244.1.1", "not a pod to ClusterIP: masqueraded");
+    t.equal(await ask(outside, NODE_IP[4], 30080), "pod-1 10.244.1.1", "outside to NodePort: masqueraded");
+    t.equal(await ask(lab.pod(0).ns, NODE_IP[4], 30080), "pod-1 10.244.1.1", "pod to NodePort: masqueraded");
     t.equal(await ask(host, "127.0.0.1", 30080), "pod-1 10.244.1.1", "NodePort on loopback");
     t.equal(await ask(lab.pod(0).ns, lab.pod(2).ip, 8080), `pod-2 ${lab.pod(0).ip}`, "pod to pod: no NAT");
 
     const resolver = await lab.pod(0).ns.udp();
     const remote = await outside.udp();
     t.teardown(() => [resolver, remote].map((socket) => socket.close()));
-    t.equal(await askUdp(resolver, VIP, 53), `pod-1 ${lab.pod(0).ip}`, "UDP to ClusterIP");
-    t.equal(await askUdp(remote, NODE_IP, 30053), "pod-1 10.244.1.1", "UDP to NodePort");
+    t.equal(await askUdp(resolver, VIP[4], 53), `pod-1 ${lab.pod(0).ip}`, "UDP to ClusterIP");
+    t.equal(await askUdp(remote, NODE_IP[4], 30053), "pod-1 10.244.1.1", "UDP to NodePort");
     await cluster.endpoints(lab.pod(2));
     t.equal(
-      await askUdp(resolver, VIP, 53),
+      await askUdp(resolver, VIP[4], 53),
       `pod-2 ${lab.pod(0).ip}`,
       "same source port: the old flow is forgotten",
     );
-    t.equal(await askUdp(remote, NODE_IP, 30053), "pod-2 10.244.1.1", "and that to the NodePort");
-    t.match(await cluster.proxy.metrics(), /conntrack_reconciler_deleted_entries_total [1-9]/);
+    t.equal(await askUdp(remote, NODE_IP[4], 30053), "pod-2 10.244.1.1", "and that to the NodePort");
+    t.ok((await sample(cluster.proxy, "conntrack_reconciler_deleted_entries_total")) > 0);
 
     await cluster.endpoints(...lab.pods);
-    const counts = await tally(lab.pod(0).ns, VIP, 80, 1000);
+    const counts = await tally(lab.pod(0).ns, VIP[4], 80, 1000);
     t.same([...counts.keys()].sort(), ["pod-0", "pod-1", "pod-2", "pod-3"]);
     const chi = chiSquare([...counts.values()]);
     t.ok(chi < (CHI_SQUARE_1E5[3] ?? 0), `even: chi-square ${chi.toFixed(2)} with 3 degrees of freedom`);
     await cluster.endpoints(...lab.pods.slice(1));
     t.notOk(
-      (await tally(lab.pod(0).ns, VIP, 80, 100)).has("pod-0"),
+      (await tally(lab.pod(0).ns, VIP[4], 80, 100)).has("pod-0"),
       "none to a removed endpoint after the sync",
     );
 
     await cluster.service({ sessionAffinity: "ClientIP" });
-    const sticky = await tally(lab.pod(0).ns, VIP, 80, 30);
+    const sticky = await tally(lab.pod(0).ns, VIP[4], 80, 30);
     t.equal(sticky.size, 1, "ClientIP affinity");
     t.match([...sticky.keys()], [/^pod-[123]$/]);
     await cluster.service();
-    t.equal((await tally(lab.pod(0).ns, VIP, 80, 60)).size, 3, "and without");
+    t.equal((await tally(lab.pod(0).ns, VIP[4], 80, 60)).size, 3, "and without");
 
     await cluster.service({ externalTrafficPolicy: "Local" });
     t.match(
-      await ask(outside, NODE_IP, 30080),
-      new RegExp(`^pod-[123] ${CLIENT_IP}$`),
+      await ask(outside, NODE_IP[4], 30080),
+      new RegExp(`^pod-[123] ${CLIENT_IP[4]}$`),
       "policy Local keeps the client's address",
     );
     await cluster.endpoints();
-    t.equal(await ask(lab.pod(0).ns, VIP, 80), "ECONNREFUSED");
-    t.equal(await ask(outside, NODE_IP, 30080), "ECONNREFUSED");
+    t.equal(await ask(lab.pod(0).ns, VIP[4], 80), "ECONNREFUSED");
+    t.equal(await ask(outside, NODE_IP[4], 30080), "ECONNREFUSED");
   });
 
   t.test(`${variant}: the kernel holds what was meant, whatever happens to it`, async (t) => {
@@ -429,10 +212,7 @@ for (const variant of variants) {
       meaning(
         parseSave(
           renderAll(cluster.proxy.ports.values(), {
-            family: 4,
-            clusterCIDR: "10.244.0.0/16",
-            masqueradeAll: false,
-            localhostNodePorts: true,
+            ...CONTEXT,
             randomFully: cluster.iptables.randomFully,
             tcpBeLiberal: ns.sysctl("net/netfilter/nf_conntrack_tcp_be_liberal") !== "0",
           }),
@@ -452,10 +232,10 @@ for (const variant of variants) {
       await cluster.endpoints(...nodes.map((node, i) => ({ ip: `10.244.${die}.${i}`, node })));
       t.same(await inKernel(), wanted(), `round ${round}`);
     }
-    t.match(await cluster.proxy.metrics(), /iptables_restore_failures_total 0\n/);
-    t.match(
-      await cluster.proxy.metrics(),
-      /sync_full_proxy_rules_duration_seconds_count 1\n/,
+    t.equal(await sample(cluster.proxy, "sync_proxy_rules_iptables_restore_failures_total"), 0);
+    t.equal(
+      await sample(cluster.proxy, "sync_full_proxy_rules_duration_seconds_count"),
+      1,
       "all of it by partial syncs",
     );
     await cluster.service({
@@ -508,7 +288,7 @@ for (const variant of variants) {
     const refused = await foreign.read("nat");
     t.same(refused.get("nat")?.get(sep)?.rules, [], "kept for the foreign rule, but empty");
     t.notMatch(await foreign.save("nat"), /--to-destination 10\.244\.3\.2/);
-    t.match(await cluster.proxy.metrics(), /partial_restore_failures_total 1\n/);
+    t.equal(await sample(cluster.proxy, "sync_proxy_rules_iptables_partial_restore_failures_total"), 1);
     await foreign.deleteChain("nat", "HOLD");
 
     // A second proxy, as after a restart: it finds everything in place and sends nothing but what differs.
@@ -524,7 +304,11 @@ for (const variant of variants) {
     ];
     await again.start();
     await Promise.all(queued);
-    t.match(await again.proxy.metrics(), /iptables_last\{table="nat"\} 0\n/, "no rule is sent again");
+    t.equal(
+      await sample(again.proxy, "sync_proxy_rules_iptables_last", 'table="nat"'),
+      0,
+      "no rule is sent again",
+    );
     t.notOk(await foreign.chainExists("nat", sep), "but the stale chain is gone");
     await again.proxy.stop({ cleanup: true });
     t.same(meaning(await foreign.read()), before, "all of ours is gone, nothing else");

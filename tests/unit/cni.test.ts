@@ -4,14 +4,15 @@ import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import { hostInterface, macOf } from "../../cni/bridge.js";
-import { hostSubnet, parseBridgeConf } from "../../cni/config.js";
+import { hostInterface } from "../../cni/bridge.js";
+import { hostSubnets, parseBridgeConf } from "../../cni/config.js";
 import { defaultConflist, parseConflist, readConflist } from "../../cni/conflist.js";
+import { macOf } from "../../cni/interfaces.js";
 import { AddressStore, candidates } from "../../cni/ipam.js";
 import { main } from "../../cni/main.js";
 import { type CniResult, CODE } from "../../cni/types.js";
 import { atLeast, negotiate, resultAs, resultFrom } from "../../cni/version.js";
-import { bytesToIp, Cidr, formatIp, ipFamily, ipToBytes, parseIp } from "../../common/ip.js";
+import { bytesToIp, Cidr, formatIp, hostPort, ipFamily, ipToBytes, parseIp } from "../../common/ip.js";
 import type { Node, Stored } from "../../common/k8s.js";
 import { MessageWriter, parseAttributes, parseMessages } from "../../dataplane/kernel/netlink/codec.js";
 import { annotationsFor, desiredPeers, formatSubnetEnv } from "../../dataplane/overlay/index.js";
@@ -62,6 +63,8 @@ t.test("addresses: canonical IPv4 only, IPv6 as RFC 5952", async (t) => {
   t.equal(ipFamily("10.0.0.1"), 4);
   t.equal(ipFamily("::1"), 6);
   t.throws(() => formatIp(1n << 32n, 4), RangeError);
+  t.equal(hostPort("10.0.0.1", 80), "10.0.0.1:80");
+  t.equal(hostPort("fd00::1", 80), "[fd00::1]:80");
   t.throws(() => bytesToIp(new Uint8Array(5)), RangeError);
 });
 
@@ -174,6 +177,9 @@ t.test("the first file of the directory in lexical order is the network", async 
   t.throws(() => readConflist(dir), { code: CODE.decode, message: /05-broken\.json/ });
 });
 
+const V4 = { network: Cidr.parse("10.244.0.0/16"), podCIDR: Cidr.parse("10.244.7.0/24") };
+const V6 = { network: Cidr.parse("fd00:10:244::/56"), podCIDR: Cidr.parse("fd00:10:244:7::/64") };
+
 t.test("the plugin's own configuration", async (t) => {
   const conf = (extra: object) =>
     parseBridgeConf({ cniVersion: "1.1.0", name: "n", type: "kubeplumb-cni", ...extra });
@@ -182,6 +188,9 @@ t.test("the plugin's own configuration", async (t) => {
     name: "n",
     bridge: "cni0",
     hairpinMode: true,
+    isDefaultGateway: true,
+    ranges: [],
+    routes: [],
     subnetFile: "/run/flannel/subnet.env",
   });
   t.throws(() => conf({ vlan: 7 }), {
@@ -195,27 +204,81 @@ t.test("the plugin's own configuration", async (t) => {
   });
   t.throws(() => conf({ mtu: 5 }), { code: CODE.invalidConfig, message: /68 to 65535, not 5/ });
   t.throws(() => conf({ bridge: "a-name-too-long-" }), { code: CODE.invalidConfig });
-  t.throws(() => hostSubnet(conf({ subnet: "10.1.0.0/30" })), {
-    code: CODE.invalidConfig,
-    message: /\/29 or larger/,
-  });
-  t.throws(() => hostSubnet(conf({ subnet: "ten" })), { code: CODE.invalidConfig, message: /subnet: "ten"/ });
-  t.throws(() => hostSubnet(conf({ subnetFile: "/nonexistent" })), { code: CODE.tryAgain });
+  const wrong = (extra: object, message: RegExp, code: number = CODE.invalidConfig) =>
+    t.throws(() => conf(extra), { name: "CniError", code, message }, String(message));
+  wrong({ subnet: "10.1.0.0/30" }, /^subnet must be a block of \/29 or larger, not 10\.1\.0\.0\/30$/);
+  wrong({ subnet: "fd00::/126" }, /\/125 or larger, not fd00::\/126/);
+  wrong({ subnet: "ten" }, /subnet: "ten"/);
+  wrong({ isGateway: false }, /isGateway must be true/);
+  wrong({ ipMasq: true }, /ipMasq must be false/);
+  t.throws(() => hostSubnets(conf({ subnetFile: "/nonexistent" })), { code: CODE.tryAgain });
 
   const dir = mkdtempSync(join(tmpdir(), "kubeplumb-env-"));
   t.teardown(() => rmSync(dir, { recursive: true }));
-  const file = join(dir, "subnet.env");
-  const facts = { network: Cidr.parse("10.244.0.0/16"), podCIDR: Cidr.parse("10.244.7.0/24"), mtu: 1450 };
-  writeFileSync(file, formatSubnetEnv(facts));
-  const subnet = hostSubnet(conf({ subnetFile: file }));
-  t.match(subnet, { gateway: "10.244.7.1", mtu: 1450 });
-  t.equal(String(subnet.block), "10.244.7.0/24");
-  t.match(hostSubnet(conf({ subnetFile: file, mtu: 1400 })), { mtu: 1400 });
-  writeFileSync(file, "FLANNEL_MTU=1450\n");
-  t.throws(() => hostSubnet(conf({ subnetFile: file })), {
-    code: CODE.invalidConfig,
-    message: /FLANNEL_SUBNET/,
+  const subnetFile = join(dir, "subnet.env");
+  const subnets = (extra: object = {}) => {
+    const { ranges, ...rest } = hostSubnets(conf({ subnetFile, ...extra }));
+    return { ranges: ranges.map(({ block, gateway }) => `${block} ${gateway}`), ...rest };
+  };
+  writeFileSync(subnetFile, formatSubnetEnv({ subnets: [V4], mtu: 1450 }));
+  t.strictSame(subnets(), { ranges: ["10.244.7.0/24 10.244.7.1"], mtu: 1450 });
+  t.strictSame(subnets({ mtu: 1400 }).mtu, 1400);
+  writeFileSync(subnetFile, formatSubnetEnv({ subnets: [V6], mtu: 1430 }));
+  t.strictSame(subnets(), { ranges: ["fd00:10:244:7::/64 fd00:10:244:7::1"], mtu: 1430 });
+  writeFileSync(subnetFile, formatSubnetEnv({ subnets: [V4, V6], mtu: 1430 }));
+  t.strictSame(subnets(), {
+    ranges: ["10.244.7.0/24 10.244.7.1", "fd00:10:244:7::/64 fd00:10:244:7::1"],
+    mtu: 1430,
   });
+  writeFileSync(subnetFile, "FLANNEL_MTU=1450\n");
+  t.throws(subnets, { code: CODE.invalidConfig, message: /no FLANNEL_SUBNET or FLANNEL_IPV6_SUBNET/ });
+});
+
+t.test("what flannel's own plugin delegates is understood", async (t) => {
+  const conf = (ipam: unknown, extra: object = {}) =>
+    parseBridgeConf({ cniVersion: "0.3.1", name: "cbr0", type: "kubeplumb-cni", ipam, ...extra });
+  const ipam = {
+    type: "host-local",
+    ranges: [[{ subnet: "10.244.7.0/24" }], [{ subnet: "fd00:10:244:7::/64" }]],
+    routes: [{ dst: "10.244.0.0/16" }, { dst: "fd00:10:244::/56" }],
+  };
+  const delegated = conf(ipam, { hairpinMode: true, isGateway: true, ipMasq: false, mtu: 1430 });
+  t.strictSame(
+    hostSubnets(delegated).ranges.map(({ block, gateway }) => `${block} ${gateway}`),
+    ["10.244.7.0/24 10.244.7.1", "fd00:10:244:7::/64 fd00:10:244:7::1"],
+  );
+  t.strictSame(delegated.routes.map(String), ["10.244.0.0/16", "fd00:10:244::/56"]);
+  t.equal(conf(ipam, { isDefaultGateway: false }).isDefaultGateway, false);
+  t.strictSame(conf({ type: "host-local", ranges: ipam.ranges }).routes, []);
+
+  const wrong = (value: unknown, message: RegExp, code: number = CODE.invalidConfig) =>
+    t.throws(() => conf(value), { name: "CniError", code, message }, String(message));
+  const ranges = (...sets: unknown[]) => ({ ...ipam, ranges: sets });
+  wrong("host-local", /ipam must be an object, not "host-local"/);
+  wrong(null, /ipam must be an object, not null/);
+  wrong({ ...ipam, type: "dhcp" }, /ipam\.type must be "host-local", not "dhcp"/);
+  wrong({ ...ipam, dataDir: "/x" }, /unsupported field ipam\.dataDir/, CODE.unsupportedField);
+  wrong({ type: "host-local" }, /ipam\.ranges must be a list of at least one, not absent/);
+  wrong(ranges([]), /ipam\.ranges\[0\] must be a list of at least one, not \[\]/);
+  wrong(ranges(["fd00::/64"]), /ipam\.ranges\[0\]\[0\] must be an object, not "fd00::\/64"/);
+  wrong(ranges([{ subnet: "fd00::/64" }, { subnet: "fd01::/64" }]), /ipam\.ranges\[0\] must have one range/);
+  wrong(ranges([{ subnet: "fd00::/64" }], [{ subnet: "fd01::/64" }]), /one address of each family/);
+  wrong(
+    ranges([{ subnet: "fd00::/64", rangeStart: "fd00::9" }]),
+    /unsupported field ipam\.ranges\[0\]\[0\]\.rangeStart/,
+    CODE.unsupportedField,
+  );
+  wrong({ ...ipam, routes: [{ dst: "all" }] }, /ipam\.routes\[0\]\.dst: "all" is not a CIDR block/);
+  t.throws(() => conf(ipam, { subnet: "10.0.0.0/24" }), { message: /subnet and ipam exclude each other/ });
+});
+
+t.test("subnet.env is flannel's", async (t) => {
+  const v4 = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.7.1/24\n";
+  const v6 = "FLANNEL_IPV6_NETWORK=fd00:10:244::/56\nFLANNEL_IPV6_SUBNET=fd00:10:244:7::1/64\n";
+  const end = "FLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n";
+  t.equal(formatSubnetEnv({ subnets: [V4], mtu: 1430 }), v4 + end);
+  t.equal(formatSubnetEnv({ subnets: [V6], mtu: 1430 }), v6 + end);
+  t.equal(formatSubnetEnv({ subnets: [V6, V4], mtu: 1430 }), v4 + v6 + end, "IPv4 first");
 });
 
 t.test("names and MACs follow from what they are for", async (t) => {
@@ -230,6 +293,7 @@ t.test("names and MACs follow from what they are for", async (t) => {
   ];
   t.equal(new Set(names).size, 4);
   t.equal(macOf("10.244.1.2"), "0a:58:0a:f4:01:02");
+  t.equal(macOf("fd00:10:244:7::1:2"), "0a:58:00:01:00:02", "pods of one block differ in the end only");
 });
 
 t.test("addresses are tried round robin, without those that are taken by rule", async (t) => {
@@ -240,18 +304,20 @@ t.test("addresses are tried round robin, without those that are taken by rule", 
   t.equal(order("10.0.0.6"), "23456");
   t.equal(order("10.9.9.9"), "23456", "a last one from another block counts for nothing");
   t.equal(order("garbage"), "23456");
+  const wide = candidates(Cidr.parse("fd00:10:244:7::/64"), "fd00:10:244:7::1", "fd00:10:244:7::9");
+  t.strictSame([wide.next().value, wide.next().value], ["fd00:10:244:7::a", "fd00:10:244:7::b"]);
 });
 
 t.test("the address store", async (t) => {
   const dir = mkdtempSync(join(tmpdir(), "kubeplumb-ipam-"));
   t.teardown(() => rmSync(dir, { recursive: true }));
-  const block = Cidr.parse("10.0.0.0/29");
+  const range = { block: Cidr.parse("10.0.0.0/29"), gateway: "10.0.0.1" };
   const store = new AddressStore(dir, "net");
   const owner = (n: number) => ({ containerID: `c${n}`, ifname: "eth0" });
   t.strictSame(store.list(), []);
   t.strictSame(store.release(owner(1)), []);
-  for (let n = 2; n <= 6; n++) t.equal(store.allocate(block, "10.0.0.1", owner(n)), `10.0.0.${n}`);
-  t.throws(() => store.allocate(block, "10.0.0.1", owner(7)), {
+  for (let n = 2; n <= 6; n++) t.equal(store.allocate(range, 0, owner(n)), `10.0.0.${n}`);
+  t.throws(() => store.allocate(range, 0, owner(7)), {
     code: CODE.tryAgain,
     message: /10\.0\.0\.0\/29/,
   });
@@ -269,7 +335,12 @@ t.test("the address store", async (t) => {
   );
   t.strictSame(store.release(owner(3), ["10.0.0.2"]), ["10.0.0.3"], "a wrong hint is no reason to leak");
   // Freed twice: 10.0.0.3 comes after the last one (6) before 4 does.
-  t.equal(store.allocate(block, "10.0.0.1", owner(8)), "10.0.0.3");
+  t.equal(store.allocate(range, 0, owner(8)), "10.0.0.3");
+  const wide = { block: Cidr.parse("fd00::/64"), gateway: "fd00::1" };
+  t.equal(store.allocate(wide, 1, owner(8)), "fd00::2", "the second range counts for itself");
+  t.equal(store.allocate(wide, 1, owner(9)), "fd00::3");
+  t.strictSame(store.addressesOf(owner(8)).sort(), ["10.0.0.3", "fd00::2"]);
+  t.strictSame(store.release(owner(8)).sort(), ["10.0.0.3", "fd00::2"], "both go together");
   mkdirSync(join(dir, "networks", "other"), { recursive: true });
   writeFileSync(join(dir, "networks", "other", "10.0.0.2"), "host-local\r\nnet1");
   t.strictSame(new AddressStore(dir, "other").list(), [
@@ -369,6 +440,7 @@ t.test("the protocol's errors, without a kernel", async (t) => {
 });
 
 const MAC = (n: number) => `02:00:00:00:00:0${n}`;
+const PREFIX = "flannel.alpha.coreos.com/";
 
 function node(
   n: number,
@@ -384,7 +456,7 @@ function node(
       resourceVersion: "1",
       creationTimestamp: `2026-01-01T00:00:0${age}Z`,
       annotations: {
-        ...annotationsFor({ publicIP: `192.168.56.1${n}`, vtepMAC: MAC(n) }),
+        ...annotationsFor([{ publicIP: `192.168.56.1${n}`, vtepMAC: MAC(n) }]),
         ...change.annotations,
       },
     },
@@ -400,7 +472,6 @@ t.test("peers: one for each other node that can be one", async (t) => {
     vtepMAC: MAC(1),
     network: Cidr.parse("10.244.0.0/16"),
   };
-  const prefix = "flannel.alpha.coreos.com/";
   const decide = (...nodes: Stored<Node>[]) => {
     const { peers, ...rest } = desiredPeers(nodes, self);
     return {
@@ -424,7 +495,7 @@ t.test("peers: one for each other node that can be one", async (t) => {
   );
   t.strictSame(decide(node(2), { ...node(3), spec: {} }), { peers: [two], problems: [] });
   t.strictSame(
-    decide(node(1), node(2, { annotations: { [`${prefix}public-ip-overwrite`]: "203.0.113.2" } })).peers,
+    decide(node(1), node(2, { annotations: { [`${PREFIX}public-ip-overwrite`]: "203.0.113.2" } })).peers,
     [two.replace("192.168.56.12", "203.0.113.2")],
   );
 
@@ -442,32 +513,32 @@ t.test("peers: one for each other node that can be one", async (t) => {
   problem(node(3, { podCIDR: "10.244.2.128/25" }), /node-3 has the same podCIDR .* as the older Node node-2/);
   problem(node(3, { podCIDR: "nonsense" }), /node-3: spec\.podCIDR: "nonsense"/);
   problem(
-    node(3, { annotations: { [`${prefix}public-ip`]: "192.168.56.12" } }),
+    node(3, { annotations: { [`${PREFIX}public-ip`]: "192.168.56.12" } }),
     /same public IP .*Node node-2/,
   );
   problem(
-    node(3, { annotations: { [`${prefix}public-ip`]: "192.168.56.11" } }),
+    node(3, { annotations: { [`${PREFIX}public-ip`]: "192.168.56.11" } }),
     /same public IP .*Node node-1/,
   );
   problem(
-    node(3, { annotations: { [`${prefix}public-ip`]: "here" } }),
+    node(3, { annotations: { [`${PREFIX}public-ip`]: "here" } }),
     /public-ip must be an IPv4 address, not "here"/,
   );
   problem(
-    node(3, { annotations: { [`${prefix}backend-type`]: "wireguard" } }),
+    node(3, { annotations: { [`${PREFIX}backend-type`]: "wireguard" } }),
     /must be vxlan, not wireguard/,
   );
-  problem(node(3, { annotations: { [`${prefix}backend-data`]: "{" } }), /is not JSON/);
+  problem(node(3, { annotations: { [`${PREFIX}backend-data`]: "{" } }), /is not JSON/);
   problem(
-    node(3, { annotations: { [`${prefix}backend-data`]: '{"VNI":7,"VtepMAC":"x"}' } }),
+    node(3, { annotations: { [`${PREFIX}backend-data`]: '{"VNI":7,"VtepMAC":"x"}' } }),
     /must be \{"VNI":1/,
   );
   problem(
-    node(3, { annotations: { [`${prefix}backend-data`]: `{"VNI":1,"VtepMAC":"${MAC(2)}"}` } }),
+    node(3, { annotations: { [`${PREFIX}backend-data`]: `{"VNI":1,"VtepMAC":"${MAC(2)}"}` } }),
     /same VTEP MAC/,
   );
 
-  const older = node(3, { age: 0, annotations: { [`${prefix}public-ip`]: "192.168.56.11" } });
+  const older = node(3, { age: 0, annotations: { [`${PREFIX}public-ip`]: "192.168.56.11" } });
   t.match(
     decide(node(1), older).refusal,
     /node-1 has the same public IP 192\.168\.56\.11 as the older Node node-3/,
@@ -477,6 +548,50 @@ t.test("peers: one for each other node that can be one", async (t) => {
     /node-1 has the same/,
     "also before the own Node is known: it will be the newest",
   );
+});
+
+t.test("peers of both families, each from its own block and annotations", async (t) => {
+  const dual = (n: number, annotations: Record<string, string> = {}): Stored<Node> => {
+    const block = `fd00:10:244:${n}::/64`;
+    const plain = node(n, { annotations });
+    return { ...plain, spec: { podCIDR: plain.spec.podCIDR, podCIDRs: [plain.spec.podCIDR, block] } };
+  };
+  const second = (n: number) => annotationsFor([{ publicIP: `fd00:56::1${n}`, vtepMAC: MAC(n + 4) }]);
+  t.strictSame(annotationsFor([{ publicIP: "fd00:56::12", vtepMAC: MAC(6) }]), {
+    [`${PREFIX}backend-type`]: "vxlan",
+    [`${PREFIX}kube-subnet-manager`]: "true",
+    [`${PREFIX}backend-v6-data`]: `{"VNI":1,"VtepMAC":"${MAC(6)}"}`,
+    [`${PREFIX}public-ipv6`]: "fd00:56::12",
+  });
+  const self = {
+    nodeName: "node-1",
+    publicIP: "fd00:56::11",
+    podCIDR: Cidr.parse("fd00:10:244:1::/64"),
+    vtepMAC: MAC(5),
+    network: Cidr.parse("fd00:10:244::/56"),
+  };
+  const decide = (...nodes: Stored<Node>[]) => {
+    const { peers, ...rest } = desiredPeers(nodes, self);
+    return {
+      peers: peers.map((p) => `${p.node} ${p.podCIDR} ${p.vtepIP} ${p.vtepMAC} ${p.publicIP}`),
+      ...rest,
+    };
+  };
+  const two = "node-2 fd00:10:244:2::/64 fd00:10:244:2:: 02:00:00:00:00:06 fd00:56::12";
+  t.strictSame(decide(dual(2, second(2))), { peers: [two], problems: [] });
+  const only6 = { ...dual(2, second(2)), spec: { podCIDR: "fd00:10:244:2::/64" } };
+  t.strictSame(decide(only6), { peers: [two], problems: [] }, "podCIDR may be the IPv6 one");
+  t.strictSame(decide(dual(3)), { peers: [], problems: [] }, "has announced IPv4 only so far");
+  t.strictSame(decide(node(3, { annotations: second(3) })), { peers: [], problems: [] }, "has no IPv6 block");
+  t.strictSame(decide(dual(2, { ...second(2), [`${PREFIX}public-ipv6-overwrite`]: "2001:db8::2" })).peers, [
+    two.replace("fd00:56::12", "2001:db8::2"),
+  ]);
+  t.match(decide(dual(3, { ...second(3), [`${PREFIX}public-ipv6`]: "192.168.56.13" })).problems, [
+    /public-ipv6 must be an IPv6 address, not "192\.168\.56\.13"/,
+  ]);
+  t.match(decide(dual(2, second(2)), dual(3, { ...second(3), ...second(2) })).problems, [
+    /node-3 has the same public IP fd00:56::12 as the older Node node-2/,
+  ]);
 });
 
 t.test("flannel's rules", async (t) => {
@@ -494,4 +609,6 @@ t.test("flannel's rules", async (t) => {
     "! -s 10.244.0.0/16 -d 10.244.0.0/16 -j MASQUERADE --random-fully",
   ]);
   t.notMatch(text(false)?.join("\n"), /random/);
+  const six = JSON.stringify(chains({ ...V6, randomFully: true }));
+  t.match(six, /"-s","fd00:10:244::\/56","!","-d","ff00::\/8"/);
 });

@@ -220,7 +220,7 @@ t.test("freshness: a cache that lacks one's own writes is not acted upon, for te
 
 t.test("bootstrap: what a person changes or removes is put back", async (t) => {
   const { client, context, start, queued } = await alone(t);
-  const options = { serviceCIDR: "10.96.0.0/16", serverAddresses: { ip: "192.168.56.1", port: 6443 } };
+  const options = { serviceCIDRs: ["10.96.0.0/16"], serverAddresses: { ip: "192.168.56.1", port: 6443 } };
   await start(
     queued((queue) => new BootstrapController(context, queue, options)),
     queued((queue) => new NamespaceController(context, queue)),
@@ -261,7 +261,7 @@ t.test("bootstrap: what a person changes or removes is put back", async (t) => {
 
 t.test("bootstrap: an API server on loopback has no endpoint that pods could reach", async (t) => {
   const { client, context, start, queued } = await alone(t);
-  const options = { serviceCIDR: "10.96.0.0/16", serverAddresses: { ip: "127.0.0.1", port: 6443 } };
+  const options = { serviceCIDRs: ["10.96.0.0/16"], serverAddresses: { ip: "127.0.0.1", port: 6443 } };
   await start(queued((queue) => new BootstrapController(context, queue, options)));
   const slice = await eventually("the slice", () =>
     client.get(ENDPOINT_SLICES, "kubernetes", "default").catch(() => undefined),
@@ -315,7 +315,7 @@ t.test("namespace: what holds it up is told, and it goes soon after", async (t) 
 
 t.test("node-ipam: nobody gets what another Node brought along", async (t) => {
   const { client, context, start, queued, told } = await alone(t);
-  const options = { clusterCIDR: "10.244.0.0/22", nodeCIDRMaskSize: 24 };
+  const options = { clusterCIDRs: ["10.244.0.0/22"], nodeCIDRMaskSize: 24 };
   await start(queued((queue) => new NodeIpamController(context, queue, options)));
   const bringing = (name: string, podCIDR: string): Node => ({
     ...readyNode(name),
@@ -342,7 +342,7 @@ t.test("node-ipam: a subnet whose write failed is given to the same Node again",
       return refused < 4 ? Promise.reject(refusal()) : client.patch(...args);
     },
   }));
-  const options = { clusterCIDR: "10.244.0.0/23", nodeCIDRMaskSize: 24 };
+  const options = { clusterCIDRs: ["10.244.0.0/23"], nodeCIDRMaskSize: 24 };
   await start(queued((queue) => new NodeIpamController(context, queue, options)));
   await addNodes(client, 1);
   const cidr = await eventually(

@@ -414,8 +414,14 @@ t.test("node-ipam: no subnet twice", async (t) => {
   t.equal(set.allocate("f"), undefined, "exhausted");
   set.release("d");
   t.equal(String(set.allocate("f")), "10.244.2.0/24");
-  t.throws(() => cidrSets("10.244.0.0/16", 8), { message: /nodeCIDRMaskSize 8/ });
-  t.equal(cidrSets("10.244.0.0/16,fd00:10::/56", 24).length, 2);
+  t.throws(() => cidrSets(["10.244.0.0/16"], 8), { message: /nodeCIDRMaskSize 8/ });
+  const both = cidrSets(["fd00:10::/56", "10.244.0.0/16"], 24);
+  t.same(
+    both.map((s) => String(s.allocate("a"))),
+    ["fd00:10::/64", "10.244.0.0/24"],
+  );
+  t.throws(() => cidrSets(["10.244.0.0/16", "10.245.0.0/16"], 24), { message: /one IPv4 and one IPv6/ });
+  t.throws(() => cidrSets([], 24), RangeError);
 });
 
 const READY = {
@@ -463,7 +469,8 @@ function applied(existing: Stored<EndpointSlice>[], changes: SliceChanges): Stor
 }
 
 function plan(service: Stored<Service>, pods: Stored<Pod>[], existing: Stored<EndpointSlice>[]) {
-  return planSlices({ service, pods, existing, zoneOf: () => "z1", triggerTime: NOW });
+  const cpuRatios = () => undefined;
+  return planSlices({ service, pods, existing, zoneOf: () => "z1", triggerTime: NOW, cpuRatios });
 }
 
 const writes = (changes: SliceChanges) => [
@@ -601,6 +608,7 @@ t.test("endpointslice: contents", async (t) => {
     existing: [],
     zoneOf: () => undefined,
     triggerTime: undefined,
+    cpuRatios: () => undefined,
   });
   t.same(unknown.create[0]?.endpoints, [], "a pod on a node that is gone is no endpoint");
 });
@@ -884,11 +892,11 @@ interface Running extends LocalApi {
 }
 
 const OPTIONS = {
-  clusterCIDR: "10.244.0.0/16",
+  clusterCIDRs: ["10.244.0.0/16"],
   nodeCIDRMaskSize: 24,
   nodeMonitorGracePeriodSeconds: 40,
   serverAddresses: { ip: "192.168.56.1", port: 6443 },
-  serviceCIDR: "10.96.0.0/16",
+  serviceCIDRs: ["10.96.0.0/16"],
 };
 
 /** The same API, whose watches tell everything late: what a busy server does to a cache. */
@@ -1171,7 +1179,7 @@ t.test("pods wait for a node that can take them", async (t) => {
 });
 
 t.test("every node gets a subnet of its own, also after a restart, until none is left", async (t) => {
-  const options = { clusterCIDR: "10.244.0.0/22" };
+  const options = { clusterCIDRs: ["10.244.0.0/22"] };
   const api = await running(t, 3, options);
   const { client } = api;
   const cidrs = () =>

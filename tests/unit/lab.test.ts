@@ -20,6 +20,7 @@ import t from "tap";
 import type { EndpointSlice, Pod, Service, Stored } from "../../common/k8s.js";
 import { silentLogger } from "../../common/log.js";
 import {
+  bridgeAddresses,
   ConfigError,
   checkConfig,
   overrideConfig,
@@ -63,6 +64,7 @@ t.test("an empty configuration is a whole one", async (t) => {
   const config = resolveConfig(parseConfig(""));
   t.equal(config.name, "kubeplumb");
   t.same(config.networking, {
+    ipFamily: "ipv4",
     podSubnet: "10.244.0.0/16",
     serviceSubnet: "10.96.0.0/16",
     nodeSubnet: "192.168.56.0/21",
@@ -102,10 +104,11 @@ controlPlane: { apiPort: 6443, nodeMonitorGracePeriodSeconds: 5, defaultTolerati
     {
       name: "edge",
       ip: "192.168.0.11",
+      ips: ["192.168.0.11"],
       labels: { "example.com/zone": "a", empty: "" },
       taints: [{ key: "dedicated", value: "infra", effect: "NoSchedule" }],
     },
-    { name: "node-2", ip: "192.168.0.12", labels: {}, taints: [] },
+    { name: "node-2", ip: "192.168.0.12", ips: ["192.168.0.12"], labels: {}, taints: [] },
   ]);
   t.same(resolved.networking.nodePortRange, [30100, 30200]);
   t.same(resolved.images, {
@@ -120,6 +123,28 @@ controlPlane: { apiPort: 6443, nodeMonitorGracePeriodSeconds: 5, defaultTolerati
   });
   t.same(checkConfig(config), config, "an object is read like a text");
   t.equal(resolveConfig(parseConfig("nodes: 5")).nodes.length, 5);
+});
+
+t.test("both families, and IPv6 alone", async (t) => {
+  const resolve = (networking: object) => resolveConfig(checkConfig({ nodes: 2, networking }));
+  const dual = resolve({ ipFamily: "dual" });
+  t.match(dual.networking, {
+    ipFamily: "dual",
+    podSubnet: "10.244.0.0/16,fd00:10:244::/56",
+    serviceSubnet: "10.96.0.0/16,fd00:10:96::/112",
+    nodeSubnet: "192.168.56.0/21,fd00:192:168:56::/64",
+  });
+  t.match(dual.nodes, [
+    { ip: "192.168.56.11", ips: ["192.168.56.11", "fd00:192:168:56::b"] },
+    { ip: "192.168.56.12", ips: ["192.168.56.12", "fd00:192:168:56::c"] },
+  ]);
+  t.same(bridgeAddresses(dual), [
+    { address: "192.168.56.1", prefix: 21 },
+    { address: "fd00:192:168:56::1", prefix: 64 },
+  ]);
+  const six = resolve({ ipFamily: "ipv6", podSubnet: "fd01::/60" });
+  t.match(six.networking, { podSubnet: "fd01::/60", serviceSubnet: "fd00:10:96::/112" });
+  t.same(six.nodes[1]?.ips, ["fd00:192:168:56::c"]);
 });
 
 t.test("what is wrong is named: file, line, column, field, value, what is allowed", async (t) => {
@@ -163,7 +188,27 @@ t.test("what is wrong is named: file, line, column, field, value, what is allowe
       /bits are set beyond the prefix; the network is 10\.244\.0\.0\/16/,
     ],
     ["networking: { podSubnet: 127.0.0.0/16 }", /overlaps 127\.0\.0\.0\/8, which is reserved/],
-    ["networking: { podSubnet: 'fd00::/64' }", /an IPv4 network/],
+    ["networking: { podSubnet: 'fd00::/64' }", /networking\.ipFamily is ipv4: expected is one IPv4 network$/],
+    ["networking: { ipFamily: both }", /ipFamily: "both": allowed are ipv4, ipv6, dual/],
+    [
+      "networking: { ipFamily: dual, podSubnet: 10.244.0.0/16 }",
+      /podSubnet: .*ipFamily is dual: expected is one IPv4 network, a comma and one IPv6 network$/,
+    ],
+    [
+      "networking: { ipFamily: dual, nodeSubnet: 'fd01::/64,10.1.0.0/24' }",
+      /nodeSubnet: .*expected is one IPv4 network, a comma and one IPv6 network$/,
+    ],
+    ["networking: { ipFamily: ipv6, podSubnet: 'fd00::/47' }", /an IPv6 network .* from \/48 to \/64/],
+    ["networking: { ipFamily: ipv6, serviceSubnet: 'fd00::/64' }", /an IPv6 network .* from \/108 to \/124/],
+    ["networking: { ipFamily: ipv6, nodeSubnet: 'fe80::/64' }", /overlaps fe80::\/10, which is reserved/],
+    [
+      "networking: { ipFamily: dual, nodeSubnet: '10.1.0.0/24,fd00:10:244::/64' }",
+      /nodeSubnet: .*fd00:10:244::\/64 overlaps networking\.podSubnet fd00:10:244::\/56/,
+    ],
+    [
+      "networking: { ipFamily: ipv6, podSubnet: 'fd00:1::/63' }\nnodes: 3",
+      /3 hosts are too many for networking\.podSubnet fd00:1::\/63: it has 2 networks of \/64/,
+    ],
     ["networking: { iptables: ebpf }", /iptables: "ebpf": allowed are auto, nft, legacy/],
     ["networking: { nodePortRange: 30000 }", /nodePortRange: 30000: a string is expected/],
     ["networking: { nodePortRange: 9-1 }", /nodePortRange: "9-1": first-last/],
@@ -569,6 +614,13 @@ t.test("when EndpointSlices and caches have caught up", async (t) => {
   t.match(staleService([service], [], pods), /Service default\/web/);
   t.match(staleService([service], [slice("10.0.0.1", "10.0.0.3")], pods), /default\/web/);
   t.match(staleService([service], [slice("10.0.0.2")], pods), /default\/web/);
+  const both = { ...service, spec: { ...service.spec, ipFamilies: ["IPv4", "IPv6"] } };
+  const ips = { podIP: "10.0.0.1", podIPs: [{ ip: "10.0.0.1" }, { ip: "fd00::1" }] };
+  const dual = pods.map((one) => ({ ...one, status: { ...one.status, ...ips } }));
+  t.equal(staleService([both], [slice("10.0.0.1"), slice("fd00::1")], dual), undefined);
+  t.match(staleService([both], [slice("10.0.0.1")], dual), /default\/web/, "one family is not all");
+  const four = { ...both, spec: { ...both.spec, ipFamilies: ["IPv4"] } };
+  t.equal(staleService([four], [slice("10.0.0.1")], dual), undefined);
   t.equal(
     staleService([{ ...service, spec: {} }], [], pods),
     undefined,

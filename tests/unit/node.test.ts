@@ -156,8 +156,8 @@ t.test("environment of a container", async (t) => {
     configMap: (name) => (name === "conf" ? { color: "blue" } : undefined),
     secret: (name) => (name === "key" ? { token: "s3cret" } : undefined),
     nodeName: "node-1",
-    hostIP: "192.168.56.11",
-    podIP: "10.244.1.5",
+    hostIPs: ["192.168.56.11", "fd00:56::11"],
+    podIPs: ["10.244.1.5", "fd00:10:244:1::5"],
   };
   const container: Pick<Container, "env" | "envFrom"> = {
     envFrom: [
@@ -167,6 +167,8 @@ t.test("environment of a container", async (t) => {
     env: [
       { name: "NAME", valueFrom: { fieldRef: { fieldPath: "metadata.name" } } },
       { name: "IP", valueFrom: { fieldRef: { fieldPath: "status.podIP" } } },
+      { name: "IPS", valueFrom: { fieldRef: { fieldPath: "status.podIPs" } } },
+      { name: "HOSTS", valueFrom: { fieldRef: { fieldPath: "status.hostIPs" } } },
       { name: "TIER", valueFrom: { fieldRef: { fieldPath: "metadata.labels['tier']" } } },
       { name: "TOKEN", valueFrom: { secretKeyRef: { name: "key", key: "token" } } },
       { name: "URL", value: "http://$(IP)/$(NAME)/$(LATER)" },
@@ -180,6 +182,8 @@ t.test("environment of a container", async (t) => {
     C_color: "blue",
     NAME: "web-1",
     IP: "10.244.1.5",
+    IPS: "10.244.1.5,fd00:10:244:1::5",
+    HOSTS: "192.168.56.11,fd00:56::11",
     TIER: "front",
     TOKEN: "s3cret",
     URL: "http://10.244.1.5/web-1/$(LATER)",
@@ -213,8 +217,9 @@ t.test("files of a pod", async (t) => {
     subdomain: "pg",
     hostAliases: [{ ip: "10.0.0.1", hostnames: ["a", "b"] }],
   });
-  const hosts = podHostsFile(named, "10.244.1.5", "cluster.local");
+  const hosts = podHostsFile(named, ["10.244.1.5", "fd00:10:244:1::5"], "cluster.local");
   t.match(hosts, /^10\.244\.1\.5\tdb\.pg\.shop\.svc\.cluster\.local\tdb$/m);
+  t.match(hosts, /^fd00:10:244:1::5\tdb\.pg\.shop\.svc\.cluster\.local\tdb$/m);
   t.match(hosts, /^# Entries added by HostAliases\.\n10\.0\.0\.1\ta\tb$/m);
   t.equal(
     hostNetworkHostsFile(named, "127.0.0.1 localhost\n\n"),
@@ -280,8 +285,8 @@ const podFacts = (containers: ContainerFacts[], init: ContainerFacts[] = []): Po
   containers,
   init,
   sandboxReady: true,
-  hostIP: "192.168.56.11",
-  podIP: "10.244.1.5",
+  hostIPs: ["192.168.56.11"],
+  podIPs: ["10.244.1.5"],
   startTime: "2026-11-21T00:00:00Z",
 });
 
@@ -361,6 +366,18 @@ t.test("status of a pod", async (t) => {
     podIP: "10.244.1.5",
     podIPs: [{ ip: "10.244.1.5" }],
     hostIP: "192.168.56.11",
+  });
+
+  const dual = {
+    ...podFacts([facts("a", running)]),
+    hostIPs: ["192.168.56.11", "fd00:56::11"],
+    podIPs: ["10.244.1.5", "fd00:10:244:1::5"],
+  };
+  t.match(podStatus(subject, dual, undefined, now), {
+    podIP: "10.244.1.5",
+    podIPs: [{ ip: "10.244.1.5" }, { ip: "fd00:10:244:1::5" }],
+    hostIP: "192.168.56.11",
+    hostIPs: [{ ip: "192.168.56.11" }, { ip: "fd00:56::11" }],
   });
 
   const later = "2026-11-21T00:00:09Z";
@@ -832,7 +849,7 @@ t.test("mounts of a process", async (t) => {
 t.test("the Node object", async (t) => {
   const nodeFacts: NodeFacts = {
     name: "node-1",
-    nodeIP: "192.168.56.11",
+    nodeIPs: ["192.168.56.11", "fd00:56::11"],
     labels: { zone: "a" },
     taints: [],
     arch: "amd64",
@@ -878,7 +895,16 @@ t.test("the Node object", async (t) => {
   });
   const nodes = [other("node-1", "192.168.56.11"), other("node-2", "192.168.56.12")];
   t.equal(addressHolder(nodes, nodeFacts), undefined, "the node itself may have it");
-  t.equal(addressHolder([...nodes, other("node-3", "192.168.56.11")], nodeFacts)?.metadata.name, "node-3");
+  t.match(addressHolder([...nodes, other("node-3", "192.168.56.11")], nodeFacts), {
+    node: { metadata: { name: "node-3" } },
+    ip: "192.168.56.11",
+  });
+  t.match(addressHolder([...nodes, other("node-3", "fd00:56::11")], nodeFacts), { ip: "fd00:56::11" });
+  t.same(up.addresses, [
+    { type: "InternalIP", address: "192.168.56.11" },
+    { type: "InternalIP", address: "fd00:56::11" },
+    { type: "Hostname", address: "node-1" },
+  ]);
   t.equal(
     prettyName('NAME=x\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n'),
     "Debian GNU/Linux 12 (bookworm)",

@@ -4,16 +4,20 @@
 import type { Rule } from "../../iptables/index.js";
 import type { Endpoint, ServicePort } from "../model.js";
 import { endpointChain } from "../names.js";
-import { jump, rule } from "./context.js";
+import { endpointRule, jump, type RuleContext } from "./context.js";
 
 /** Before any balancing: who was seen at an endpoint within the time-out goes there again. */
-export function affinityRules(port: ServicePort, endpoints: readonly Endpoint[]): Rule[] {
+export function affinityRules(
+  port: ServicePort,
+  endpoints: readonly Endpoint[],
+  context: RuleContext,
+): Rule[] {
   if (!port.affinitySeconds) return [];
   const seconds = String(port.affinitySeconds);
   return endpoints.map((endpoint) => {
     const chain = endpointChain(port, endpoint);
     const seen = ["-m", "recent", "--name", chain, "--rcheck", "--seconds", seconds, "--reap"];
-    return rule(`${port.id} -> ${endpoint.text}`, ...seen, ...jump(chain));
+    return endpointRule(context, `${port.id} -> ${endpoint.text}`, ...seen, ...jump(chain));
   });
 }
 

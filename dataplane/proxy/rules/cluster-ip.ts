@@ -20,6 +20,6 @@ export function internalMasqueradeRules({ port }: Decision, context: RuleContext
   const match = matchPort(port, port.port, port.clusterIP);
   const comment = `${port.id} cluster IP`;
   if (context.masqueradeAll) return [rule(comment, ...match, ...jump(KUBE_MARK_MASQ))];
-  if (!context.clusterCIDR) return [];
-  return [rule(comment, ...match, "!", "-s", context.clusterCIDR, ...jump(KUBE_MARK_MASQ))];
+  if (!context.localDetector) return [];
+  return [rule(comment, ...match, ...context.localDetector.isNotLocal, ...jump(KUBE_MARK_MASQ))];
 }

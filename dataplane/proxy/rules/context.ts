@@ -1,35 +1,42 @@
 // What rule writers need besides the service port, and the few phrases that they all use.
 // Pure; the words are those of iptables(8) and iptables-extensions(8).
 
-import type { Rule, TableName } from "../../iptables/index.js";
+import type { Rule } from "../../iptables/index.js";
 import type { ServicePort } from "../model.js";
+import type { NodePlace } from "../topology.js";
+import type { LocalDetector } from "./local-detector.js";
 
 /** The node's side of every decision; the same for all service ports. */
 export interface RuleContext {
   readonly family: 4 | 6;
-  /** Sources inside are pods of this cluster (detect-local mode ClusterCIDR); absent: nobody is known to be. */
-  readonly clusterCIDR?: string | undefined;
+  readonly place: NodePlace;
+  /** The node's own address; undefined when it has none of the family. */
+  readonly nodeIP: string | undefined;
+  /** What pods of this cluster are known by; undefined: nobody is known to be one. */
+  readonly localDetector: LocalDetector | undefined;
   /** Masquerade everything that goes to a ClusterIP (--masquerade-all). */
   readonly masqueradeAll: boolean;
+  /** A single bit, as hexadecimal number; always used as value and mask, so that others' bits survive. */
+  readonly masqueradeMark: string;
+  /** Addresses that answer on node ports; undefined: every address of the host. */
+  readonly nodePortIPs: readonly string[] | undefined;
   /** NodePorts answer on 127.0.0.1 too (--iptables-localhost-nodeports; IPv4 only). */
   readonly localhostNodePorts: boolean;
+  /** Rules about single endpoints say which; in a large cluster that is almost half of all text. */
+  readonly endpointComments: boolean;
   /** MASQUERADE takes --random-fully. */
   readonly randomFully: boolean;
   /** The kernel accepts TCP outside the window (nf_conntrack_tcp_be_liberal), so INVALID need not be dropped. */
   readonly tcpBeLiberal: boolean;
 }
 
-/** Bit 14 (--iptables-masquerade-bit): always used as value and mask, so that others' bits survive. */
-export const MASQUERADE_MARK = "0x4000";
-
 export function rule(comment: string | undefined, ...args: string[]): Rule {
   return comment === undefined ? { args } : { comment, args };
 }
 
-/** A top-level chain: one that collects rules of many service ports. */
-export interface TopChain {
-  readonly table: TableName;
-  readonly chain: string;
+/** A rule about one endpoint: the comment goes first when there are too many of them. */
+export function endpointRule({ endpointComments }: RuleContext, comment: string, ...args: string[]): Rule {
+  return rule(endpointComments ? comment : undefined, ...args);
 }
 
 /** Packets to `ip` (any destination when absent) and `port` in the service port's protocol. */

@@ -3,7 +3,7 @@
 
 import { externallyAccessible, type PortState, type ServicePort } from "../model.js";
 import { type PortChains, portChains } from "../names.js";
-import { type Selection, selectEndpoints } from "../topology.js";
+import { type NodePlace, type Selection, selectEndpoints } from "../topology.js";
 
 /** Where traffic ends that has nowhere to go, and the comment that tells why. */
 export interface DeadEnd {
@@ -24,15 +24,17 @@ export interface Decision {
   readonly external: string | undefined;
   /** The EXT chain is needed. */
   readonly hasExternalChain: boolean;
+  /** The FW chain is needed: it stands between the load-balancer addresses and EXT. */
+  readonly hasSourceRanges: boolean;
   /** Set when traffic to the ClusterIP must end in the filter table. */
   readonly internalDeadEnd: DeadEnd | undefined;
   /** The same for external IPs, load-balancer IPs and node ports. */
   readonly externalDeadEnd: DeadEnd | undefined;
 }
 
-export function decide(state: PortState): Decision {
+export function decide(state: PortState, place: NodePlace): Decision {
   const { port } = state;
-  const selection = selectEndpoints(state);
+  const selection = selectEndpoints(state, place);
   const chains = portChains(port);
   const hasClusterChain = selection.cluster.length > 0;
   const hasLocalChain = selection.local.length > 0;
@@ -51,6 +53,7 @@ export function decide(state: PortState): Decision {
     internal,
     external,
     hasExternalChain: selection.any && externallyAccessible(port),
+    hasSourceRanges: selection.any && port.loadBalancerIPs.length > 0 && port.sourceRanges.length > 0,
     internalDeadEnd: internal ? undefined : deadEnd(port, selection.any),
     externalDeadEnd: external ? undefined : deadEnd(port, selection.any),
   };

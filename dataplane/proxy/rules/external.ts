@@ -1,19 +1,20 @@
 // Traffic from outside: external IPs, load-balancer IPs and node ports, and the EXT chain that they all enter.
-// Pure. Source ranges (the FW chain) will stand between a load-balancer IP and EXT.
+// Pure. Which of the host's addresses answer on node ports says node-ports.ts, who may use a load-balancer IP
+// source-ranges.ts.
 
 import type { Rule } from "../../iptables/index.js";
-import { KUBE_MARK_MASQ, KUBE_NODEPORTS } from "../names.js";
-import { jump, matchPort, type RuleContext, rule, TO_THIS_HOST } from "./context.js";
+import { KUBE_MARK_MASQ } from "../names.js";
+import { jump, matchPort, type RuleContext, rule } from "./context.js";
 import type { Decision } from "./decision.js";
 
 /** nat KUBE-SERVICES. */
-export function externalIPRules({ port, hasExternalChain, chains }: Decision): Rule[] {
+export function externalIPRules({ port, hasExternalChain, hasSourceRanges, chains }: Decision): Rule[] {
   if (!hasExternalChain) return [];
-  const to = (ip: string, kind: string) =>
-    rule(`${port.id} ${kind}`, ...matchPort(port, port.port, ip), ...jump(chains.ext));
+  const to = (ip: string, kind: string, chain: string) =>
+    rule(`${port.id} ${kind}`, ...matchPort(port, port.port, ip), ...jump(chain));
   return [
-    ...port.externalIPs.map((ip) => to(ip, "external IP")),
-    ...port.loadBalancerIPs.map((ip) => to(ip, "loadbalancer IP")),
+    ...port.externalIPs.map((ip) => to(ip, "external IP", chains.ext)),
+    ...port.loadBalancerIPs.map((ip) => to(ip, "loadbalancer IP", hasSourceRanges ? chains.fw : chains.ext)),
   ];
 }
 
@@ -21,21 +22,6 @@ export function externalIPRules({ port, hasExternalChain, chains }: Decision): R
 export function nodePortRules({ port, hasExternalChain, chains }: Decision): Rule[] {
   if (!hasExternalChain || !port.nodePort) return [];
   return [rule(port.id, ...matchPort(port, port.nodePort), ...jump(chains.ext))];
-}
-
-/**
- * The last rule of nat KUBE-SERVICES: whatever is addressed to this host and was not a service IP. Without
- * localhost node ports 127/8 is left out; IPv6 has no route_localnet, so ::1 always is.
- */
-export function nodePortTailRule(context: RuleContext): Rule {
-  const loopback = context.family === 6 ? "::1/128" : "127.0.0.0/8";
-  const except = context.localhostNodePorts ? [] : ["!", "-d", loopback];
-  return rule(
-    "kubernetes service nodeports; NOTE: this must be the last rule in this chain",
-    ...TO_THIS_HOST,
-    ...except,
-    ...jump(KUBE_NODEPORTS),
-  );
 }
 
 /** nat KUBE-EXT-x. */
@@ -58,9 +44,9 @@ function masqueradeAll(id: string): Rule {
 function localPolicySources({ port, chains }: Decision, context: RuleContext): Rule[] {
   const rules: Rule[] = [];
   const fromHost = ["-m", "addrtype", "--src-type", "LOCAL"];
-  if (context.clusterCIDR) {
+  if (context.localDetector) {
     const comment = `pod traffic for ${port.id} external destinations`;
-    rules.push(rule(comment, "-s", context.clusterCIDR, ...jump(chains.svc)));
+    rules.push(rule(comment, ...context.localDetector.isLocal, ...jump(chains.svc)));
   }
   rules.push(
     rule(

@@ -13,10 +13,12 @@ import {
   KUBE_PROXY_FIREWALL,
   KUBE_SERVICES,
 } from "../names.js";
-import { jump, MASQUERADE_MARK, type RuleContext, rule } from "./context.js";
-import { nodePortTailRule } from "./external.js";
+import { jump, type RuleContext, rule } from "./context.js";
+import { nodePortTailRules } from "./node-ports.js";
 
-const MARKED = `${MASQUERADE_MARK}/${MASQUERADE_MARK}`;
+function marked({ masqueradeMark }: RuleContext): string {
+  return `${masqueradeMark}/${masqueradeMark}`;
+}
 
 /**
  * Lets service traffic past a FORWARD policy of DROP. A packet that conntrack calls INVALID would not be translated
@@ -26,7 +28,7 @@ export function forwardRules(context: RuleContext): Rule[] {
   const invalid = rule(undefined, "-m", "conntrack", "--ctstate", "INVALID", ...jump("DROP"));
   return [
     ...(context.tcpBeLiberal ? [] : [invalid]),
-    rule("kubernetes forwarding rules", "-m", "mark", "--mark", MARKED, ...jump("ACCEPT")),
+    rule("kubernetes forwarding rules", "-m", "mark", "--mark", marked(context), ...jump("ACCEPT")),
     rule(
       "kubernetes forwarding conntrack rule",
       ...["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"],
@@ -45,18 +47,14 @@ export function firewallRules(): Rule[] {
 export function postroutingRules(context: RuleContext): Rule[] {
   const random = context.randomFully ? ["--random-fully"] : [];
   return [
-    rule(undefined, "-m", "mark", "!", "--mark", MARKED, ...jump("RETURN")),
-    rule(undefined, "-j", "MARK", "--xor-mark", MASQUERADE_MARK),
+    rule(undefined, "-m", "mark", "!", "--mark", marked(context), ...jump("RETURN")),
+    rule(undefined, "-j", "MARK", "--xor-mark", context.masqueradeMark),
     rule("kubernetes service traffic requiring SNAT", "-j", "MASQUERADE", ...random),
   ];
 }
 
-export function markRules(): Rule[] {
-  return [rule(undefined, "-j", "MARK", "--or-mark", MASQUERADE_MARK)];
-}
-
-export function hasFirewallChain(context: RuleContext): boolean {
-  return context.family === 4 && context.localhostNodePorts;
+export function markRules({ masqueradeMark }: RuleContext): Rule[] {
+  return [rule(undefined, "-j", "MARK", "--or-mark", masqueradeMark)];
 }
 
 /** Every chain whose content depends on the node alone; the canaries among them. */
@@ -66,11 +64,10 @@ export function fixedChains(context: RuleContext): Chain[] {
     { table: "mangle", name: KUBE_PROXY_CANARY, rules: [] },
     { table: "filter", name: KUBE_PROXY_CANARY, rules: [] },
     { table: "filter", name: KUBE_FORWARD, rules: forwardRules(context) },
-    { table: "filter", name: KUBE_PROXY_FIREWALL, rules: [] },
-    ...(hasFirewallChain(context) ? [firewall] : []),
+    ...(context.localhostNodePorts ? [firewall] : []),
     { table: "nat", name: KUBE_PROXY_CANARY, rules: [] },
     { table: "nat", name: KUBE_POSTROUTING, rules: postroutingRules(context) },
-    { table: "nat", name: KUBE_MARK_MASQ, rules: markRules() },
+    { table: "nat", name: KUBE_MARK_MASQ, rules: markRules(context) },
   ];
 }
 
@@ -86,14 +83,17 @@ function jumpAt(
   return { table, chain, rule: [...match, "-m", "comment", "--comment", comment, "-j", target] };
 }
 
-/** The jumps into our chains, in the order in which they stand at the head of each built-in chain. */
-export function entryJumps(context: RuleContext): RuleAt[] {
+/**
+ * The jumps into our chains, in the order in which they stand at the head of each built-in chain. KUBE-FIREWALL is
+ * entered only where loopback is opened to routing.
+ */
+export function entryJumps({ localhostNodePorts }: Pick<RuleContext, "localhostNodePorts">): RuleAt[] {
   const portals = "kubernetes service portals";
   const external = "kubernetes externally-visible service portals";
   const balancer = "kubernetes load balancer firewall";
   const health = "kubernetes health check service ports";
   const localnet = (chain: string): RuleAt[] =>
-    hasFirewallChain(context) ? [{ table: "filter", chain, rule: ["-j", KUBE_FIREWALL] }] : [];
+    localhostNodePorts ? [{ table: "filter", chain, rule: ["-j", KUBE_FIREWALL] }] : [];
   return [
     jumpAt("filter", "INPUT", KUBE_PROXY_FIREWALL, balancer),
     jumpAt("filter", "INPUT", KUBE_NODEPORTS, health, []),
@@ -122,8 +122,8 @@ export function sentinelRules(context: RuleContext): RuleAt[] {
     }));
   return [
     ...entryJumps(context),
-    ...inChain(KUBE_MARK_MASQ, markRules()),
+    ...inChain(KUBE_MARK_MASQ, markRules(context)),
     ...inChain(KUBE_POSTROUTING, postroutingRules(context)),
-    ...inChain(KUBE_SERVICES, [nodePortTailRule(context)]),
+    ...inChain(KUBE_SERVICES, nodePortTailRules(context)),
   ];
 }

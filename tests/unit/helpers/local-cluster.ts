@@ -25,12 +25,12 @@ export interface LocalApi {
 }
 
 /** An empty API on a store in a temporary folder; warnings and errors are logged to stderr at `level`. */
-export async function openLocalApi(level = "error"): Promise<LocalApi> {
+export async function openLocalApi(level = "error", serviceCIDRs = ["10.96.0.0/16"]): Promise<LocalApi> {
   const dir = mkdtempSync(join(tmpdir(), "kubeplumb-test-"));
   const log = createLogger("test", { level });
   const store = await LmdbStore.open<Stored>({ path: join(dir, "store"), codec: objectCodec });
   const definitions = createResources({
-    serviceCIDRs: ["10.96.0.0/16"],
+    serviceCIDRs,
     nodePortRange: [30000, 32767],
     defaultTolerationSeconds: 300,
   });
