@@ -71,6 +71,9 @@ export type {
   Toleration,
 };
 
+/** With the field that kubernetes-types does not have yet: forNodes (KEP-3015, v1 since 1.35). */
+export type EndpointHints = NonNullable<Endpoint["hints"]> & { forNodes?: { name: string }[] };
+
 /** Any API object as a client may send it: everything optional. */
 export interface KubeObject {
   apiVersion?: string;

@@ -33,9 +33,12 @@ export interface ControlOptions {
   /** A unix socket on which everybody who may open it is the administrator. */
   socketPath?: string;
   clusterName: string;
-  clusterCIDR?: string;
+  /** Of pods: one network, or one of each family. */
+  clusterCIDRs?: readonly string[];
+  /** Of IPv4; a Node's IPv6 subnet is always a /64. */
   nodeCIDRMaskSize?: number;
-  serviceCIDR?: string;
+  /** Of ClusterIPs: one range, or one of each family, the default family first. */
+  serviceCIDRs?: readonly string[];
   nodePortRange?: [number, number];
   kubelet: KubeletConnector;
   nodeMonitorGracePeriodSeconds?: number;
@@ -99,7 +102,8 @@ function kubeconfig(name: string, server: string, { ca, admin }: Pki): string {
  */
 export async function startControl(options: ControlOptions): Promise<Control> {
   const { dataDir, listen, socketPath, log } = options;
-  const serviceCIDR = options.serviceCIDR ?? "10.96.0.0/16";
+  const serviceCIDRs = options.serviceCIDRs ?? ["10.96.0.0/16"];
+  const [serviceCIDR = ""] = serviceCIDRs;
   const undo: (() => Promise<void> | void)[] = [];
   const close = async (): Promise<void> => {
     for (const step of undo.splice(0).reverse()) await step();
@@ -111,7 +115,7 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     ]);
     undo.push(() => store.close());
     const definitions = createResources({
-      serviceCIDR,
+      serviceCIDRs,
       nodePortRange: options.nodePortRange ?? [30000, 32767],
       defaultTolerationSeconds: options.defaultTolerationSeconds ?? 300,
     });
@@ -137,11 +141,11 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     const controllers = startControllers({
       client,
       informers,
-      clusterCIDR: options.clusterCIDR ?? "10.244.0.0/16",
+      clusterCIDRs: options.clusterCIDRs ?? ["10.244.0.0/16"],
       nodeCIDRMaskSize: options.nodeCIDRMaskSize ?? 24,
       nodeMonitorGracePeriodSeconds: options.nodeMonitorGracePeriodSeconds ?? 40,
       serverAddresses: options.advertise ?? { ip: host, port },
-      serviceCIDR,
+      serviceCIDRs,
       log,
     });
     undo.push(() => controllers.stop());

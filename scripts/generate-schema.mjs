@@ -36,6 +36,7 @@ const ROOTS = {
   "autoscaling/v1": ["Scale"],
   "coordination/v1": ["Lease", "LeaseList"],
   "discovery/v1": ["EndpointSlice", "EndpointSliceList"],
+  "events/v1": ["Event", "EventList"],
   "policy/v1": ["Eviction"],
   "meta/v1": [
     "APIGroup",

@@ -9,7 +9,7 @@ import { ChildChannel } from "../../lab/channel.js";
 import { removeTree } from "../../lab/files.js";
 import { stopProcess } from "../../lab/launch.js";
 import { startPublishing } from "../../lab/publishing.js";
-import { API_PORT, bridgeAddress } from "../../lab/resolve.js";
+import { API_PORT, bridgeAddresses, NODE_CIDR_MASK_SIZE, networksOf } from "../../lab/resolve.js";
 import { type ClusterPaths, clusterPaths, contextName, readConfig, removeIfEmpty } from "../../lab/state.js";
 
 const dir = process.argv.find((argument) => argument.startsWith("--kubeplumb-control="))?.split("=")[1];
@@ -41,12 +41,12 @@ try {
   const control = await startControl({
     dataDir: paths.data,
     listen: { host: "127.0.0.1", port: controlPlane.apiPort },
-    advertise: { ip: bridgeAddress(config).address, port: API_PORT },
+    advertise: { ip: bridgeAddresses(config)[0]?.address ?? "", port: API_PORT },
     socketPath: paths.controlSocket,
     clusterName: config.name,
-    clusterCIDR: networking.podSubnet,
-    nodeCIDRMaskSize: 24,
-    serviceCIDR: networking.serviceSubnet,
+    clusterCIDRs: networksOf(networking.podSubnet).map(String),
+    nodeCIDRMaskSize: NODE_CIDR_MASK_SIZE[4],
+    serviceCIDRs: networksOf(networking.serviceSubnet).map(String),
     nodePortRange: networking.nodePortRange,
     kubelet: (node) => ({ socketPath: paths.labSocket, pathPrefix: `/nodes/${node.metadata.name}` }),
     nodeMonitorGracePeriodSeconds: controlPlane.nodeMonitorGracePeriodSeconds,

@@ -5,6 +5,7 @@ import type { KubeObject, Stored } from "../../common/k8s.js";
 import type { Logger } from "../../common/log.js";
 import type { RequestContext, ResourceDefinition } from "../resources/types.js";
 import type { Store } from "../store/store.js";
+import { ConvertingStore, type KindStore } from "./converting-store.js";
 import { Decoders } from "./decode.js";
 import { ProtobufReader } from "./protobuf.js";
 import type { Schema } from "./schema.js";
@@ -21,9 +22,11 @@ export class Kind {
   readonly apiVersion: string;
   /** Key prefix of all its objects. */
   readonly prefix: string;
+  readonly store: KindStore;
 
-  constructor(definition: ResourceDefinition) {
+  constructor(definition: ResourceDefinition, store: KindStore) {
     this.definition = definition;
+    this.store = definition.conversion ? new ConvertingStore(store, definition.conversion) : store;
     this.resource = definition.resource;
     this.apiVersion = apiVersionOf(definition.resource);
     this.prefix = `/registry/${definition.resource.plural}/`;
@@ -65,7 +68,7 @@ export class Engine {
     this.decoders = new Decoders(schema);
     this.protobuf = new ProtobufReader(schema);
     this.log = log;
-    this.kinds = definitions.map((definition) => new Kind(definition));
+    this.kinds = definitions.map((definition) => new Kind(definition, store));
     for (const kind of this.kinds) {
       const { group, version, plural } = kind.resource;
       this.#byResource.set(`${group}/${version}/${plural}`, kind);

@@ -142,7 +142,7 @@ export class Reader {
 
   /** @throws StatusError NotFound */
   async get(kind: Kind, namespace: string | undefined, name: string): Promise<Stored> {
-    const entry = await this.#engine.store.get(kind.key(namespace, name));
+    const entry = await kind.store.get(kind.key(namespace, name));
     if (!entry) throw notFound(kind.resource, name);
     return entry.value;
   }
@@ -177,7 +177,7 @@ export class Reader {
     options: { after?: string; revision?: number; limit?: number },
   ): Promise<RangeResult<Stored>> {
     try {
-      return await this.#engine.store.range(prefix, options);
+      return await kind.store.range(prefix, options);
     } catch (error) {
       if (error instanceof FutureRevisionError) throw futureResourceVersion(error.revision, error.current);
       if (!(error instanceof CompactedError)) throw error;

@@ -20,7 +20,7 @@ export class Registry {
     this.engine = engine;
     this.reader = new Reader(engine);
     this.writer = new Writer(engine);
-    this.remover = new Remover(engine, this.reader);
+    this.remover = new Remover(this.reader);
     this.subresources = new Subresources(engine, this.reader, this.writer, this.remover);
   }
 

@@ -4,7 +4,7 @@
 import type { DeleteOptions, ListOptions } from "../../common/client.js";
 import type { Status, Stored, StoredMeta } from "../../common/k8s.js";
 import { type Entry, RevisionMismatch } from "../store/store.js";
-import { draftOf, type Engine, type Kind, timestamp, type User } from "./engine.js";
+import { draftOf, type Kind, timestamp, type User } from "./engine.js";
 import { isHeld } from "./metadata.js";
 import type { Reader } from "./read.js";
 import * as status from "./status.js";
@@ -110,11 +110,9 @@ function plan(kind: Kind, object: Stored, options: DeleteOptions, now: number): 
 }
 
 export class Remover {
-  readonly #engine: Engine;
   readonly #reader: Reader;
 
-  constructor(engine: Engine, reader: Reader) {
-    this.#engine = engine;
+  constructor(reader: Reader) {
     this.#reader = reader;
   }
 
@@ -125,7 +123,7 @@ export class Remover {
       throw status.forbidden(kind.resource, name, "this namespace may not be deleted");
     const key = kind.key(namespace, name);
     for (let attempt = 1; ; attempt++) {
-      const entry = await this.#engine.store.get(key);
+      const entry = await kind.store.get(key);
       if (!entry) throw status.notFound(kind.resource, name);
       checkPreconditions(kind, entry.value, options);
       try {
@@ -137,7 +135,7 @@ export class Remover {
   }
 
   async #execute(kind: Kind, key: string, entry: Entry<Stored>, options: DeleteOptions): Promise<Deleted> {
-    const { store } = this.#engine;
+    const { store } = kind;
     const { name, uid } = entry.value.metadata;
     const planned = plan(kind, entry.value, options, Date.now());
     if (planned.action === "nothing") return { gone: false, object: entry.value };

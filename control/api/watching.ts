@@ -2,10 +2,12 @@
 
 import type { WatchEvent, WatchOptions } from "../../common/client.js";
 import type { KubeObject, Stored } from "../../common/k8s.js";
+import type { FieldError } from "../resources/types.js";
+import { forbidden, invalidStatus, notSupported } from "../resources/validation/field.js";
 import { CompactedError, FutureRevisionError, type StoreEvent, type Watch } from "../store/store.js";
 import type { Engine, Kind } from "./engine.js";
 import { parseResourceVersion, Selection } from "./read.js";
-import { badRequest, expired } from "./status.js";
+import { expired } from "./status.js";
 
 export type ObjectEvent = WatchEvent<KubeObject>;
 
@@ -51,20 +53,17 @@ function bookmarkOf(kind: Kind, revision: number, annotations?: Record<string, s
 }
 
 /** Refuses combinations of parameters that have no meaning, as the real server does. */
-function checkInitialEvents(request: WatchRequest): void {
-  if (request.sendInitialEvents === undefined) {
-    if (request.resourceVersionMatch !== undefined)
-      throw badRequest(
-        "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-      );
-    return;
-  }
-  if (request.resourceVersionMatch !== "NotOlderThan")
-    throw badRequest(
-      "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+function checkInitialEvents({ sendInitialEvents, resourceVersionMatch: match }: WatchRequest): void {
+  const errors: FieldError[] = [];
+  const field = "resourceVersionMatch";
+  if (sendInitialEvents !== undefined && match !== "NotOlderThan")
+    errors.push(forbidden(field, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+  if (sendInitialEvents === undefined && match !== undefined)
+    errors.push(
+      forbidden(field, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
     );
-  if (request.sendInitialEvents && !request.allowWatchBookmarks)
-    throw badRequest("allowWatchBookmarks: Forbidden: sendInitialEvents requires allowWatchBookmarks");
+  if (match === "Exact") errors.push(notSupported(field, match, ["NotOlderThan"]));
+  if (errors.length > 0) throw invalidStatus({ group: "meta.k8s.io", kind: "ListOptions" }, "", errors);
 }
 
 /**
@@ -86,14 +85,14 @@ export async function startWatch(
   if (wantsState) {
     const current = await engine.store.revision();
     if (from > current) throw tooNew(from, current);
-    const state = await engine.store.range(prefix);
+    const state = await kind.store.range(prefix);
     for (const { value } of state.entries)
       if (selection.matches(value)) sink.event({ type: "ADDED", object: value });
     from = state.revision;
-    if (request.sendInitialEvents)
+    if (request.sendInitialEvents && request.allowWatchBookmarks)
       sink.event(bookmarkOf(kind, from, { "k8s.io/initial-events-end": "true" }));
   } else if (from === 0) from = await engine.store.revision();
-  const watch = await openWatch(engine, prefix, from, {
+  const watch = await openWatch(kind, prefix, from, {
     event: (event) => {
       const mapped = eventFor(selection, event);
       if (mapped) sink.event(mapped);
@@ -104,13 +103,13 @@ export async function startWatch(
 }
 
 async function openWatch(
-  engine: Engine,
+  kind: Kind,
   prefix: string,
   from: number,
   sink: { event(event: StoreEvent<Stored>): void; end(error?: Error): void },
 ): Promise<Watch> {
   try {
-    return await engine.store.watch(prefix, from, sink);
+    return await kind.store.watch(prefix, from, sink);
   } catch (error) {
     if (error instanceof CompactedError)
       throw expired(`too old resource version: ${error.revision} (${error.compacted})`);

@@ -72,7 +72,7 @@ export class Writer {
       kind.definition.prepareForCreate?.(draft, context);
       this.#validate(kind, draft, undefined);
       const key = kind.key(namespace, name);
-      const taken = (await this.#engine.store.get(key)) !== undefined;
+      const taken = (await kind.store.get(key)) !== undefined;
       if (taken && generate && attempt < MAX_NAME_ATTEMPTS) continue;
       if (taken) throw status.alreadyExists(kind.resource, name);
       return { object: await this.#write(kind, key, draft, undefined, dryRun), warnings };
@@ -88,7 +88,7 @@ export class Writer {
     const { name, part } = modification;
     const key = kind.key(namespace, name);
     for (let attempt = 1; ; attempt++) {
-      const entry = await this.#engine.store.get(key);
+      const entry = await kind.store.get(key);
       if (!entry) throw status.notFound(kind.resource, name);
       const old = entry.value;
       const { object: changed, warnings } = modification.change(old);
@@ -166,7 +166,7 @@ export class Writer {
       return object;
     }
     try {
-      const written = await this.#engine.store.put(key, object, entry?.revision ?? 0);
+      const written = await kind.store.put(key, object, entry?.revision ?? 0);
       reservation?.commit();
       return written.value;
     } catch (error) {
@@ -179,7 +179,7 @@ export class Writer {
 
   async #deleteFinished(kind: Kind, object: Stored, entry: Entry<Stored>, dryRun: boolean): Promise<Stored> {
     if (dryRun) return object;
-    const { value } = await this.#engine.store.delete(entry.key, entry.revision);
+    const { value } = await kind.store.delete(entry.key, entry.revision);
     kind.definition.released?.(value);
     const { resourceVersion } = value.metadata;
     return { ...object, metadata: { ...object.metadata, resourceVersion } };

@@ -21,7 +21,8 @@ import { SERVICE_NAME } from "./endpointslice-plan.js";
 import type { Reconciler } from "./reconcile.js";
 
 export interface BootstrapOptions {
-  serviceCIDR: string;
+  /** The Service default/kubernetes has the first address of the first one. */
+  serviceCIDRs: readonly string[];
   /** Where the API server listens. */
   serverAddresses: { ip: string; port: number };
 }
@@ -34,14 +35,14 @@ const PORT_NAME = "https";
 const SKIP_MIRROR = "endpointslice.kubernetes.io/skip-mirror";
 const LABELS = { component: "apiserver", provider: "kubernetes" };
 
-function kubernetesService({ serviceCIDR, serverAddresses }: BootstrapOptions): Service {
+function kubernetesService({ serviceCIDRs, serverAddresses }: BootstrapOptions): Service {
   return {
     apiVersion: "v1",
     kind: "Service",
     metadata: { name: NAME, namespace: NAMESPACE, labels: LABELS },
     spec: {
       type: "ClusterIP",
-      clusterIP: Cidr.parse(serviceCIDR).at(1),
+      clusterIP: Cidr.parse(serviceCIDRs[0] ?? "").at(1),
       ports: [{ name: PORT_NAME, protocol: "TCP", port: 443, targetPort: serverAddresses.port }],
       sessionAffinity: "None",
     },

@@ -4,10 +4,12 @@
 import { ipFamily } from "../../common/ip.js";
 import type { Endpoint, EndpointPort, EndpointSlice, Pod, Service, Stored } from "../../common/k8s.js";
 import { semanticallyEqual } from "./canonical.js";
+import { hintSlices } from "./endpointslice-hints.js";
 import { controllerReference } from "./owners.js";
 import { isPodReady, podAddresses } from "./pod-state.js";
 import { endpointHostname, isEndpoint, TRIGGER_TIME, targetPortOf } from "./service-pods.js";
 import { timestamp } from "./time.js";
+import type { CpuRatios, SliceDraft } from "./topology-hints.js";
 
 export const MAX_ENDPOINTS = 100;
 export const MANAGED_BY = "endpointslice.kubernetes.io/managed-by";
@@ -19,6 +21,8 @@ export interface SliceChanges {
   create: EndpointSlice[];
   update: Stored<EndpointSlice>[];
   delete: Stored<EndpointSlice>[];
+  /** By family: why a Service with topology-mode Auto gets no hints; undefined when there is nothing to say. */
+  hintProblems: Map<string, string | undefined>;
 }
 
 export interface SliceInput {
@@ -30,6 +34,8 @@ export interface SliceInput {
   zoneOf(nodeName: string): string | undefined;
   /** For the annotation last-change-trigger-time, milliseconds since the epoch. */
   triggerTime: number | undefined;
+  /** Asked only for a Service with topology-mode Auto. */
+  cpuRatios(): CpuRatios;
 }
 
 /** Endpoints with the same ports share slices. */
@@ -40,22 +46,16 @@ interface Group {
 
 /** The fewest changes: what is right stays untouched, what remains is filled before anything new is made. */
 export function planSlices(input: SliceInput): SliceChanges {
-  const changes: SliceChanges = { create: [], update: [], delete: [] };
+  const changes: SliceChanges = { create: [], update: [], delete: [], hintProblems: new Map() };
   const families = input.service.spec?.ipFamilies ?? ["IPv4"];
   for (const family of families) {
     const existing = input.existing.filter((slice) => slice.addressType === family);
     const groups = desiredGroups(input, family === "IPv6" ? 6 : 4);
     if (groups.size === 0) groups.set("[]", { ports: [], endpoints: new Map() });
-    mergeInto(changes, planFamily(input, family, groups, existing));
+    planFamily(changes, input, { family, groups, existing });
   }
   changes.delete.push(...input.existing.filter((slice) => !families.includes(slice.addressType)));
   return changes;
-}
-
-function mergeInto(changes: SliceChanges, more: SliceChanges): void {
-  changes.create.push(...more.create);
-  changes.update.push(...more.update);
-  changes.delete.push(...more.delete);
 }
 
 function desiredGroups(input: SliceInput, family: 4 | 6): Map<string, Group> {
@@ -97,14 +97,7 @@ function endpointOf(input: SliceInput, pod: Stored<Pod>, family: 4 | 6): Endpoin
     ...(nodeName ? { nodeName } : {}),
     ...(zone ? { zone } : {}),
     ...(hostname ? { hostname } : {}),
-    ...(ready && zone && prefersSameZone(service) ? { hints: { forZones: [{ name: zone }] } } : {}),
   };
-}
-
-/** spec.trafficDistribution: PreferClose is the older name of PreferSameZone. */
-function prefersSameZone(service: Stored<Service>): boolean {
-  const { trafficDistribution } = service.spec ?? {};
-  return trafficDistribution === "PreferClose" || trafficDistribution === "PreferSameZone";
 }
 
 function portsOf(service: Stored<Service>, pod: Stored<Pod>): EndpointPort[] {
@@ -131,59 +124,56 @@ function identityOf({ addresses, hostname, targetRef }: Endpoint): string {
 }
 
 /** A slice that stays, with what it will hold; `changed` when that differs from what it holds now. */
-interface Draft {
+interface Draft extends SliceDraft {
   slice: Stored<EndpointSlice>;
-  endpoints: Endpoint[];
-  changed: boolean;
 }
 
-function planFamily(
-  input: SliceInput,
-  family: string,
-  groups: ReadonlyMap<string, Group>,
-  existing: readonly Stored<EndpointSlice>[],
-): SliceChanges {
+interface Family {
+  family: string;
+  groups: ReadonlyMap<string, Group>;
+  existing: readonly Stored<EndpointSlice>[];
+}
+
+function planFamily(changes: SliceChanges, input: SliceInput, { family, groups, existing }: Family): void {
   const labels = sliceLabels(input.service);
   const spare: Stored<EndpointSlice>[] = existing.filter((slice) => !groups.has(portKey(slice.ports)));
   const drafts: (Draft & { ports: EndpointPort[] })[] = [];
-  const fresh: { ports: EndpointPort[]; endpoints: Endpoint[] }[] = [];
-  for (const [key, group] of groups) {
+  const fresh: (SliceDraft & { ports: EndpointPort[] })[] = [];
+  for (const [key, { ports, endpoints }] of groups) {
     const own = existing.filter((slice) => portKey(slice.ports) === key);
-    const { kept, emptied, left } = keepInPlace(group, own);
+    const { kept, emptied, left } = keepInPlace(endpoints, own);
     const rest = fillUp(kept, left);
-    while (rest.length > 0) fresh.push({ ports: group.ports, endpoints: rest.splice(0, MAX_ENDPOINTS) });
+    while (rest.length > 0) fresh.push({ ports, endpoints: rest.splice(0, MAX_ENDPOINTS), changed: true });
     // A Service without endpoints keeps one empty slice, so that "none" can be told from "not known yet".
-    const needsPlaceholder = group.endpoints.size === 0;
+    const needsPlaceholder = endpoints.size === 0;
     const placeholder = needsPlaceholder ? emptied.shift() : undefined;
     if (placeholder) kept.push(placeholder);
-    else if (needsPlaceholder) fresh.push({ ports: group.ports, endpoints: [] });
+    else if (needsPlaceholder) fresh.push({ ports, endpoints: [], changed: true });
     spare.push(...emptied.map(({ slice }) => slice));
-    drafts.push(...kept.map((draft) => ({ ...draft, ports: group.ports })));
+    drafts.push(...kept.map((draft) => ({ ...draft, ports })));
   }
   // Rather change a slice that would go than delete it and make another.
-  for (const { ports, endpoints } of fresh.splice(0, Math.min(fresh.length, spare.length))) {
+  for (const draft of fresh.splice(0, Math.min(fresh.length, spare.length))) {
     const slice = spare.shift();
-    if (slice) drafts.push({ slice, ports, endpoints, changed: true });
+    if (slice) drafts.push({ slice, ...draft });
   }
-  const update = drafts
-    .filter(({ slice, changed }) => changed || !semanticallyEqual(slice.metadata.labels ?? {}, labels))
-    .map(({ slice, ports, endpoints, changed }) => ({
-      ...slice,
-      metadata: {
-        ...slice.metadata,
-        labels,
-        ...(changed ? { annotations: withTrigger(slice.metadata.annotations, input.triggerTime) } : {}),
-      },
-      ports: changed ? ports : (slice.ports ?? ports),
-      endpoints,
-    }));
-  const create = fresh.map(({ ports, endpoints }) => newSlice(input, family, labels, ports, endpoints));
-  return { create, update, delete: spare };
+  changes.hintProblems.set(family, hintSlices(input.service, [...fresh, ...drafts], input.cpuRatios));
+  for (const { slice, ports, endpoints, changed } of drafts) {
+    if (!changed && semanticallyEqual(slice.metadata.labels ?? {}, labels)) continue;
+    const annotations = changed ? withTrigger(slice.metadata.annotations, input.triggerTime) : undefined;
+    const metadata = { ...slice.metadata, labels, ...(annotations ? { annotations } : {}) };
+    changes.update.push({ ...slice, metadata, ports: changed ? ports : (slice.ports ?? ports), endpoints });
+  }
+  changes.create.push(...fresh.map((draft) => newSlice(input, family, labels, draft)));
+  changes.delete.push(...spare);
 }
 
-/** Takes from each slice what is no longer wanted and renews what changed; `left` has no place yet. */
-function keepInPlace(group: Group, own: readonly Stored<EndpointSlice>[]) {
-  const left = new Map(group.endpoints);
+/**
+ * Takes from each slice what is no longer wanted and renews what changed; `left` has no place yet. Hints are settled
+ * when all endpoints have their place: until then those of unchanged endpoints stay.
+ */
+function keepInPlace(wantedEndpoints: ReadonlyMap<string, Endpoint>, own: readonly Stored<EndpointSlice>[]) {
+  const left = new Map(wantedEndpoints);
   const kept: Draft[] = [];
   const emptied: Draft[] = [];
   for (const slice of own) {
@@ -197,8 +187,10 @@ function keepInPlace(group: Group, own: readonly Stored<EndpointSlice>[]) {
         continue;
       }
       left.delete(identity);
-      if (!semanticallyEqual(wanted, endpoint)) changed = true;
-      endpoints.push(wanted);
+      const { hints, ...others } = endpoint;
+      const isSame = semanticallyEqual(wanted, others);
+      if (!isSame) changed = true;
+      endpoints.push(isSame ? endpoint : wanted);
     }
     (endpoints.length > 0 ? kept : emptied).push({ slice, endpoints, changed });
   }
@@ -258,8 +250,7 @@ function newSlice(
   { service, triggerTime }: SliceInput,
   addressType: string,
   labels: Record<string, string>,
-  ports: EndpointPort[],
-  endpoints: Endpoint[],
+  { ports, endpoints }: { ports: EndpointPort[]; endpoints: Endpoint[] },
 ): EndpointSlice {
   const { name, namespace } = service.metadata;
   return {

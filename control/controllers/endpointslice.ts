@@ -13,7 +13,14 @@ import {
 } from "../../common/k8s.js";
 import type { WorkQueue } from "../../common/workqueue.js";
 import type { ControllerContext } from "./context.js";
-import { CONTROLLER_NAME, MANAGED_BY, planSlices, SERVICE_NAME } from "./endpointslice-plan.js";
+import { hintsEvents, isTopologyAware } from "./endpointslice-hints.js";
+import {
+  CONTROLLER_NAME,
+  MANAGED_BY,
+  planSlices,
+  SERVICE_NAME,
+  type SliceChanges,
+} from "./endpointslice-plan.js";
 import type { EventRecorder } from "./events.js";
 import { Freshness, STALE_RETRY_MS } from "./freshness.js";
 import { deleteIfPresent, gatherTime, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
@@ -27,9 +34,11 @@ import {
   TriggerTimes,
   watchPods,
 } from "./service-pods.js";
+import { cpuRatios, ZONE } from "./topology-hints.js";
 
-const ZONE = "topology.kubernetes.io/zone";
 const BY_SERVICE = "kubeplumb:service";
+const BY_TOPOLOGY_MODE = "kubeplumb:topology-mode";
+const AUTO = "Auto";
 
 export class EndpointSliceController implements Reconciler {
   readonly #context: ControllerContext;
@@ -42,6 +51,8 @@ export class EndpointSliceController implements Reconciler {
   readonly #triggers = new TriggerTimes();
   /** Service → number of its pods when last looked at. */
   readonly #sizes = new Map<string, number>();
+  /** Services that have hints in proportion to CPU. */
+  readonly #hinted = new Set<string>();
   readonly #queue: WorkQueue;
 
   constructor(context: ControllerContext, queue: WorkQueue) {
@@ -53,6 +64,7 @@ export class EndpointSliceController implements Reconciler {
     this.#slices = context.informers.get(ENDPOINT_SLICES);
     indexServicesAndPods(this.#services, this.#pods);
     indexByNode(this.#pods);
+    this.#services.addIndex(BY_TOPOLOGY_MODE, (service) => (isTopologyAware(service) ? [AUTO] : []));
     this.#slices.addIndex(BY_SERVICE, (slice) => (isManaged(slice) ? [serviceKeyOf(slice)] : []));
     this.#writes = new Freshness(this.#slices, context.now);
     this.#queue = queue;
@@ -74,6 +86,7 @@ export class EndpointSliceController implements Reconciler {
       ...onChange((node) => this.#nodeChanged(node)),
       update: (old, now) => {
         if (old.metadata.labels?.[ZONE] !== now.metadata.labels?.[ZONE]) this.#nodeChanged(now);
+        else if (capacityView(old) !== capacityView(now)) this.#capacityChanged();
       },
     });
   }
@@ -90,6 +103,12 @@ export class EndpointSliceController implements Reconciler {
     for (const pod of podsOnNode(this.#pods, node.metadata.name)) {
       for (const service of servicesOf(pod, this.#services)) this.#enqueue(keyOf(service));
     }
+    this.#capacityChanged();
+  }
+
+  /** The shares of the zones are others now. */
+  #capacityChanged(): void {
+    for (const service of this.#services.byIndex(BY_TOPOLOGY_MODE, AUTO)) this.#enqueue(keyOf(service));
   }
 
   #zoneOf(nodeName: string): string | undefined {
@@ -104,6 +123,7 @@ export class EndpointSliceController implements Reconciler {
       this.#triggers.forget(key);
       this.#sizes.delete(key);
       this.#writes.forget(key);
+      this.#hinted.delete(key);
       return;
     }
     if (!serviceSelector(service) || service.metadata.deletionTimestamp) return;
@@ -120,6 +140,7 @@ export class EndpointSliceController implements Reconciler {
       existing: this.#slices.byIndex(BY_SERVICE, key).filter((slice) => !slice.metadata.deletionTimestamp),
       zoneOf: (nodeName) => this.#zoneOf(nodeName),
       triggerTime: trigger.time,
+      cpuRatios: () => cpuRatios(this.#nodes.list()),
     });
     try {
       await this.#apply(key, service, changes);
@@ -130,9 +151,18 @@ export class EndpointSliceController implements Reconciler {
       throw error;
     }
     trigger.commit();
+    this.#tellOfHints(key, service, changes.hintProblems);
   }
 
-  async #apply(key: string, service: Stored<Service>, changes: ReturnType<typeof planSlices>): Promise<void> {
+  #tellOfHints(key: string, service: Stored<Service>, problems: SliceChanges["hintProblems"]): void {
+    const events = hintsEvents(service, this.#hinted.has(key), problems);
+    for (const { type, reason, message } of events) this.#recorder.event(service, type, reason, message);
+    const hinted = isTopologyAware(service) && [...problems.values()].includes(undefined);
+    if (hinted) this.#hinted.add(key);
+    else this.#hinted.delete(key);
+  }
+
+  async #apply(key: string, service: Stored<Service>, changes: SliceChanges): Promise<void> {
     const { client } = this.#context;
     const options = namespaceOf(service);
     for (const slice of changes.create) {
@@ -146,6 +176,12 @@ export class EndpointSliceController implements Reconciler {
       this.#writes.deleted(key, slice);
     }
   }
+}
+
+/** What of a Node the share of its zone depends on, besides the zone. */
+function capacityView({ status }: Stored<Node>): string {
+  const ready = status?.conditions?.find(({ type }) => type === "Ready")?.status;
+  return `${ready} ${status?.allocatable?.cpu}`;
 }
 
 function isManaged(slice: Stored<EndpointSlice>): boolean {

@@ -27,12 +27,14 @@ export interface ControllersOptions {
   client: KubeClient;
   /** Started by this call; stopped by whoever made it. */
   informers: InformerFactory;
-  clusterCIDR: string;
+  /** Of pods: one network, or one of each family. */
+  clusterCIDRs: readonly string[];
   nodeCIDRMaskSize: number;
   nodeMonitorGracePeriodSeconds: number;
   /** Where the API server listens, for the Service default/kubernetes. */
   serverAddresses: { ip: string; port: number };
-  serviceCIDR: string;
+  /** Of ClusterIPs, the default family first. */
+  serviceCIDRs: readonly string[];
   log: Logger;
   /** Milliseconds since the epoch; for tests. */
   now?: () => number;
@@ -47,7 +49,7 @@ export interface Controllers {
 
 /**
  * Starts every controller. Returns at once; they begin when the informers have synced.
- * @throws RangeError when clusterCIDR, nodeCIDRMaskSize or serviceCIDR cannot be used.
+ * @throws RangeError when clusterCIDRs, nodeCIDRMaskSize or serviceCIDRs cannot be used.
  */
 export function startControllers(options: ControllersOptions): Controllers {
   const { client, informers, log } = options;

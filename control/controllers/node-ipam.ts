@@ -96,12 +96,16 @@ export class CidrSet {
 /** Prefix of a Node's IPv6 subnet, as --node-cidr-mask-size-ipv6 has it by default. */
 const NODE_PREFIX_IPV6 = 64;
 
-/** One set for each family of a clusterCIDR ("10.244.0.0/16" or "10.244.0.0/16,fd00::/48"). @throws RangeError */
-export function cidrSets(clusterCIDR: string, nodeCIDRMaskSize: number): CidrSet[] {
-  return clusterCIDR.split(",").map((text) => {
-    const network = Cidr.parse(text.trim());
-    return new CidrSet(network, network.family === 4 ? nodeCIDRMaskSize : NODE_PREFIX_IPV6);
-  });
+/** One set for each of the cluster's networks, which are one or one of each family. @throws RangeError */
+export function cidrSets(clusterCIDRs: readonly string[], nodeCIDRMaskSize: number): CidrSet[] {
+  const networks = clusterCIDRs.map((text) => Cidr.parse(text));
+  if (networks.length === 0 || networks.length > new Set(networks.map(({ family }) => family)).size) {
+    const text = "there must be one, or one IPv4 and one IPv6";
+    throw new RangeError(`clusterCIDRs ${clusterCIDRs.join(",") || '""'} cannot be used: ${text}`);
+  }
+  return networks.map(
+    (network) => new CidrSet(network, network.family === 4 ? nodeCIDRMaskSize : NODE_PREFIX_IPV6),
+  );
 }
 
 /** The podCIDRs a Node has. */
@@ -123,16 +127,16 @@ export class NodeIpamController implements Reconciler {
   /** Nodes whose podCIDR was found wrong, with what was said about it: once is enough. */
   readonly #complained = new Map<string, string>();
 
-  /** @throws RangeError when clusterCIDR and nodeCIDRMaskSize do not go together. */
+  /** @throws RangeError when clusterCIDRs and nodeCIDRMaskSize do not go together. */
   constructor(
     context: ControllerContext,
     queue: WorkQueue,
-    options: { clusterCIDR: string; nodeCIDRMaskSize: number },
+    options: { clusterCIDRs: readonly string[]; nodeCIDRMaskSize: number },
   ) {
     this.#context = context;
     this.#recorder = context.events.recorder("cidrAllocator");
     this.#nodes = context.informers.get(NODES);
-    this.#sets = cidrSets(options.clusterCIDR, options.nodeCIDRMaskSize);
+    this.#sets = cidrSets(options.clusterCIDRs, options.nodeCIDRMaskSize);
     this.#queue = queue;
   }
 

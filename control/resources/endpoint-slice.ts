@@ -2,7 +2,7 @@
 
 import { ENDPOINT_SLICES } from "../../common/client.js";
 import { ipFamily } from "../../common/ip.js";
-import type { Endpoint, EndpointPort, EndpointSlice, Stored } from "../../common/k8s.js";
+import type { Endpoint, EndpointHints, EndpointPort, EndpointSlice, Stored } from "../../common/k8s.js";
 import { ageColumn, column, firstGeneration, firstThree, nameColumn, nextGeneration } from "./object.js";
 import type { FieldError, ResourceDefinition } from "./types.js";
 import {
@@ -60,14 +60,24 @@ function validateEndpoint(endpoint: Endpoint, type: string | undefined, at: stri
   }
   if (endpoint.nodeName !== undefined) errors.push(...subdomain(`${at}.nodeName`, endpoint.nodeName));
   if (endpoint.hostname !== undefined) errors.push(...label(`${at}.hostname`, endpoint.hostname));
-  const zones = endpoint.hints?.forZones ?? [];
-  if (zones.length > MAX_HINTS) errors.push(tooMany(`${at}.hints.forZones`, zones.length, MAX_HINTS));
+  const { forZones = [], forNodes = [] }: EndpointHints = endpoint.hints ?? {};
+  errors.push(...validateHints(forZones, `${at}.hints.forZones`, labelValue));
+  return [...errors, ...validateHints(forNodes, `${at}.hints.forNodes`, dns1123Subdomain)];
+}
+
+function validateHints(
+  hints: readonly { name: string }[],
+  at: string,
+  check: (name: string) => string[],
+): FieldError[] {
+  if (hints.length > MAX_HINTS) return [tooMany(at, hints.length, MAX_HINTS)];
+  const errors: FieldError[] = [];
   const names = new Set<string>();
-  for (const [i, { name }] of zones.entries()) {
-    const zoneAt = `${at}.hints.forZones[${i}].name`;
-    if (names.has(name)) errors.push(duplicate(zoneAt, name));
+  for (const [i, { name }] of hints.entries()) {
+    const nameAt = `${at}[${i}].name`;
+    if (names.has(name)) errors.push(duplicate(nameAt, name));
     names.add(name);
-    errors.push(...invalids(zoneAt, name, labelValue(name)));
+    errors.push(...invalids(nameAt, name, check(name)));
   }
   return errors;
 }
@@ -116,6 +126,8 @@ export const endpointSliceDefinition: ResourceDefinition<EndpointSlice> = {
     ageColumn(),
   ],
   setDefaults(draft) {
+    // Of the beta API; v1 takes it and ignores it.
+    for (const endpoint of draft.endpoints ?? []) delete endpoint.deprecatedTopology;
     for (const port of draft.ports ?? []) {
       port.name ??= "";
       port.protocol ||= "TCP";

@@ -5,6 +5,7 @@ import { deploymentDefinition } from "./deployment.js";
 import { endpointSliceDefinition } from "./endpoint-slice.js";
 import { endpointsDefinition } from "./endpoints.js";
 import { eventDefinition } from "./event.js";
+import { eventV1Definition } from "./event-v1.js";
 import { leaseDefinition } from "./lease.js";
 import { namespaceDefinition } from "./namespace.js";
 import { nodeDefinition } from "./node.js";
@@ -16,8 +17,8 @@ import { serviceAccountDefinition } from "./service-account.js";
 import type { ResourceDefinition } from "./types.js";
 
 export interface ResourceOptions {
-  /** IPv4 range of ClusterIPs, /12 to /30: "10.96.0.0/16". */
-  serviceCIDR: string;
+  /** Ranges of ClusterIPs, one or one of each family, the default family first: 10.96.0.0/16, fd00:10:96::/112. */
+  serviceCIDRs: readonly string[];
   /** First and last node port, both inclusive. */
   nodePortRange: [number, number];
   /** How long a pod stays bound to a lost node (DefaultTolerationSeconds). */
@@ -40,6 +41,7 @@ export function createResources(options: ResourceOptions): ResourceDefinition[] 
     deploymentDefinition,
     replicaSetDefinition,
     eventDefinition,
+    eventV1Definition,
     configMapDefinition,
     secretDefinition,
     serviceAccountDefinition,

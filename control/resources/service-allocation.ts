@@ -2,19 +2,21 @@
 // the truth is the stored Services, from which restore() rebuilds everything. Knows Services, not the store.
 
 import { SERVICES } from "../../common/client.js";
-import { Cidr, formatIp, parseIp } from "../../common/ip.js";
 import type { KubeObject, Service, ServicePort, Stored } from "../../common/k8s.js";
+import { type AddressRange, type FamilyName, parseServiceCIDRs } from "./address-range.js";
 import { Pool, type RandomInt, staticBand } from "./allocator.js";
-import { needsClusterIP, needsHealthCheckNodePort, needsNodePort } from "./service-defaults.js";
+import {
+  allocatesNodePorts,
+  isHeadless,
+  needsClusterIP,
+  needsHealthCheckNodePort,
+  needsNodePort,
+} from "./service-defaults.js";
 import type { FieldError, Reservation } from "./types.js";
 import { internalStatus, invalid, invalidStatus } from "./validation/field.js";
 
-/** KEP-3070: 16 to 256 addresses, a sixteenth of the range. */
-const IP_BAND = { min: 16, max: 256, step: 16 };
 /** KEP-3668: 16 to 128 ports, a 32nd of the range. */
 const PORT_BAND = { min: 16, max: 128, step: 32 };
-/** The real server's limit for a service range (20 bits). */
-const MAX_HOST_BITS = 20;
 
 const ALLOCATED = "is already allocated";
 /** The API's own Service: every pod has its address in the environment, so it must be the same for ever. */
@@ -60,45 +62,41 @@ class Transaction {
 }
 
 export interface AllocationOptions {
-  /** IPv4, at most 20 host bits: "10.96.0.0/16". */
-  serviceCIDR: string;
+  /** One, or one of each family, at most 20 host bits each: 10.96.0.0/16, fd00:10:96::/112. */
+  serviceCIDRs: readonly string[];
   nodePortRange: readonly [number, number];
   random?: RandomInt;
 }
 
 /** ClusterIPs and node ports of all Services of a cluster. */
 export class ServiceAllocator {
-  readonly #cidr: Cidr;
+  readonly #ranges: readonly AddressRange[];
   readonly #portRange: readonly [number, number];
-  /** Offset 0 is the first address after the network's own. */
-  readonly #ips: Pool;
   readonly #ports: Pool;
 
   /** @throws RangeError for a range that cannot be used, naming it. */
-  constructor({ serviceCIDR, nodePortRange, random }: AllocationOptions) {
-    const cidr = Cidr.parse(serviceCIDR);
-    if (cidr.family !== 4 || cidr.prefix < 32 - MAX_HOST_BITS || cidr.prefix > 30) {
-      const text = `IPv4 with a prefix of /${32 - MAX_HOST_BITS} to /30`;
-      throw new RangeError(`service CIDR ${serviceCIDR} cannot be used: it must be ${text}`);
-    }
+  constructor({ serviceCIDRs, nodePortRange, random }: AllocationOptions) {
     const [first, last] = nodePortRange;
     if (
       !(Number.isInteger(first) && Number.isInteger(last) && first >= 1 && first <= last && last <= 65535)
     ) {
       throw new RangeError(`node port range ${first}-${last} cannot be used: it must lie in 1-65535`);
     }
-    this.#cidr = cidr;
-    this.#portRange = nodePortRange;
-    // Without the network's and the broadcast address.
-    const addresses = Number(cidr.size) - 2;
     const ports = last - first + 1;
-    this.#ips = new Pool(addresses, staticBand(Number(cidr.size), IP_BAND), random);
+    this.#portRange = nodePortRange;
+    this.#ranges = parseServiceCIDRs(serviceCIDRs, random);
     this.#ports = new Pool(ports, staticBand(ports, PORT_BAND), random);
-    this.#ips.take(FIRST, KUBERNETES);
+    this.#reserveFirst();
   }
 
+  /** Of the ranges, the default one first. */
+  get families(): FamilyName[] {
+    return this.#ranges.map(({ family }) => family);
+  }
+
+  /** Of all families together. */
   get freeIPs(): number {
-    return this.#ips.free;
+    return this.#ranges.reduce((sum, { pool }) => sum + pool.free, 0);
   }
 
   get freePorts(): number {
@@ -115,9 +113,9 @@ export class ServiceAllocator {
     const transaction = new Transaction(owner);
     const before = old ? this.#holdings(old) : NOTHING;
     try {
-      this.#allocateIP(draft, before.ips, transaction);
+      this.#allocateIPs(draft, old, before.ips, transaction);
       this.#allocatePorts(draft, old, before.ports, transaction);
-      this.#allocateHealthCheckPort(draft, before.ports, transaction);
+      this.#allocateHealthCheckPort(draft, old, transaction);
     } catch (error) {
       transaction.rollback();
       throw error;
@@ -125,7 +123,7 @@ export class ServiceAllocator {
     const after = this.#holdings(draft);
     return {
       commit: () => {
-        for (const offset of before.ips) if (!after.ips.has(offset)) this.#releaseIP(offset, owner);
+        for (const [key, ip] of before.ips) if (!after.ips.has(key)) this.#releaseIP(ip, owner);
         for (const offset of before.ports) if (!after.ports.has(offset)) this.#ports.release(offset, owner);
       },
       rollback: () => transaction.rollback(),
@@ -134,13 +132,13 @@ export class ServiceAllocator {
 
   /** Forgets everything and takes what the stored Services have; the first of two claimants keeps it. */
   restore(services: readonly Stored<Service>[]): void {
-    this.#ips.clear();
+    for (const { pool } of this.#ranges) pool.clear();
     this.#ports.clear();
-    this.#ips.take(FIRST, KUBERNETES);
+    this.#reserveFirst();
     for (const service of services) {
       const owner = ownerOf(service);
       const { ips, ports } = this.#holdings(service);
-      for (const offset of ips) this.#ips.take(offset, owner);
+      for (const { pool, offset } of ips.values()) pool.take(offset, owner);
       for (const offset of ports) this.#ports.take(offset, owner);
     }
   }
@@ -148,24 +146,31 @@ export class ServiceAllocator {
   released(service: Stored<Service>): void {
     const owner = ownerOf(service);
     const { ips, ports } = this.#holdings(service);
-    for (const offset of ips) this.#releaseIP(offset, owner);
+    for (const ip of ips.values()) this.#releaseIP(ip, owner);
     for (const offset of ports) this.#ports.release(offset, owner);
   }
 
   /** The first address stays with default/kubernetes even while that Service does not exist. */
-  #releaseIP(offset: number, owner: string): void {
-    if (offset !== FIRST) this.#ips.release(offset, owner);
+  #reserveFirst(): void {
+    this.#ranges[0]?.pool.take(FIRST, KUBERNETES);
+  }
+
+  #releaseIP({ pool, offset }: Taken, owner: string): void {
+    if (offset !== FIRST || pool !== this.#ranges[0]?.pool) pool.release(offset, owner);
   }
 
   /** Offsets that a Service's fields name and that lie in the ranges. */
   #holdings({ spec }: Pick<Service, "spec">): Holdings {
-    const ips = new Set<number>();
+    const ips = new Map<string, Taken>();
     const ports = new Set<number>();
     if (!spec) return NOTHING;
     if (needsClusterIP({ spec })) {
       for (const ip of spec.clusterIPs ?? (spec.clusterIP ? [spec.clusterIP] : [])) {
-        const offset = this.#ipOffset(ip);
-        if (offset !== undefined) ips.add(offset);
+        for (const range of this.#ranges) {
+          // None, or an address of a range that the cluster no longer has: nothing of ours to hold.
+          const offset = range.offsetOf(ip);
+          if (offset !== undefined) ips.set(`${range.family}/${offset}`, { pool: range.pool, offset });
+        }
       }
     }
     const numbers = needsNodePort({ spec }) ? (spec.ports ?? []).map((p) => p.nodePort ?? 0) : [];
@@ -177,56 +182,59 @@ export class ServiceAllocator {
     return { ips, ports };
   }
 
-  #ipOffset(ip: string): number | undefined {
-    if (ip === "" || ip === "None") return undefined;
-    let address: ReturnType<typeof parseIp>;
-    try {
-      address = parseIp(ip);
-    } catch (error) {
-      // Stored before validation was what it is now: nothing of ours to hold.
-      if (error instanceof RangeError) return undefined;
-      throw error;
-    }
-    if (address.family !== 4) return undefined;
-    const offset = Number(address.value - this.#cidr.base) - 1;
-    return offset >= 0 && offset < this.#ips.size ? offset : undefined;
-  }
-
   #portOffset(port: number): number | undefined {
     const [first, last] = this.#portRange;
     return port >= first && port <= last ? port - first : undefined;
   }
 
-  #allocateIP(draft: Service, held: ReadonlySet<number>, transaction: Transaction): void {
+  /** One address for each of spec.ipFamilies; what the Service had stays untouched, whatever the ranges are now. */
+  #allocateIPs(
+    draft: Service,
+    old: Stored<Service> | undefined,
+    held: Holdings["ips"],
+    transaction: Transaction,
+  ): void {
     const { spec } = draft;
-    if (!spec || !needsClusterIP(draft) || spec.clusterIP === "None") return;
-    const wanted = spec.clusterIPs?.[0] ?? spec.clusterIP;
-    if (wanted) {
-      const fail = (why: string) =>
-        this.#refuse(
-          draft,
-          "spec.clusterIPs",
-          spec.clusterIPs ?? [wanted],
-          `failed to allocate IP ${wanted}: ${why}`,
-        );
-      const offset = this.#ipOffset(wanted);
-      if (offset === undefined) {
-        throw fail(
-          `the provided IP (${wanted}) is not in the valid range. The range of valid IPs is ${this.#cidr}`,
-        );
-      }
-      if (held.has(offset)) return;
-      if (this.#ips.ownerOf(offset) === KUBERNETES && transaction.owner === KUBERNETES) return;
-      if (!transaction.take(this.#ips, offset)) {
-        throw fail(`provided IP ${ALLOCATED}`);
-      }
-      return;
+    if (!spec || !needsClusterIP(draft) || isHeadless(draft)) return;
+    const before = old && needsClusterIP(old) ? old.spec?.clusterIPs : undefined;
+    const ips = (spec.ipFamilies ?? []).map((family, i) => {
+      const wanted = spec.clusterIPs?.[i];
+      if (wanted && wanted === before?.[i]) return wanted;
+      const range = this.#ranges.find((r) => r.family === family);
+      if (!range) throw internalStatus(`no service range of family ${family}`);
+      if (!wanted) return this.#anyIP(range, transaction);
+      this.#takeIP(draft, range, wanted, { held, transaction });
+      return wanted;
+    });
+    spec.clusterIP = ips[0];
+    spec.clusterIPs = ips;
+  }
+
+  #takeIP(
+    draft: Service,
+    range: AddressRange,
+    wanted: string,
+    { held, transaction }: { held: Holdings["ips"]; transaction: Transaction },
+  ): void {
+    const fail = (why: string) => {
+      const ips = draft.spec?.clusterIPs ?? [wanted];
+      return this.#refuse(draft, "spec.clusterIPs", ips, `failed to allocate IP ${wanted}: ${why}`);
+    };
+    const offset = range.offsetOf(wanted);
+    if (offset === undefined) {
+      const text = `the provided IP (${wanted}) is not in the valid range. The range of valid IPs is ${range.cidr}`;
+      throw fail(text);
     }
-    const offset = transaction.owner === KUBERNETES ? FIRST : transaction.takeAny(this.#ips);
+    if (held.has(`${range.family}/${offset}`)) return;
+    if (transaction.owner === KUBERNETES && range.pool.ownerOf(offset) === KUBERNETES) return;
+    if (!transaction.take(range.pool, offset)) throw fail(`provided IP ${ALLOCATED}`);
+  }
+
+  #anyIP(range: AddressRange, transaction: Transaction): string {
+    const isFirst = transaction.owner === KUBERNETES && range === this.#ranges[0];
+    const offset = isFirst ? FIRST : transaction.takeAny(range.pool);
     if (offset === undefined) throw internalStatus("failed to allocate a serviceIP: range is full");
-    const ip = formatIp(this.#cidr.base + BigInt(offset + 1), 4);
-    spec.clusterIP = ip;
-    spec.clusterIPs = [ip];
+    return range.at(offset);
   }
 
   #allocatePorts(
@@ -243,8 +251,7 @@ export class ServiceAllocator {
       if (port.nodePort)
         this.#takePort(draft, `spec.ports[${i}].nodePort`, port.nodePort, { held, mine, transaction });
     }
-    const automatic = spec.type === "NodePort" || spec.allocateLoadBalancerNodePorts !== false;
-    if (!automatic) return;
+    if (!allocatesNodePorts(draft)) return;
     for (const port of ports) {
       if (port.nodePort) continue;
       // At creation, TCP and UDP of one port number share one node port, as users of DNS expect.
@@ -257,20 +264,20 @@ export class ServiceAllocator {
     }
   }
 
-  #allocateHealthCheckPort(draft: Service, held: ReadonlySet<number>, transaction: Transaction): void {
+  /** Once: it cannot change while the Service needs it. */
+  #allocateHealthCheckPort(draft: Service, old: Stored<Service> | undefined, transaction: Transaction): void {
     const { spec } = draft;
-    if (!spec || !needsHealthCheckNodePort(draft)) return;
-    if (spec.healthCheckNodePort) {
-      const mine = new Set<number>();
-      this.#takePort(draft, "spec.healthCheckNodePort", spec.healthCheckNodePort, {
-        held,
-        mine,
-        transaction,
-      });
+    if (!spec || !needsHealthCheckNodePort(draft) || (old && needsHealthCheckNodePort(old))) return;
+    const wanted = spec.healthCheckNodePort;
+    if (!wanted) {
+      const full = "failed to allocate a HealthCheck NodePort 0: range is full";
+      spec.healthCheckNodePort = this.#anyPort(transaction, full);
       return;
     }
-    const full = "failed to allocate a HealthCheck NodePort: range is full";
-    spec.healthCheckNodePort = this.#anyPort(transaction, full);
+    const problem = this.#tryPort(wanted, transaction);
+    // The real server, too, calls this one an internal error.
+    if (problem)
+      throw internalStatus(`failed to allocate requested HealthCheck NodePort ${wanted}: ${problem}`);
   }
 
   #takePort(
@@ -279,17 +286,21 @@ export class ServiceAllocator {
     port: number,
     state: { held: ReadonlySet<number>; mine: Set<number>; transaction: Transaction },
   ): void {
+    const offset = this.#portOffset(port) ?? -1;
+    if (state.held.has(offset) || state.mine.has(offset)) return;
+    const problem = this.#tryPort(port, state.transaction);
+    if (problem) throw this.#refuse(draft, field, port, problem);
+    state.mine.add(offset);
+  }
+
+  /** What is wrong, when the port cannot be had. */
+  #tryPort(port: number, transaction: Transaction): string | undefined {
     const offset = this.#portOffset(port);
     if (offset === undefined) {
       const range = this.#portRange.join("-");
-      const text = `provided port is not in the valid range. The range of valid ports is ${range}`;
-      throw this.#refuse(draft, field, port, text);
+      return `provided port is not in the valid range. The range of valid ports is ${range}`;
     }
-    if (state.held.has(offset) || state.mine.has(offset)) return;
-    if (!state.transaction.take(this.#ports, offset)) {
-      throw this.#refuse(draft, field, port, `provided port ${ALLOCATED}`);
-    }
-    state.mine.add(offset);
+    return transaction.take(this.#ports, offset) ? undefined : `provided port ${ALLOCATED}`;
   }
 
   #anyPort(transaction: Transaction, full: string): number {
@@ -305,11 +316,12 @@ export class ServiceAllocator {
 }
 
 interface Holdings {
-  ips: ReadonlySet<number>;
+  /** By family and offset. */
+  ips: ReadonlyMap<string, Taken>;
   ports: ReadonlySet<number>;
 }
 
-const NOTHING: Holdings = { ips: new Set(), ports: new Set() };
+const NOTHING: Holdings = { ips: new Map(), ports: new Set() };
 
 function twinOf(port: ServicePort, ports: readonly ServicePort[]): number | undefined {
   return ports.find((p) => p !== port && p.port === port.port && p.protocol !== port.protocol && p.nodePort)

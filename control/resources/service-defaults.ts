@@ -16,6 +16,13 @@ export function needsNodePort({ spec }: WithSpec): boolean {
   return spec?.type === "NodePort" || spec?.type === "LoadBalancer";
 }
 
+/** A load balancer that sends straight to pods needs none: then node ports are only what the user names. */
+export function allocatesNodePorts({ spec }: WithSpec): boolean {
+  return (
+    needsNodePort({ spec }) && (spec?.type === "NodePort" || spec?.allocateLoadBalancerNodePorts !== false)
+  );
+}
+
 /** A load balancer that must know which hosts have endpoints asks each on this port. */
 export function needsHealthCheckNodePort({ spec }: WithSpec): boolean {
   return spec?.type === "LoadBalancer" && spec.externalTrafficPolicy === "Local";
@@ -48,7 +55,9 @@ export function defaultService(service: Service): void {
   }
   if (isExternallyAccessible(service)) spec.externalTrafficPolicy ||= "Cluster";
   if (spec.type !== "ExternalName") spec.internalTrafficPolicy ??= "Cluster";
-  if (spec.type === "LoadBalancer") spec.allocateLoadBalancerNodePorts ??= true;
+  if (spec.type !== "LoadBalancer") return;
+  spec.allocateLoadBalancerNodePorts ??= true;
+  for (const ingress of service.status?.loadBalancer?.ingress ?? []) if (ingress.ip) ingress.ipMode ??= "VIP";
 }
 
 /** clusterIP and clusterIPs say the same: who gives the one, means both. */
@@ -58,10 +67,10 @@ export function normalizeClusterIPs(spec: ServiceSpec, old: ServiceSpec | undefi
     return;
   }
   if ((spec.clusterIP ?? "") === (old.clusterIP ?? "")) return;
-  if (spec.clusterIP && (same(spec.clusterIPs, old.clusterIPs) || !spec.clusterIPs?.length)) {
-    // Only the primary was changed; whether that is allowed is for validation to say.
-    spec.clusterIPs = [spec.clusterIP, ...(old.clusterIPs ?? []).slice(1)];
-  }
+  if (!same(spec.clusterIPs, old.clusterIPs) && spec.clusterIPs?.length) return;
+  // Only the primary was changed; whether that is allowed is for validation to say.
+  if (spec.clusterIP) spec.clusterIPs = [spec.clusterIP];
+  else delete spec.clusterIPs;
 }
 
 /** Values that were allocated stay, when an update (an apply of the original manifest, say) leaves them out. */
@@ -70,28 +79,25 @@ export function keepAllocated(service: Service, old: Service): void {
   const before = old.spec;
   if (!spec || !before) return;
   if (needsClusterIP(old) && needsClusterIP(service)) {
-    if (!spec.clusterIP && (!spec.clusterIPs?.length || same(spec.clusterIPs, before.clusterIPs))) {
-      spec.clusterIP = before.clusterIP;
-    }
+    spec.clusterIP ||= before.clusterIP;
     if (!spec.clusterIPs?.length && spec.clusterIP === before.clusterIP) {
       spec.clusterIPs = before.clusterIPs ? [...before.clusterIPs] : undefined;
     }
   }
-  if (needsNodePort(old) && needsNodePort(service)) keepNodePorts(spec, before);
+  if (needsNodePort(old) && allocatesNodePorts(service)) keepNodePorts(spec, before);
   if (needsHealthCheckNodePort(old) && needsHealthCheckNodePort(service) && !spec.healthCheckNodePort) {
     spec.healthCheckNodePort = before.healthCheckNodePort;
   }
 }
 
+/** By the port's name: whoever changes the number of a port, or its target, means the same port. */
 function keepNodePorts(spec: ServiceSpec, before: ServiceSpec): void {
   const ports = spec.ports ?? [];
-  const used = new Set(ports.filter((p) => p.nodePort).map((p) => `${p.protocol}/${p.nodePort}`));
+  const named = new Set(ports.map((p) => p.nodePort));
   for (const port of ports) {
     if (port.nodePort) continue;
-    const old = (before.ports ?? []).find((p) => p.protocol === port.protocol && p.port === port.port);
-    if (!old?.nodePort || used.has(`${old.protocol}/${old.nodePort}`)) continue;
-    port.nodePort = old.nodePort;
-    used.add(`${old.protocol}/${old.nodePort}`);
+    const old = before.ports?.findLast((p) => (p.name ?? "") === (port.name ?? ""));
+    if (old?.nodePort && !named.has(old.nodePort)) port.nodePort = old.nodePort;
   }
 }
 
@@ -129,20 +135,4 @@ function sameNodePorts(spec: ServiceSpec, before: ServiceSpec): boolean {
   const all = (s: ServiceSpec) => new Set((s.ports ?? []).map((p) => p.nodePort ?? 0).filter((n) => n > 0));
   const [now, old] = [all(spec), all(before)];
   return now.size === old.size && [...now].every((n) => old.has(n));
-}
-
-/** ipFamilyPolicy and ipFamilies of a cluster with one family, IPv4. */
-export function defaultFamilies(spec: ServiceSpec, old: ServiceSpec | undefined): void {
-  if (spec.type === "ExternalName") return;
-  // Headless without a selector: the user writes the endpoints, of whatever family.
-  const free = spec.clusterIP === "None" && Object.keys(spec.selector ?? {}).length === 0;
-  spec.ipFamilyPolicy ??= old?.ipFamilyPolicy ?? (free ? "RequireDualStack" : "SingleStack");
-  if (!spec.ipFamilies?.length) {
-    // Whoever names an address names its family; validation tells whether the cluster has it.
-    const ip = spec.clusterIPs?.[0] ?? "";
-    spec.ipFamilies = old?.ipFamilies?.length ? [...old.ipFamilies] : [ip.includes(":") ? "IPv6" : "IPv4"];
-  }
-  if (free && spec.ipFamilies.length === 1 && spec.ipFamilyPolicy !== "SingleStack") {
-    spec.ipFamilies.push(spec.ipFamilies[0] === "IPv4" ? "IPv6" : "IPv4");
-  }
 }

@@ -6,14 +6,10 @@ import type { Service, Stored } from "../../common/k8s.js";
 import { formatLabelSelector } from "../../common/selector.js";
 import { ageColumn, column, draftOf, keepStatus, nameColumn, wideColumn } from "./object.js";
 import { type AllocationOptions, ServiceAllocator } from "./service-allocation.js";
-import {
-  defaultFamilies,
-  defaultService,
-  dropTypeDependent,
-  keepAllocated,
-  normalizeClusterIPs,
-} from "./service-defaults.js";
+import { defaultService, dropTypeDependent, keepAllocated, normalizeClusterIPs } from "./service-defaults.js";
+import { initFamilies } from "./service-families.js";
 import type { ResourceDefinition } from "./types.js";
+import { invalidStatus } from "./validation/field.js";
 import { dns1035Label } from "./validation/meta.js";
 import { validateService } from "./validation/service.js";
 
@@ -38,6 +34,10 @@ function portsText({ spec }: Stored<Service>): string {
 
 export function serviceDefinition(options: AllocationOptions): ResourceDefinition<Service> {
   const allocator = new ServiceAllocator(options);
+  const settleFamilies = (draft: Service, old: Stored<Service> | undefined) => {
+    const errors = initFamilies(draft, old, allocator.families);
+    if (errors.length > 0) throw invalidStatus(SERVICES, draft.metadata?.name ?? "", errors);
+  };
   return {
     resource: SERVICES,
     singular: "service",
@@ -60,7 +60,7 @@ export function serviceDefinition(options: AllocationOptions): ResourceDefinitio
       draftOf(draft).status = { loadBalancer: {} };
       if (!draft.spec) return;
       normalizeClusterIPs(draft.spec, undefined);
-      defaultFamilies(draft.spec, undefined);
+      settleFamilies(draft, undefined);
     },
     prepareForUpdate(draft, old) {
       keepStatus(draft, old);
@@ -68,7 +68,7 @@ export function serviceDefinition(options: AllocationOptions): ResourceDefinitio
       keepAllocated(draft, old as Service);
       normalizeClusterIPs(draft.spec, old.spec);
       dropTypeDependent(draft, old as Service);
-      defaultFamilies(draft.spec, old.spec);
+      settleFamilies(draft, old as Stored<Service>);
       // An address that a load balancer gave is worth nothing without it.
       if (draft.spec.type !== "LoadBalancer") draftOf(draft).status = { loadBalancer: {} };
     },

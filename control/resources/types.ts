@@ -52,6 +52,12 @@ export interface Reservation {
   rollback(): void;
 }
 
+/** A kind that is stored as another version of itself: there and back. The plural is the same. */
+export interface Conversion {
+  toStored(object: Stored): Stored;
+  fromStored(object: Stored): Stored;
+}
+
 /** How `scale` maps to a kind (autoscaling/v1 Scale). */
 export interface ScaleMapping<T> {
   get(object: T): { specReplicas: number; statusReplicas: number; selector: string };
@@ -75,11 +81,13 @@ export interface ResourceDefinition<T extends KubeObject = KubeObject> {
   /** Has a status subresource: then a plain update leaves status alone, and an update of status only status. */
   readonly hasStatus: boolean;
   readonly scale?: ScaleMapping<T>;
+  readonly conversion?: Conversion;
   /** Values that a field selector may name, beside metadata.name and metadata.namespace. */
   selectableFields?(object: Stored<T>): Record<string, string>;
   setDefaults?(draft: T): void;
+  /** @throws StatusError Invalid when the request is such that nothing can be made of it. */
   prepareForCreate?(draft: T, context: RequestContext): void;
-  /** Keep what an update may not touch; raise metadata.generation when the spec changed. */
+  /** Keep what an update may not touch; raise metadata.generation when the spec changed. Throws the same. */
   prepareForUpdate?(draft: T, old: Stored<T>, context: RequestContext): void;
   /** The same for PUT/PATCH …/status; the engine has already taken everything but status from `old`. */
   prepareForStatusUpdate?(draft: T, old: Stored<T>): void;

@@ -672,7 +672,7 @@ async function startHarness(
   const dir = tempDir(test);
   const store = await LmdbStore.open<Stored>({ path: join(dir, "store"), codec: objectCodec });
   const definitions = createResources({
-    serviceCIDR: "10.96.0.0/16",
+    serviceCIDRs: ["10.96.0.0/16"],
     nodePortRange: [30000, 32767],
     defaultTolerationSeconds: 300,
   });
@@ -796,7 +796,7 @@ t.test("discovery, version, health, OpenAPI", async (t) => {
   t.match((await call("GET", "/readyz?verbose")).text, /\[\+\]store ok\n[\s\S]*readyz check passed/);
   t.match((await call("GET", "/api")).body, { kind: "APIVersions", versions: ["v1"] });
   const groups = (await call("GET", "/apis")).body.groups.map((g: { name: string }) => g.name);
-  t.same(groups, ["apps", "coordination.k8s.io", "discovery.k8s.io"]);
+  t.same(groups, ["apps", "coordination.k8s.io", "discovery.k8s.io", "events.k8s.io"]);
   t.match((await call("GET", "/apis/apps")).body, {
     kind: "APIGroup",
     name: "apps",
@@ -1561,7 +1561,7 @@ t.test("watch: state first, resume, selectors, bookmarks, 410", async (t) => {
     type: "BOOKMARK",
     object: { metadata: { annotations: { "k8s.io/initial-events-end": "true" } } },
   });
-  t.equal((await watch(h, `${CM}?watch=1&sendInitialEvents=true`)).code, 400);
+  t.equal((await watch(h, `${CM}?watch=1&sendInitialEvents=true`)).code, 422);
 
   await store.compact(await store.revision());
   const expired = await watch(h, `${CM}?watch=1&resourceVersion=${versions[0]}`);

@@ -1,14 +1,9 @@
-// The kinds as declared to the API engine: defaults, validation texts, table cells, allocators. No I/O.
+// The kinds as declared to the API engine: defaults, validation texts, table cells. Services have a file of their own. No I/O.
 
-import type { PodSpec, ServiceSpec } from "kubernetes-types/core/v1.js";
+import type { PodSpec } from "kubernetes-types/core/v1.js";
 import t from "tap";
-import { StatusError } from "../../common/client.js";
-import type { Deployment, KubeObject, Namespace, Node, Pod, Service, Stored } from "../../common/k8s.js";
-import { Pool, staticBand } from "../../control/resources/allocator.js";
+import type { Deployment, Namespace, Node, Pod, Stored } from "../../common/k8s.js";
 import { age, humanDuration } from "../../control/resources/duration.js";
-import { createResources } from "../../control/resources/index.js";
-import { ServiceAllocator } from "../../control/resources/service-allocation.js";
-import type { ResourceDefinition } from "../../control/resources/types.js";
 import { errorText, same } from "../../control/resources/validation/field.js";
 import {
   dns1035Label,
@@ -18,56 +13,7 @@ import {
   validateLabels,
 } from "../../control/resources/validation/meta.js";
 import { canonicalQuantity, parseQuantity } from "../../control/resources/validation/quantity.js";
-
-const NOW = Date.parse("2026-01-01T12:00:00Z");
-const CONTEXT = { user: { name: "tester", groups: [] }, dryRun: false, now: "2026-01-01T12:00:00Z" };
-
-function kinds(serviceCIDR = "10.96.0.0/16"): Map<string, ResourceDefinition> {
-  const all = createResources({ serviceCIDR, nodePortRange: [30000, 32767], defaultTolerationSeconds: 300 });
-  return new Map(all.map((d) => [d.resource.kind, d]));
-}
-const KINDS = kinds();
-
-function kind(name: string, from = KINDS): ResourceDefinition {
-  const found = from.get(name);
-  if (!found) throw new Error(`no kind ${name}`);
-  return found;
-}
-
-/** A copy of `object` with metadata, as a client would send it. */
-function make<T>(name: string, object: T): T & KubeObject {
-  const metadata = { name: "x", namespace: "ns" };
-  return structuredClone({ kind: name, metadata, ...object }) as T & KubeObject;
-}
-
-/** As the engine creates: defaults, prepareForCreate; without validation. */
-function created<T>(name: string, object: T, from = KINDS): Stored & T {
-  const d = kind(name, from);
-  const draft = make(name, object);
-  d.setDefaults?.(draft);
-  d.prepareForCreate?.(draft, CONTEXT);
-  return draft as Stored & T;
-}
-
-/** Texts of what is wrong with a new object. */
-function problems(name: string, object: object): string[] {
-  return kind(name).validate(created(name, object)).map(errorText);
-}
-
-/** The object after an update, and what is wrong with it. */
-function updated<T>(name: string, old: Stored & T, change: (draft: T & KubeObject) => void) {
-  const d = kind(name);
-  const draft = structuredClone(old) as unknown as T & KubeObject;
-  change(draft);
-  d.setDefaults?.(draft);
-  d.prepareForUpdate?.(draft, old, CONTEXT);
-  return { draft: draft as Stored & T, problems: d.validate(draft, old).map(errorText) };
-}
-
-function cells(name: string, object: object): Record<string, unknown> {
-  const stored = { kind: name, apiVersion: "v1", metadata: { name: "x" }, ...object } as Stored;
-  return Object.fromEntries(kind(name).columns.map((c) => [c.name, c.value(stored, NOW)]));
-}
+import { cells, created, KINDS, kind, NOW, problems, updated } from "./helpers/kinds.js";
 
 const ago = (seconds: number) => new Date(NOW - seconds * 1000).toISOString();
 const pod = (spec: Partial<PodSpec> = {}): Pod => ({
@@ -75,7 +21,6 @@ const pod = (spec: Partial<PodSpec> = {}): Pod => ({
 });
 const container = (fields: object): Pod =>
   pod({ containers: [{ name: "c", image: "nginx", ...fields }] as PodSpec["containers"] });
-const service = (spec: ServiceSpec = {}): Service => ({ spec: { ports: [{ port: 80 }], ...spec } });
 
 t.test("names of the kinds", async (t) => {
   const summary = [...KINDS.values()].map((d) =>
@@ -96,6 +41,7 @@ t.test("names of the kinds", async (t) => {
     "endpointslices endpointslice   false",
     "deployments deployment deploy all true",
     "replicasets replicaset rs all true",
+    "events event ev  false",
     "events event ev  false",
     "configmaps configmap cm  false",
     "secrets secret   false",
@@ -330,27 +276,6 @@ t.test("defaults of the other kinds", async (t) => {
     ports: [{ name: "", protocol: "TCP", port: 80 }],
     metadata: { generation: 1 },
   });
-});
-
-t.test("defaults of a Service", async (t) => {
-  t.strictSame(created("Service", service()).spec, {
-    ports: [{ port: 80, protocol: "TCP", targetPort: 80 }],
-    sessionAffinity: "None",
-    type: "ClusterIP",
-    internalTrafficPolicy: "Cluster",
-    ipFamilyPolicy: "SingleStack",
-    ipFamilies: ["IPv4"],
-  });
-  t.match(created("Service", service({ sessionAffinity: "ClientIP" })).spec, {
-    sessionAffinityConfig: { clientIP: { timeoutSeconds: 10800 } },
-  });
-  t.equal(created("Service", service({ type: "NodePort" })).spec?.externalTrafficPolicy, "Cluster");
-  t.equal(created("Service", service({ type: "LoadBalancer" })).spec?.allocateLoadBalancerNodePorts, true);
-  t.strictSame(created("Service", service({ clusterIP: "10.96.5.5" })).spec?.clusterIPs, ["10.96.5.5"]);
-  const free = created("Service", { spec: { clusterIP: "None" } });
-  t.match(free.spec, { ipFamilyPolicy: "RequireDualStack", ipFamilies: ["IPv4", "IPv6"] });
-  t.strictSame(kind("Service").validate(free as Service), []);
-  t.strictSame(created("Service", service()).status, { loadBalancer: {} });
 });
 
 t.test("what is wrong with a pod", async (t) => {
@@ -630,6 +555,14 @@ t.test("status of a pod", async (t) => {
     'status.podIPs[0]: Invalid value: "10.244.0": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)',
     'status.qosClass: Invalid value: "Guaranteed": field is immutable',
   ]);
+  const dual = { podIP: "10.244.0.2", podIPs: [{ ip: "10.244.0.2" }, { ip: "fd00::2" }] };
+  t.strictSame(report({ ...dual, qosClass: "BestEffort" }).problems, []);
+  t.strictSame(
+    report({ podIPs: [{ ip: "10.244.0.2" }, { ip: "10.244.0.3" }], qosClass: "BestEffort" }).problems,
+    [
+      'status.podIPs: Invalid value: [{"ip":"10.244.0.2"},{"ip":"10.244.0.3"}]: may specify no more than one IP for each IP family',
+    ],
+  );
 });
 
 t.test("grace periods", async (t) => {
@@ -647,156 +580,12 @@ t.test("grace periods", async (t) => {
   t.equal(grace({ status: { phase: "Failed" } }), 0);
 });
 
-t.test("what is wrong with a Service", async (t) => {
-  const table: [ServiceSpec, (string | RegExp)[]][] = [
-    [{ ports: [] }, ["spec.ports: Required value"]],
-    [{ ports: [], clusterIP: "None" }, []],
-    [
-      { type: "nodeport" },
-      [
-        'spec.type: Unsupported value: "nodeport": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"',
-      ],
-    ],
-    [
-      { ports: [{ port: 80 }, { port: 81 }] },
-      ["spec.ports[0].name: Required value", "spec.ports[1].name: Required value"],
-    ],
-    [
-      {
-        ports: [
-          { port: 80, name: "a" },
-          { port: 81, name: "a" },
-        ],
-      },
-      ['spec.ports[1].name: Duplicate value: "a"'],
-    ],
-    [
-      {
-        ports: [
-          { port: 80, name: "a" },
-          { port: 80, name: "b" },
-        ],
-      },
-      ['spec.ports[1]: Duplicate value: {"port":80,"protocol":"TCP"}'],
-    ],
-    [
-      {
-        ports: [
-          { port: 53, name: "a" },
-          { port: 53, name: "b", protocol: "UDP" },
-        ],
-      },
-      [],
-    ],
-    [
-      { ports: [{ port: 0, targetPort: 80 }] },
-      ["spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"],
-    ],
-    [
-      { ports: [{ port: 80, protocol: "HTTP" }] },
-      ['spec.ports[0].protocol: Unsupported value: "HTTP": supported values: "SCTP", "TCP", "UDP"'],
-    ],
-    [
-      { ports: [{ port: 80, targetPort: "this-is-far-too-long" }] },
-      ['spec.ports[0].targetPort: Invalid value: "this-is-far-too-long": must be no more than 15 bytes'],
-    ],
-    [
-      { ports: [{ port: 80, nodePort: 30080 }] },
-      ["spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'"],
-    ],
-    [
-      {
-        type: "NodePort",
-        ports: [
-          { port: 80, name: "a", nodePort: 30080 },
-          { port: 81, name: "b", nodePort: 30080 },
-        ],
-      },
-      ["spec.ports[1].nodePort: Duplicate value: 30080"],
-    ],
-    [
-      { type: "NodePort", clusterIP: "None" },
-      ["spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for NodePort services"],
-    ],
-    [
-      { clusterIP: "10.96.0.999" },
-      [
-        'spec.clusterIPs[0]: Invalid value: "10.96.0.999": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)',
-      ],
-    ],
-    [
-      { clusterIPs: ["10.96.0.9"] },
-      ['spec.clusterIPs: Invalid value: ["10.96.0.9"]: must be empty when `clusterIP` is not specified'],
-    ],
-    [
-      { clusterIP: "10.96.0.9", clusterIPs: ["10.96.0.8"] },
-      ['spec.clusterIPs: Invalid value: ["10.96.0.8"]: first value must match `clusterIP`'],
-    ],
-    [{ ipFamilies: ["IPv6"] }, ['spec.ipFamilies[0]: Invalid value: "IPv6": not configured on this cluster']],
-    [
-      { ipFamilyPolicy: "RequireDualStack" },
-      [
-        'spec.ipFamilyPolicy: Invalid value: "RequireDualStack": this cluster is not configured for dual-stack services',
-      ],
-    ],
-    [{ ipFamilyPolicy: "PreferDualStack" }, []],
-    [
-      { ipFamilyPolicy: "PreferDualStack", clusterIP: "10.96.0.9", clusterIPs: ["10.96.0.9", "fd00::9"] },
-      ['spec.clusterIPs[1]: Invalid value: ["10.96.0.9","fd00::9"]: IPv6 is not configured on this cluster'],
-    ],
-    [{ type: "ExternalName" }, ["spec.externalName: Required value"]],
-    [{ type: "ExternalName", externalName: "example.com.", ports: [] }, []],
-    [
-      { type: "ExternalName", externalName: "example.com", clusterIP: "10.96.0.9" },
-      ["spec.clusterIPs: Forbidden: may not be set for ExternalName services"],
-    ],
-    [
-      { sessionAffinity: "ClientIP", sessionAffinityConfig: { clientIP: { timeoutSeconds: 90000 } } },
-      [
-        "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 90000: must be greater than 0 and less than 86400",
-      ],
-    ],
-    [
-      { sessionAffinity: "clientip" },
-      ['spec.sessionAffinity: Unsupported value: "clientip": supported values: "ClientIP", "None"'],
-    ],
-    [
-      { externalTrafficPolicy: "Local" },
-      [
-        'spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services',
-      ],
-    ],
-    [
-      { internalTrafficPolicy: "Near" },
-      ['spec.internalTrafficPolicy: Unsupported value: "Near": supported values: "Cluster", "Local"'],
-    ],
-    [
-      { externalIPs: ["127.0.0.1"] },
-      [
-        'spec.externalIPs[0]: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)',
-      ],
-    ],
-    [
-      { healthCheckNodePort: 31000 },
-      [
-        "spec.healthCheckNodePort: Invalid value: 31000: may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
-      ],
-    ],
-    [{ selector: { "a b": "c" } }, [/^spec\.selector: Invalid value: "a b": name part must consist of/]],
-  ];
-  for (const [spec, texts] of table) {
-    const found = problems("Service", service(spec));
-    t.equal(found.length, texts.length, `${JSON.stringify(spec)}\n${found.join("\n")}`);
-    t.match(found, texts);
-  }
-  t.ok(kind("Service").validateName?.("9a").length);
-});
-
 t.test("what is wrong with the other kinds", async (t) => {
   const template = { metadata: { labels: { a: "b" } }, spec: pod().spec };
   const workload = (spec: object) => ({ spec: { selector: { matchLabels: { a: "b" } }, template, ...spec } });
   const cm = "x".repeat(1024 * 1024 + 1);
   const slice = (fields: object) => ({ addressType: "IPv4", endpoints: [], ...fields });
+  const hints = (count: number) => Array.from({ length: count }, (_, i) => ({ name: `h${i}` }));
   const endpoint = { addresses: ["10.244.0.2"] };
   const table: [string, object, (string | RegExp)[]][] = [
     [
@@ -924,6 +713,67 @@ t.test("what is wrong with the other kinds", async (t) => {
     ],
     [
       "EndpointSlice",
+      slice({ addressType: "IPv6", endpoints: [{ addresses: ["10.244.0.2"] }, { addresses: ["fe80::1"] }] }),
+      [
+        'endpoints[0].addresses[0]: Invalid value: "10.244.0.2": must be an IPv6 address',
+        'endpoints[1].addresses[0]: Invalid value: "fe80::1": may not be in the link-local range (169.254.0.0/16, fe80::/10)',
+      ],
+    ],
+    [
+      "EndpointSlice",
+      slice({ endpoints: [{ ...endpoint, hints: { forZones: hints(9), forNodes: hints(9) } }] }),
+      [
+        "endpoints[0].hints.forZones: Too many: 9: must have at most 8 items",
+        "endpoints[0].hints.forNodes: Too many: 9: must have at most 8 items",
+      ],
+    ],
+    [
+      "EndpointSlice",
+      slice({ endpoints: [{ ...endpoint, hints: { forZones: hints(8), forNodes: hints(8) } }] }),
+      [],
+    ],
+    [
+      "EndpointSlice",
+      slice({
+        endpoints: [
+          {
+            ...endpoint,
+            hints: { forZones: [{ name: "-" }], forNodes: [...hints(1), ...hints(1), { name: "A" }] },
+          },
+        ],
+      }),
+      [
+        /^endpoints\[0\]\.hints\.forZones\[0\]\.name: Invalid value: "-": a valid label must/,
+        'endpoints[0].hints.forNodes[1].name: Duplicate value: "h0"',
+        /^endpoints\[0\]\.hints\.forNodes\[2\]\.name: Invalid value: "A": a lowercase RFC 1123 subdomain/,
+      ],
+    ],
+    [
+      "EndpointSlice",
+      slice({ ports: [{ port: 0 }, { name: "b", protocol: "ICMP", appProtocol: "a b" }, { name: "all" }] }),
+      [
+        "ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+        'ports[1].protocol: Unsupported value: "ICMP": supported values: "SCTP", "TCP", "UDP"',
+        /^ports\[1\]\.appProtocol: Invalid value: "a b": name part/,
+      ],
+    ],
+    ["Node", { spec: { podCIDRs: ["10.244.1.0/24", "fd00:10:244:1::/64"] } }, []],
+    [
+      "Node",
+      { spec: { podCIDRs: ["10.244.1.0/24", "10.244.2.0/24"] } },
+      [
+        'spec.podCIDRs: Invalid value: ["10.244.1.0/24","10.244.2.0/24"]: may specify no more than one CIDR for each IP family',
+      ],
+    ],
+    [
+      "Node",
+      { spec: { podCIDRs: ["10.244.1.0/24", "fd00::/129"] } },
+      [
+        'spec.podCIDRs[1]: Invalid value: "fd00::/129": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)',
+      ],
+    ],
+    [
+      "EndpointSlice",
       slice({ ports: [{ name: "a" }, { name: "a" }] }),
       ['ports[1].name: Duplicate value: "a"'],
     ],
@@ -1022,6 +872,18 @@ t.test("updates of the other kinds", async (t) => {
     updated("Node", node, (x: Node) => Object.assign(x.spec ?? {}, { podCIDR: "10.244.9.0/24" })).problems,
     ['spec.podCIDRs: Forbidden: node updates may not change podCIDR except from "" to valid'],
   );
+  const second = (x: Node) => Object.assign(x.spec ?? {}, { podCIDRs: ["10.244.0.0/24", "fd00::/64"] });
+  t.strictSame(updated("Node", node, second).problems.length, 1, "a second one does not come later");
+  const fresh = created("Node", {} as Node);
+  const given = updated("Node", fresh, (x: Node) =>
+    Object.assign(x, { spec: { podCIDRs: ["fd00::/64", "10.244.0.0/24"] } }),
+  );
+  t.strictSame(given.problems, []);
+  t.equal(given.draft.spec?.podCIDR, "fd00::/64");
+  const beta = { addresses: ["10.244.0.2"], deprecatedTopology: { "kubernetes.io/hostname": "node-1" } };
+  t.strictSame(created("EndpointSlice", { addressType: "IPv4", endpoints: [beta] }).endpoints, [
+    { addresses: ["10.244.0.2"] },
+  ]);
   const ns = created<Namespace>("Namespace", {});
   const going = structuredClone(ns);
   kind("Namespace").prepareForDelete?.(going);
@@ -1225,7 +1087,7 @@ t.test("selectable fields and scale", async (t) => {
     "spec.serviceAccountName": "default",
     "status.podIP": "",
   });
-  t.match(kind("Service").selectableFields?.(created("Service", service({ clusterIP: "None" }))), {
+  t.match(kind("Service").selectableFields?.(created("Service", { spec: { clusterIP: "None" } })), {
     "spec.clusterIP": "None",
     "spec.type": "ClusterIP",
   });
@@ -1236,340 +1098,4 @@ t.test("selectable fields and scale", async (t) => {
     kind(name).scale?.set(workload, 5);
     t.equal(workload.spec.replicas, 5);
   }
-});
-
-t.test("pools", async (t) => {
-  t.equal(staticBand(65536, { min: 16, max: 256, step: 16 }), 256);
-  t.equal(staticBand(2768, { min: 16, max: 128, step: 32 }), 86);
-  t.equal(staticBand(64, { min: 16, max: 256, step: 16 }), 16);
-  t.equal(staticBand(8, { min: 16, max: 256, step: 16 }), 0);
-  const pool = new Pool(100, 20);
-  const seen = new Set<number>();
-  for (let i = 0; i < 80; i++) seen.add(pool.takeAny("a") ?? -1);
-  t.ok(seen.size === 80 && Math.min(...seen) >= 20, "the upper band first");
-  for (let i = 0; i < 20; i++) seen.add(pool.takeAny("a") ?? -1);
-  t.equal(seen.size, 100);
-  t.equal(pool.takeAny("a"), undefined, "exhausted");
-  pool.release(50, "b");
-  t.equal(pool.free, 0, "another's is not given back");
-  pool.release(50, "a");
-  t.equal(pool.takeAny("b"), 50);
-  t.equal(pool.ownerOf(50), "b");
-  t.throws(() => pool.take(100, "a"), RangeError);
-  const first = new Set(Array.from({ length: 20 }, () => new Pool(10_000, 0).takeAny("a")));
-  t.ok(first.size > 10, "random, not sequential");
-});
-
-t.test("allocation of a Service", async (t) => {
-  const make = (random?: (below: number) => number) =>
-    new ServiceAllocator({ serviceCIDR: "10.96.0.0/16", nodePortRange: [30000, 32767], random });
-  const named = (name: string, spec: ServiceSpec, namespace = "ns") => {
-    const draft = created("Service", { ...service(spec), metadata: { name, namespace } });
-    return draft as Stored<Service> & Service;
-  };
-  const refused = (fn: () => unknown): string => {
-    try {
-      fn();
-      return "";
-    } catch (error) {
-      if (!(error instanceof StatusError)) throw error;
-      return `${error.code} ${error.message}`;
-    }
-  };
-  const a = make();
-  const all = a.freeIPs;
-  t.equal(all, 65536 - 3, "without network, broadcast and the first address");
-
-  const one = named("one", { type: "NodePort" });
-  a.allocate(one, undefined).commit();
-  t.match(one.spec?.clusterIP, /^10\.96\.\d+\.\d+$/);
-  t.strictSame(one.spec?.clusterIPs, [one.spec?.clusterIP]);
-  const port = one.spec?.ports?.[0]?.nodePort ?? 0;
-  t.ok(port >= 30086 && port <= 32767, `from the upper band: ${port}`);
-  const octets = (one.spec?.clusterIP ?? "").split(".").map(Number);
-  t.ok((octets[2] ?? 0) * 256 + (octets[3] ?? 0) > 256, "from the upper band");
-
-  t.equal(
-    refused(() => a.allocate(named("two", { clusterIP: one.spec?.clusterIP }), undefined)),
-    `422 Service "two" is invalid: spec.clusterIPs: Invalid value: ["${one.spec?.clusterIP}"]: failed to allocate IP ${one.spec?.clusterIP}: provided IP is already allocated`,
-  );
-  for (const ip of ["10.0.0.1", "10.96.0.0", "10.96.255.255"]) {
-    t.equal(
-      refused(() => a.allocate(named("two", { clusterIP: ip }), undefined)),
-      `422 Service "two" is invalid: spec.clusterIPs: Invalid value: ["${ip}"]: failed to allocate IP ${ip}: the provided IP (${ip}) is not in the valid range. The range of valid IPs is 10.96.0.0/16`,
-    );
-  }
-  t.match(
-    refused(() => a.allocate(named("two", { clusterIP: "10.96.0.1" }), undefined)),
-    /already allocated/,
-  );
-  const wants = (nodePort: number) => named("two", { type: "NodePort", ports: [{ port: 80, nodePort }] });
-  t.equal(
-    refused(() => a.allocate(wants(port), undefined)),
-    `422 Service "two" is invalid: spec.ports[0].nodePort: Invalid value: ${port}: provided port is already allocated`,
-  );
-  t.equal(
-    refused(() => a.allocate(wants(29999), undefined)),
-    '422 Service "two" is invalid: spec.ports[0].nodePort: Invalid value: 29999: provided port is not in the valid range. The range of valid ports is 30000-32767',
-  );
-  t.equal(a.freeIPs, all - 1, "what was refused holds nothing");
-  t.equal(a.freePorts, 2767);
-
-  const api = named("kubernetes", {}, "default");
-  a.allocate(api, undefined).commit();
-  t.equal(api.spec?.clusterIP, "10.96.0.1");
-  a.released(api);
-  t.match(
-    refused(() => a.allocate(named("two", { clusterIP: "10.96.0.1" }), undefined)),
-    /already allocated/,
-  );
-  const again = named("kubernetes", { clusterIP: "10.96.0.1" }, "default");
-  a.allocate(again, undefined).commit();
-
-  const twins = named("dns", {
-    type: "NodePort",
-    ports: [
-      { port: 53, name: "t" },
-      { port: 53, name: "u", protocol: "UDP" },
-      { port: 9153, name: "m" },
-    ],
-  });
-  a.allocate(twins, undefined).commit();
-  const [tcp, udp, metrics] = twins.spec?.ports ?? [];
-  t.equal(tcp?.nodePort, udp?.nodePort, "TCP and UDP of one port share the node port");
-  t.not(tcp?.nodePort, metrics?.nodePort);
-
-  const first = named("same", {});
-  first.metadata.uid = "1";
-  const second = named("same", {});
-  second.metadata.uid = "2";
-  a.allocate(first, undefined).commit();
-  a.allocate(second, undefined).commit();
-  const between = a.freeIPs;
-  a.released(structuredClone({ ...second, metadata: first.metadata }));
-  t.equal(a.freeIPs, between, "a namesake's address is another's");
-  a.released(first);
-  a.released(second);
-
-  const dry = named("dry", { type: "LoadBalancer", externalTrafficPolicy: "Local" });
-  const [ips, ports] = [a.freeIPs, a.freePorts];
-  const reservation = a.allocate(dry, undefined);
-  t.ok((dry.spec?.healthCheckNodePort ?? 0) >= 30000);
-  t.strictSame([a.freeIPs, a.freePorts], [ips - 1, ports - 2]);
-  reservation.rollback();
-  t.strictSame([a.freeIPs, a.freePorts], [ips, ports]);
-  reservation.rollback();
-  t.strictSame([a.freeIPs, a.freePorts], [ips, ports], "rolling back twice is harmless");
-
-  for (const spec of [{ clusterIP: "None" }, { type: "ExternalName", externalName: "a.b", ports: [] }]) {
-    a.allocate(named("none", spec), undefined).commit();
-  }
-  const bare = named("bare", { type: "LoadBalancer", allocateLoadBalancerNodePorts: false });
-  a.allocate(bare, undefined).commit();
-  t.notOk(bare.spec?.ports?.[0]?.nodePort);
-  t.strictSame([a.freeIPs, a.freePorts], [ips - 1, ports]);
-});
-
-t.test("allocation over the life of a Service, as the engine drives it", async (t) => {
-  const d = kind("Service", kinds("10.96.0.0/24"));
-  let stored = make("Service", service({ type: "NodePort" })) as unknown as Stored & Service;
-  const write = (change: (s: Service) => void, create = false) => {
-    const draft = structuredClone(stored);
-    change(draft);
-    d.setDefaults?.(draft);
-    if (create) d.prepareForCreate?.(draft, CONTEXT);
-    else d.prepareForUpdate?.(draft, stored, CONTEXT);
-    const errors = d.validate(draft, create ? undefined : stored).map(errorText);
-    if (errors.length > 0) return errors;
-    d.allocate?.(draft, create ? undefined : stored).commit();
-    stored = draft;
-    return [];
-  };
-  const spec = () => stored.spec ?? {};
-  t.strictSame(
-    write(() => undefined, true),
-    [],
-  );
-  const { clusterIP } = spec();
-  const nodePort = spec().ports?.[0]?.nodePort;
-  t.ok(clusterIP && nodePort);
-
-  write((s) => {
-    s.spec = { type: "NodePort", ports: [{ port: 80 }], selector: { a: "b" } };
-  });
-  t.equal(spec().clusterIP, clusterIP, "left out, so kept");
-  t.equal(spec().ports?.[0]?.nodePort, nodePort);
-  t.strictSame(
-    write((s) => {
-      if (s.spec) s.spec.clusterIP = "10.96.0.77";
-    }),
-    ['spec.clusterIPs[0]: Invalid value: ["10.96.0.77"]: may not change once set'],
-  );
-
-  write((s) => {
-    if (s.spec) s.spec.type = "ClusterIP";
-  });
-  t.notOk(spec().ports?.[0]?.nodePort, "ClusterIP has no node port");
-  t.notOk(spec().externalTrafficPolicy);
-  const taken = make("Service", service({ type: "NodePort", ports: [{ port: 80, nodePort }] }));
-  taken.metadata = { name: "y", namespace: "ns" };
-  d.setDefaults?.(taken);
-  d.allocate?.(taken, undefined).commit();
-  t.pass("the node port was given back");
-
-  write((s) => {
-    if (s.spec) s.spec = { ...s.spec, type: "ExternalName", externalName: "example.com" };
-  });
-  t.match(spec(), { type: "ExternalName" });
-  t.notOk(spec().clusterIP || spec().clusterIPs || spec().ipFamilies);
-  const heir = make("Service", service({ clusterIP, clusterIPs: [clusterIP ?? ""] }));
-  heir.metadata = { name: "z", namespace: "ns" };
-  d.setDefaults?.(heir);
-  d.allocate?.(heir, undefined).commit();
-  t.pass("the ClusterIP was given back");
-
-  write((s) => {
-    if (s.spec) s.spec.type = "LoadBalancer";
-    if (s.spec) s.spec.externalTrafficPolicy = "Local";
-  });
-  t.ok(spec().clusterIP && spec().clusterIP !== clusterIP);
-  t.ok(spec().healthCheckNodePort && spec().ports?.[0]?.nodePort);
-  write((s) => {
-    if (s.spec) s.spec.externalTrafficPolicy = "Cluster";
-  });
-  t.notOk(spec().healthCheckNodePort);
-});
-
-t.test("exhaustion and restore", async (t) => {
-  const small = { serviceCIDR: "10.0.0.0/29", nodePortRange: [30000, 30002] as [number, number] };
-  const a = new ServiceAllocator(small);
-  const objects: Stored<Service>[] = [];
-  const add = (name: string, spec: ServiceSpec) => {
-    const draft = created("Service", { ...service(spec), metadata: { name, namespace: "ns" } });
-    a.allocate(draft, undefined).commit();
-    objects.push(draft);
-  };
-  for (let i = 0; i < 5; i++) add(`s${i}`, i < 3 ? { type: "NodePort" } : {});
-  t.equal(new Set(objects.map((o) => o.spec?.clusterIP)).size, 5);
-  t.throws(() => add("more", {}), {
-    code: 500,
-    message: "Internal error occurred: failed to allocate a serviceIP: range is full",
-  });
-  const gone = objects.pop() as Stored<Service>;
-  a.released(gone);
-  t.throws(() => add("np", { type: "NodePort" }), {
-    code: 500,
-    message: /failed to allocate a nodePort: range is full/,
-  });
-  t.equal(a.freeIPs, 1, "the address taken before the port failed was given back");
-
-  const b = new ServiceAllocator(small);
-  b.restore(objects);
-  t.equal(b.freeIPs, 1);
-  t.equal(b.freePorts, 0);
-  b.restore([]);
-  t.equal(b.freeIPs, 5);
-  const stale = [
-    created("Service", {
-      spec: { type: "ClusterIP", clusterIP: "192.168.0.1", clusterIPs: ["192.168.0.1"] },
-    }),
-  ];
-  b.restore(stale as Stored<Service>[]);
-  t.equal(b.freeIPs, 5, "an address of another range holds nothing");
-  for (const serviceCIDR of ["10.0.0.0/8", "10.0.0.0/31", "fd00::/112", "nonsense"]) {
-    t.throws(() => new ServiceAllocator({ ...small, serviceCIDR }), RangeError, serviceCIDR);
-  }
-  t.throws(() => new ServiceAllocator({ ...small, nodePortRange: [10, 5] }), RangeError);
-});
-
-t.test("never two owners of one address or port, whatever happens", async (t) => {
-  // A small linear congruential generator: the same run every time.
-  let seed = 20260101;
-  const random = (below: number) => {
-    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
-    return Math.floor((seed / 2 ** 32) * below);
-  };
-  const a = new ServiceAllocator({ serviceCIDR: "10.0.0.0/26", nodePortRange: [30000, 30039], random });
-  const stored = new Map<string, Stored<Service>>();
-  const types = ["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"];
-  let refusals = 0;
-  for (let step = 0; step < 4000; step++) {
-    const name = `s${random(50)}`;
-    const old = stored.get(name);
-    if (old && random(4) === 0) {
-      stored.delete(name);
-      a.released(old);
-      continue;
-    }
-    const type = types[random(4)] ?? "ClusterIP";
-    const spec: ServiceSpec = {
-      type,
-      externalName: "a.b",
-      ports: Array.from({ length: 1 + random(3) }, (_, i) => ({
-        name: `p${i}`,
-        port: 80 + i,
-        ...(type !== "ClusterIP" && type !== "ExternalName" && random(4) === 0
-          ? { nodePort: 30000 + random(40) }
-          : {}),
-      })),
-      ...(type === "LoadBalancer" && random(2) === 0 ? { externalTrafficPolicy: "Local" } : {}),
-      ...(!old && type === "ClusterIP" && random(5) === 0
-        ? { clusterIP: random(2) ? "None" : `10.0.0.${random(64)}` }
-        : {}),
-    };
-    const d = kind("Service");
-    const draft = make("Service", {
-      spec,
-      metadata: { name, namespace: "ns" },
-    }) as unknown as Stored<Service> & Service;
-    d.setDefaults?.(draft);
-    if (old) d.prepareForUpdate?.(draft, old, CONTEXT);
-    else d.prepareForCreate?.(draft, CONTEXT);
-    if (d.validate(draft, old).length > 0) continue;
-    try {
-      const reservation = a.allocate(draft, old);
-      if (random(4) === 0) {
-        reservation.rollback();
-        continue;
-      }
-      reservation.commit();
-    } catch (error) {
-      if (!(error instanceof StatusError)) throw error;
-      refusals++;
-      continue;
-    }
-    stored.set(name, draft);
-    if (step % 500 === 0) a.restore([...stored.values()]);
-    const ips = [...stored.values()].flatMap((s) => s.spec?.clusterIPs ?? []).filter((ip) => ip !== "None");
-    const ports = [...stored.values()].flatMap((s) => [
-      ...new Set(
-        [...(s.spec?.ports ?? []).map((p) => p.nodePort ?? 0), s.spec?.healthCheckNodePort ?? 0].filter(
-          (n) => n,
-        ),
-      ),
-    ]);
-    const twice = ips.length !== new Set(ips).size || ports.length !== new Set(ports).size;
-    const leaked = a.freeIPs !== 61 - ips.length || a.freePorts !== 40 - ports.length;
-    if (twice || leaked) {
-      t.fail(`step ${step}: ${twice ? "two owners" : "a leak"}`, {
-        ips,
-        ports,
-        free: [a.freeIPs, a.freePorts],
-      });
-      return;
-    }
-  }
-  t.ok(refusals > 20 && stored.size > 10, `${refusals} refusals, ${stored.size} Services left`);
-});
-
-t.test("a range that is mostly taken stays quick", async (t) => {
-  const pool = new Pool(65_534, 256);
-  for (let i = 0; i < 65_500; i++) pool.takeAny(`s${i}`);
-  t.equal(pool.free, 34);
-  for (let i = 0; i < 20_000; i++) {
-    const offset = pool.takeAny("x");
-    if (offset === undefined) return t.fail("no offset although 34 are free");
-    pool.release(offset, "x");
-  }
-  t.equal(pool.free, 34);
 });

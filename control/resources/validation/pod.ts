@@ -2,6 +2,7 @@
 // paths and texts are those of the real server (pkg/apis/core/validation). Knows no request.
 
 import type { PodDNSConfig } from "kubernetes-types/core/v1.js";
+import { ipFamily } from "../../../common/ip.js";
 import type { Container, Pod, PodSpec, PodTemplateSpec, Stored } from "../../../common/k8s.js";
 import type { FieldError } from "../types.js";
 import { validateContainers, validateEphemeralContainers, validateInitContainers } from "./container.js";
@@ -254,11 +255,14 @@ function changedFields(now: PodSpec, before: PodSpec): string[] {
 /** What may be wrong with a status that a kubelet sends. */
 export function validatePodStatus(pod: Pod, old: Stored<Pod>): FieldError[] {
   const errors: FieldError[] = [];
-  const seen = new Set<string>();
-  for (const [i, { ip: address }] of (pod.status?.podIPs ?? []).entries()) {
-    errors.push(...ip(`status.podIPs[${i}]`, address ?? ""));
-    if (seen.has(address ?? "")) errors.push(duplicate(`status.podIPs[${i}]`, { ip: address }));
-    seen.add(address ?? "");
+  const ips = (pod.status?.podIPs ?? []).map((entry) => entry.ip ?? "");
+  for (const [i, address] of ips.entries()) {
+    errors.push(...ip(`status.podIPs[${i}]`, address));
+    if (ips.indexOf(address) < i) errors.push(duplicate(`status.podIPs[${i}]`, { ip: address }));
+  }
+  if (ips.length > 1 && new Set(ips.map(ipFamily)).size < ips.length) {
+    const text = "may specify no more than one IP for each IP family";
+    errors.push(invalid("status.podIPs", pod.status?.podIPs, text));
   }
   const qos = old.status?.qosClass;
   if (qos && pod.status?.qosClass !== qos) {

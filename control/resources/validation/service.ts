@@ -1,13 +1,14 @@
 // Validation of Services: field paths and texts are those of the real server (pkg/apis/core/validation and the
-// registry's address families), for a cluster with IPv4 alone. What needs the allocators is checked by them.
+// registry's). Addresses and families have a file of their own; what needs the allocators is checked by them.
 
 import type { ServiceSpec } from "kubernetes-types/core/v1.js";
 import { ipFamily } from "../../../common/ip.js";
 import type { Service, ServicePort, Stored } from "../../../common/k8s.js";
 import { isExternallyAccessible, isHeadless, needsHealthCheckNodePort } from "../service-defaults.js";
 import type { FieldError } from "../types.js";
-import { duplicate, forbidden, invalid, notSupported, oneOf, required } from "./field.js";
+import { duplicate, forbidden, invalid, oneOf, required } from "./field.js";
 import { validateLabels } from "./meta.js";
+import { validateClusterIPs, validateClusterIPsUpdate } from "./service-ips.js";
 import {
   cidr,
   ip,
@@ -21,10 +22,11 @@ import {
 } from "./values.js";
 
 const TYPES = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-const FAMILIES = ["IPv4", "IPv6"];
-const FAMILY_POLICIES = ["PreferDualStack", "RequireDualStack", "SingleStack"];
 const POLICIES = ["Cluster", "Local"];
 const MAX_AFFINITY_SECONDS = 86_400;
+const KUBELET_PORT = 10_250;
+const BALANCED_ONLY = "may only be used when `type` is 'LoadBalancer'";
+const SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges";
 
 export function validateService(service: Service, old: Stored<Service> | undefined): FieldError[] {
   const spec = service.spec ?? {};
@@ -34,7 +36,7 @@ export function validateService(service: Service, old: Stored<Service> | undefin
     ...validatePorts(service, spec),
     ...validateLabels(spec.selector, "spec.selector"),
     ...validateAffinity(spec),
-    ...validateClusterIPs(service, spec),
+    ...validateClusterIPs(service),
     ...validateExternalIPs(spec),
     ...validateLoadBalancer(service, spec),
     ...validatePolicies(service, spec),
@@ -127,94 +129,6 @@ function validateAffinity(spec: ServiceSpec): FieldError[] {
   return errors;
 }
 
-function validateClusterIPs(service: Service, spec: ServiceSpec): FieldError[] {
-  if (spec.type === "ExternalName") return [];
-  const errors: FieldError[] = [];
-  const ips = spec.clusterIPs ?? [];
-  if (spec.clusterIP) {
-    if (ips.length === 0) errors.push(required("spec.clusterIPs"));
-    else if (ips[0] !== spec.clusterIP) {
-      errors.push(invalid("spec.clusterIPs", ips, "first value must match `clusterIP`"));
-    }
-  } else if (ips.length > 0) {
-    errors.push(invalid("spec.clusterIPs", ips, "must be empty when `clusterIP` is not specified"));
-  }
-  errors.push(...validateFamilies(spec));
-  let wellFormed = true;
-  for (const [i, address] of ips.entries()) {
-    if (i === 0 && address === "None") {
-      if (ips.length === 1) continue;
-      wellFormed = false;
-      errors.push(invalid("spec.clusterIPs", ips, "'None' must be the first and only value"));
-      continue;
-    }
-    const wrong = ip(`spec.clusterIPs[${i}]`, address);
-    if (wrong.length > 0) wellFormed = false;
-    errors.push(...wrong);
-  }
-  if (ips.length > 2) errors.push(invalid("spec.clusterIPs", ips, "may only hold up to 2 values"));
-  if (!wellFormed) return errors;
-  return [...errors, ...validateFamiliesOfIPs(service, spec, ips)];
-}
-
-function validateFamilies(spec: ServiceSpec): FieldError[] {
-  const errors: FieldError[] = [];
-  const seen = new Set<string>();
-  for (const [i, family] of (spec.ipFamilies ?? []).entries()) {
-    const at = `spec.ipFamilies[${i}]`;
-    if (!FAMILIES.includes(family)) errors.push(notSupported(at, family, FAMILIES));
-    if (seen.has(family)) errors.push(duplicate(at, family));
-    seen.add(family);
-  }
-  const policy = spec.ipFamilyPolicy;
-  if (policy !== undefined && !FAMILY_POLICIES.includes(policy)) {
-    errors.push(notSupported("spec.ipFamilyPolicy", policy, FAMILY_POLICIES));
-  }
-  return errors;
-}
-
-/** Families, addresses and policy must agree, and be what this cluster has: IPv4. */
-function validateFamiliesOfIPs(service: Service, spec: ServiceSpec, ips: readonly string[]): FieldError[] {
-  const errors: FieldError[] = [];
-  const families = spec.ipFamilies ?? [];
-  const headless = isHeadless(service);
-  if (ips.length > 1 && ipFamily(ips[0] ?? "") === ipFamily(ips[1] ?? "")) {
-    errors.push(invalid("spec.clusterIPs", ips, "may specify no more than one IP for each IP family"));
-  }
-  for (const [i, address] of headless ? [] : ips.entries()) {
-    const family = families[i];
-    if (`IPv${ipFamily(address)}` === family) continue;
-    if (!family) {
-      if (ipFamily(address) === 4) continue;
-      errors.push(invalid(`spec.clusterIPs[${i}]`, ips, "IPv6 is not configured on this cluster"));
-      continue;
-    }
-    const text = `expected an ${family} value as indicated by \`ipFamilies[${i}]\``;
-    errors.push(invalid(`spec.clusterIPs[${i}]`, address, text));
-  }
-  const policy = spec.ipFamilyPolicy;
-  if (policy === "SingleStack") {
-    const text = "must be 'RequireDualStack' or 'PreferDualStack' when multiple";
-    if (ips.length === 2)
-      errors.push(invalid("spec.ipFamilyPolicy", policy, `${text} cluster IPs are specified`));
-    if (families.length === 2) {
-      errors.push(invalid("spec.ipFamilyPolicy", policy, `${text} IP families are specified`));
-    }
-  }
-  if (headless && Object.keys(spec.selector ?? {}).length === 0) return errors;
-  if (policy === "RequireDualStack") {
-    errors.push(
-      invalid("spec.ipFamilyPolicy", policy, "this cluster is not configured for dual-stack services"),
-    );
-  }
-  for (const [i, family] of families.entries()) {
-    if (family === "IPv6") {
-      errors.push(invalid(`spec.ipFamilies[${i}]`, family, "not configured on this cluster"));
-    }
-  }
-  return errors;
-}
-
 function validateExternalIPs(spec: ServiceSpec): FieldError[] {
   const errors: FieldError[] = [];
   for (const [i, address] of (spec.externalIPs ?? []).entries()) {
@@ -226,30 +140,57 @@ function validateExternalIPs(spec: ServiceSpec): FieldError[] {
 }
 
 function validateLoadBalancer(service: Service, spec: ServiceSpec): FieldError[] {
-  const errors: FieldError[] = [];
+  const errors = [...validateSourceRanges(service, spec), ...validateIngress(service, spec)];
   const balanced = spec.type === "LoadBalancer";
-  const only = "may only be used when `type` is 'LoadBalancer'";
-  const ranges = spec.loadBalancerSourceRanges ?? [];
-  // The real server spells this path with a capital.
-  if (ranges.length > 0 && !balanced) errors.push(forbidden("spec.LoadBalancerSourceRanges", only));
-  for (const [i, range] of ranges.entries()) {
-    errors.push(...cidr(`spec.LoadBalancerSourceRanges[${i}]`, range.trim()));
-  }
   if (spec.allocateLoadBalancerNodePorts !== undefined && !balanced) {
-    errors.push(forbidden("spec.allocateLoadBalancerNodePorts", only));
+    errors.push(forbidden("spec.allocateLoadBalancerNodePorts", BALANCED_ONLY));
   }
   if (spec.loadBalancerClass !== undefined) {
-    if (!balanced) errors.push(forbidden("spec.loadBalancerClass", only));
+    if (!balanced) errors.push(forbidden("spec.loadBalancerClass", BALANCED_ONLY));
     else errors.push(...qualified("spec.loadBalancerClass", spec.loadBalancerClass));
   }
-  const ingress = service.status?.loadBalancer?.ingress ?? [];
-  if (ingress.length > 0 && !balanced) {
-    errors.push(
-      forbidden("status.loadBalancer.ingress", 'may only be used when `spec.type` is "LoadBalancer"'),
-    );
+  for (const [i, { port }] of (balanced ? (spec.ports ?? []) : []).entries()) {
+    if (port !== KUBELET_PORT) continue;
+    const text = `may not expose port ${KUBELET_PORT} externally since it is used by kubelet`;
+    errors.push(invalid(`spec.ports[${i}]`, port, text));
   }
-  for (const [i, { ip: address }] of ingress.entries()) {
-    if (address) errors.push(...ip(`status.loadBalancer.ingress[${i}].ip`, address));
+  return errors;
+}
+
+/** The annotation is the field's forerunner and counts where the field is empty. */
+function validateSourceRanges({ metadata }: Service, spec: ServiceSpec): FieldError[] {
+  const ranges = spec.loadBalancerSourceRanges ?? [];
+  const annotation = metadata?.annotations?.[SOURCE_RANGES];
+  if (ranges.length === 0 && annotation === undefined) return [];
+  // The real server spells the field's path with a capital.
+  const at = ranges.length > 0 ? "spec.LoadBalancerSourceRanges" : `metadata.annotations[${SOURCE_RANGES}]`;
+  const errors = spec.type === "LoadBalancer" ? [] : [forbidden(at, BALANCED_ONLY)];
+  if (ranges.length > 0) return [...errors, ...ranges.flatMap((r, i) => cidr(`${at}[${i}]`, r.trim()))];
+  const listed = annotation?.trim() ? annotation.split(",") : [];
+  return [...errors, ...listed.flatMap((r) => cidr(at, r.trim()))];
+}
+
+function validateIngress({ status }: Service, spec: ServiceSpec): FieldError[] {
+  const ingress = status?.loadBalancer?.ingress ?? [];
+  if (ingress.length > 0 && spec.type !== "LoadBalancer") {
+    const text = 'may only be used when `spec.type` is "LoadBalancer"';
+    return [forbidden("status.loadBalancer.ingress", text)];
+  }
+  const errors: FieldError[] = [];
+  for (const [i, { ip: address, ipMode, hostname }] of ingress.entries()) {
+    const at = `status.loadBalancer.ingress[${i}]`;
+    if (address) {
+      errors.push(...ip(`${at}.ip`, address));
+      if (ipMode === undefined) errors.push(required(`${at}.ipMode`, "must be specified when `ip` is set"));
+      else errors.push(...oneOf(`${at}.ipMode`, ipMode, ["Proxy", "VIP"]));
+    } else if (ipMode !== undefined) {
+      errors.push(forbidden(`${at}.ipMode`, "may not be specified when `ip` is not set"));
+    }
+    if (!hostname) continue;
+    errors.push(...subdomain(`${at}.hostname`, hostname));
+    if (ipFamily(hostname) !== 0) {
+      errors.push(invalid(`${at}.hostname`, hostname, "must be a DNS name, not an IP address"));
+    }
   }
   return errors;
 }
@@ -299,21 +240,5 @@ function validateUpdate(service: Service, old: Stored<Service>): FieldError[] {
       );
     }
   }
-  if (spec.type === "ExternalName" || before.type === "ExternalName") return errors;
-  const wasHeadless = isHeadless(old);
-  if (wasHeadless && isHeadless(service)) return errors;
-  const ips = spec.clusterIPs ?? [];
-  const oldIPs = before.clusterIPs ?? [];
-  if (oldIPs.length > 0 && ips.length === 0) {
-    errors.push(invalid("spec.clusterIPs[0]", ips, "primary clusterIP can not be unset"));
-  }
-  for (const [i, address] of oldIPs.entries()) {
-    if (ips[i] !== undefined && ips[i] !== address) {
-      errors.push(invalid(`spec.clusterIPs[${i}]`, ips, "may not change once set"));
-    }
-  }
-  if (wasHeadless === isHeadless(service) && before.ipFamilies?.[0] !== spec.ipFamilies?.[0]) {
-    errors.push(invalid("spec.ipFamilies[0]", spec.ipFamilies ?? [], "may not change once set"));
-  }
-  return errors;
+  return [...errors, ...validateClusterIPsUpdate(service, old)];
 }
