@@ -10,6 +10,12 @@ export const commands: readonly CommandEntry[] = [
   { name: "exec", summary: "run a command in a host or a pod", load: () => import("./exec.js") },
   { name: "shell", summary: "open a shell in a host or a pod", load: () => import("./shell.js") },
   {
+    name: "explain",
+    summary: "say what happens to a packet to a Service, and why",
+    load: () => import("./explain.js"),
+  },
+  { name: "rules", summary: "show a host's rules, with a note each", load: () => import("./rules.js") },
+  {
     name: "publish",
     summary: "open a NodePort on this machine's loopback",
     load: () => import("./publish.js"),
@@ -19,6 +25,11 @@ export const commands: readonly CommandEntry[] = [
   { name: "get", summary: "list clusters or hosts", load: () => import("./get.js") },
   { name: "list", summary: "list clusters", load: () => import("./list.js") },
   { name: "doctor", summary: "check what this machine offers", load: () => import("./doctor.js") },
+  {
+    name: "proxy",
+    summary: "run kube-proxy on this host, beside any API server",
+    load: () => import("./proxy.js"),
+  },
   { name: "demo", summary: "show Services at work, step by step", load: () => import("./demo.js") },
   { name: "completion", summary: "print a shell completion script", load: () => import("./completion.js") },
   { name: "version", summary: "print the version", load: () => import("./version.js") },

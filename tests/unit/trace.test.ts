@@ -476,7 +476,7 @@ node-1  10.244.1.7 → 10.96.0.10:80  in by cni0
 │  │  ├─ nat KUBE-SVC-CDGGSHYLG3RE2FKL 2  chance 1/2: pod default/web-0 on node-1
 │  │  └─ nat KUBE-SEP-UIQK3OSOSTRHRPBX 2  DNAT to 10.244.1.2:8080, pod default/web-0 on node-1
 │  └─ 50%
-│     ├─ nat KUBE-SVC-CDGGSHYLG3RE2FKL 3  the rest: pod default/web-1 on node-2
+│     ├─ nat KUBE-SVC-CDGGSHYLG3RE2FKL 3  to pod default/web-1 on node-2
 │     └─ nat KUBE-SEP-4EX2N4PG4ASNZOBF 2  DNAT to 10.244.2.2:8080, pod default/web-1 on node-2
 ├─ routing                                to the endpoint, see below
 ├─ nat POSTROUTING 1                      on the way out: is it marked for masquerading?
@@ -538,7 +538,10 @@ t.test("explain: policies and dead ends", async (t) => {
     empty,
     /filter KUBE-SERVICES 1 +REJECT: default\/empty has no endpoints\n└─ refused: the client is told at once\n/,
   );
-  t.match(empty, /100% +refused\n• default\/empty has no endpoints at all: no pod matches the selector\n/);
+  t.match(
+    empty,
+    /100% +refused +by filter KUBE-SERVICES 1 on node-1\n• default\/empty has no endpoints at all: no pod matches the selector\n/,
+  );
 
   const away = world({ externalTrafficPolicy: "Local" }, "node-3");
   const dropped = await away.explain("web:30080");
@@ -561,11 +564,14 @@ t.test("explain: policies and dead ends", async (t) => {
     world({}, "node-1", ENDPOINTS, `*filter\n-I FORWARD ${rule}\nCOMMIT\n`).explain("web:80", "pod/client");
   t.match(
     await foreign("-p tcp --dport 8080 -m comment --comment mine -j DROP"),
-    /├─ routing +to the endpoint, see below\n├─ filter FORWARD 1 +DROP: mine\n└─ dropped: the client gets no answer\n\nODDS.*\n100% +dropped\n/,
+    /├─ routing +to the endpoint, see below\n├─ filter FORWARD 1 +DROP: mine\n└─ dropped: the client gets no answer\n\nODDS.*\n100% +dropped +by filter FORWARD 1 on node-1\n/,
   );
   const limited = await foreign("-m limit --limit 1/sec -j DROP");
   t.match(limited, /if -m limit --limit 1\/sec \(not known here\)\n/);
-  t.match(limited, /\n≤100% +dropped\n≤50% +10\.244\.1\.2:8080 [\s\S]*• the odds are upper bounds/);
+  t.match(
+    limited,
+    /\n≤100% +dropped +by filter FORWARD 1 on node-1\n≤50% +10\.244\.1\.2:8080 [\s\S]*• the odds are upper bounds/,
+  );
   const sticky = world({
     sessionAffinity: "ClientIP",
     sessionAffinityConfig: { clientIP: { timeoutSeconds: 60 } },
