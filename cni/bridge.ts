@@ -1,11 +1,12 @@
-// Our plugin: joins a pod to the host's bridge and gives it an address of the host's block. The five verbs of CNI as
-// functions; in this process when the runtime is ours, behind the protocol (main.ts) for everybody else.
+// Our plugin: joins a pod to the host's bridge and gives it an address of each of the host's blocks, one a family. The
+// five verbs of CNI as functions; in this process when the runtime is ours, behind the protocol (main.ts) for others.
 
 import { createHash } from "node:crypto";
-import { ipToBytes } from "../common/ip.js";
+import { type IpFamily, ipFamily } from "../common/ip.js";
 import { NetNs } from "../dataplane/kernel/netns.js";
 import { type Link, NetlinkError, RtNetlink } from "../dataplane/kernel/rtnetlink.js";
-import { type BridgeConf, type HostSubnet, hostSubnet, parseBridgeConf } from "./config.js";
+import { type BridgeConf, hostSubnets, parseBridgeConf } from "./config.js";
+import { configure, ensureBridge, ignore, macOf, type PodAddress } from "./interfaces.js";
 import { AddressStore } from "./ipam.js";
 import { type Attachment, CniError, type CniResult, CODE, type NetConf } from "./types.js";
 import { resultFrom } from "./version.js";
@@ -13,6 +14,7 @@ import { resultFrom } from "./version.js";
 export const DEFAULT_DATA_DIR = "/var/lib/cni";
 /** IFALIASZ less the NUL. */
 const MAX_ALIAS = 255;
+const EVERYTHING: Record<IpFamily, string> = { 4: "0.0.0.0/0", 6: "::/0" };
 
 /** What the protocol's environment says, and where the plugin is. */
 export interface Invocation {
@@ -40,15 +42,10 @@ function aliasOf(network: string, owner: Attachment): string {
 
 const aliasPrefix = (network: string): string => `kubeplumb-cni ${network} `;
 
-/** A MAC that follows the address: whoever gets an address again is found where neighbours remember it. */
-export function macOf(ip: string): string {
-  return ["0a", "58", ...Array.from(ipToBytes(ip), (byte) => byte.toString(16).padStart(2, "0"))].join(":");
-}
-
 /** Joins the pod. Throws CniError; then nothing is left of the attempt. */
 export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
   const conf = parseBridgeConf(raw);
-  const subnet = hostSubnet(conf);
+  const subnets = hostSubnets(conf);
   using pod = openSandbox(call.netns);
   if (pod.inode === call.hostNs.inode) {
     throw new CniError(
@@ -63,20 +60,24 @@ export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
   const veth = hostInterface(conf.name, owner);
   const undo: (() => Promise<void> | void)[] = [];
   try {
-    const bridge = await ensureBridge(host, conf, subnet);
-    const ip = store.allocate(subnet.block, subnet.gateway, owner);
-    undo.push(() => store.remove(ip));
+    const bridge = await ensureBridge(host, conf, subnets);
+    const addresses = subnets.ranges.map((range, n): PodAddress => {
+      const ip = store.allocate(range, n, owner);
+      undo.push(() => store.remove(ip));
+      return { ...range, ip };
+    });
     await host.addVeth({
       name: veth,
-      mtu: subnet.mtu,
+      mtu: subnets.mtu,
       master: bridge.index,
       up: true,
-      peer: { name: call.ifName, ns: pod, mac: macOf(ip) },
+      peer: { name: call.ifName, ns: pod, mac: macOf(addresses[0]?.ip ?? "") },
     });
     undo.push(() => deleteIfThere(host, veth));
     await host.setLink(veth, { hairpin: conf.hairpinMode, alias: aliasOf(conf.name, owner) });
-    const link = await configure(inside, call.ifName, ip, subnet);
-    return await describe({ host, link, bridge, veth, ip, subnet, call, conf });
+    const routes = routesOf(conf, addresses);
+    const link = await configure(inside, call.ifName, addresses, routes);
+    return await describe({ host, link, bridge, veth, addresses, routes, call, conf });
   } catch (error) {
     const reason = await explain(error, { conf, call, inside, veth });
     for (const step of undo.toReversed()) await step();
@@ -116,6 +117,7 @@ export async function check(raw: NetConf, call: Invocation): Promise<void> {
     `${call.ifName} has MAC ${link.mac}, not ${wantedMac}`,
   );
   const addresses = (await inside.listAddresses(call.ifName)).map(({ cidr }) => cidr);
+  const routes = await inside.listRoutes(call.ifName);
   const own = (result.ips ?? []).filter(
     ({ interface: i }) => i === undefined || result.interfaces?.[i]?.name === call.ifName,
   );
@@ -125,9 +127,12 @@ export async function check(raw: NetConf, call: Invocation): Promise<void> {
     expect(addresses.includes(address), `${call.ifName} has not the address ${address}`);
     const ip = address.slice(0, address.indexOf("/"));
     expect(store.isOwner(ip, owner), `${ip} is not reserved for ${call.containerId} in ${store.directory}`);
-    const routes = await inside.listRoutes(call.ifName);
-    const routed = routes.some(({ dst, via }) => dst === "0.0.0.0/0" && via === gateway);
-    expect(gateway === undefined || routed, `there is no default route via ${gateway}`);
+    const dst = EVERYTHING[ipFamily(ip) === 6 ? 6 : 4];
+    const routed = routes.some((route) => route.dst === dst && route.via === gateway);
+    expect(
+      !conf.isDefaultGateway || gateway === undefined || routed,
+      `there is no default route via ${gateway}`,
+    );
   }
 }
 
@@ -162,7 +167,7 @@ export async function gc(raw: NetConf, call: Pick<Invocation, "hostNs" | "dataDi
 export async function status(raw: NetConf): Promise<void> {
   const conf = parseBridgeConf(raw);
   try {
-    hostSubnet(conf);
+    hostSubnets(conf);
   } catch (error) {
     throw new CniError(CODE.unavailable, (error as Error).message, { cause: error });
   }
@@ -217,55 +222,13 @@ function openSandbox(path: string | undefined): NetNs {
   }
 }
 
-/** The bridge with the gateway's address, created on demand; put right where it is not as it should be. */
-async function ensureBridge(host: RtNetlink, conf: BridgeConf, subnet: HostSubnet): Promise<Link> {
-  const { gateway, block, mtu } = subnet;
-  const wanted = `${gateway}/${block.prefix}`;
-  let link = await host.getLink(conf.bridge);
-  if (!link) {
-    // A MAC of its own: else it is the lowest of the ports' and changes under the neighbours' feet.
-    const bridge = { name: conf.bridge, mtu, mac: macOf(gateway), up: true };
-    await host.addBridge(bridge).catch(ignore("EEXIST"));
-    link = await host.getLink(conf.bridge);
-  }
-  if (link?.kind !== "bridge") {
-    throw new CniError(CODE.invalidConfig, `${conf.bridge} is ${link?.kind ?? "no"} device, not a bridge`);
-  }
-  if (!link.up) await host.setLink(link.index, { up: true });
-  const present = (await host.listAddresses(link.index)).filter(({ family }) => family === 4);
-  for (const { cidr } of present.filter((address) => address.cidr !== wanted)) {
-    const ports = (await host.listLinks()).filter(({ master }) => master === conf.bridge);
-    if (ports.length > 0) {
-      throw new CniError(
-        CODE.bridgeAddress,
-        `${conf.bridge} has ${cidr} and ${ports.length} ports, but this host's block is ${block}`,
-        { details: "delete the pods of the old block first" },
-      );
-    }
-    await host.deleteAddress(link.index, cidr);
-  }
-  if (!present.some(({ cidr }) => cidr === wanted)) {
-    await host.addAddress(link.index, wanted).catch(ignore("EEXIST"));
-    // With the gateway, not with every pod: reading a sysctl costs as much as all the rest of this function.
-    if (host.ns.sysctl("net/ipv4/ip_forward") !== "1") host.ns.sysctl("net/ipv4/ip_forward", 1);
-  }
-  return link;
-}
-
-/** The pod's side. The address is there before the interface comes up, so that the kernel announces it (arp_notify). */
-async function configure(inside: RtNetlink, ifName: string, ip: string, subnet: HostSubnet): Promise<Link> {
-  const link = await inside.getLink(ifName);
-  if (!link) throw new Error(`${ifName} is missing in ${inside.ns.name}`);
-  const dev = link.index;
-  const [refused] = await inside.batch(() => [
-    inside.setLink(dev, { arpNotify: true }),
-    inside.addAddress(dev, `${ip}/${subnet.block.prefix}`),
-    inside.setLink(dev, { up: true }),
-    inside.setLink("lo", { up: true }),
-    inside.addRoute({ dst: "0.0.0.0/0", via: subnet.gateway, dev }),
+function routesOf(conf: BridgeConf, addresses: readonly PodAddress[]): { dst: string; gw: string }[] {
+  return addresses.flatMap(({ block: { family }, gateway }) => [
+    ...(conf.isDefaultGateway ? [{ dst: EVERYTHING[family], gw: gateway }] : []),
+    ...conf.routes
+      .filter((route) => route.family === family)
+      .map((route) => ({ dst: String(route), gw: gateway })),
   ]);
-  if (refused) throw refused;
-  return link;
 }
 
 async function describe(facts: {
@@ -274,12 +237,12 @@ async function describe(facts: {
   link: Link;
   bridge: Link;
   veth: string;
-  ip: string;
-  subnet: HostSubnet;
+  addresses: readonly PodAddress[];
+  routes: { dst: string; gw: string }[];
   call: Invocation;
   conf: BridgeConf;
 }): Promise<CniResult> {
-  const { host, link, bridge, veth, ip, subnet, call, conf } = facts;
+  const { host, link, bridge, veth, addresses, routes, call, conf } = facts;
   const port = await host.getLink(veth);
   return {
     cniVersion: conf.cniVersion,
@@ -288,8 +251,12 @@ async function describe(facts: {
       { name: veth, mac: port?.mac, mtu: port?.mtu },
       { name: call.ifName, mac: link.mac, mtu: link.mtu, sandbox: call.netns },
     ],
-    ips: [{ address: `${ip}/${subnet.block.prefix}`, gateway: subnet.gateway, interface: 2 }],
-    routes: [{ dst: "0.0.0.0/0", gw: subnet.gateway }],
+    ips: addresses.map(({ ip, block, gateway }) => ({
+      address: `${ip}/${block.prefix}`,
+      gateway,
+      interface: 2,
+    })),
+    routes,
     dns: {},
   };
 }
@@ -324,12 +291,6 @@ async function explain(
 
 async function deleteIfThere(host: RtNetlink, name: string): Promise<void> {
   await host.deleteLink(name).catch(ignore("ENODEV"));
-}
-
-function ignore(code: string): (error: unknown) => void {
-  return (error) => {
-    if (!(error instanceof NetlinkError && error.code === code)) throw error;
-  };
 }
 
 function expect(holds: boolean, otherwise: string): asserts holds {

@@ -1,4 +1,4 @@
-// Which address of the host's block is whose: one file an address, named by it, holding container id and interface
+// Which address of the host's blocks is whose: one file an address, named by it, holding container id and interface
 // (the layout of the reference plugin host-local, so its tools can read it). Survives crashes and parallel
 // processes: a file appears whole or not at all, and only for one of them.
 
@@ -17,11 +17,11 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
-import type { Cidr } from "../common/ip.js";
-import { ipFamily } from "../common/ip.js";
+import { type Cidr, ipFamily } from "../common/ip.js";
+import type { Range } from "./config.js";
 import { type Attachment, CniError, CODE } from "./types.js";
 
-const LAST_RESERVED = "last_reserved_ip.0";
+const LAST_RESERVED = "last_reserved_ip.";
 const NEW_PREFIX = ".new-";
 const MAX_TRIES = 1 << 20;
 
@@ -55,18 +55,19 @@ export class AddressStore {
     return this.#dir;
   }
 
-  /** Reserves the next free address. Throws CniError 11 when all are taken. */
-  allocate(block: Cidr, gateway: string, owner: Attachment): string {
+  /** Reserves the next free address of the n-th range. Throws CniError 11 when all are taken. */
+  allocate({ block, gateway }: Range, n: number, owner: Attachment): string {
     mkdirSync(this.#dir, { recursive: true });
     // link(2) fails when the name exists: that is the lock, between threads, processes and crashes alike.
     const fresh = join(this.#dir, `${NEW_PREFIX}${process.pid}-${counter++}`);
     writeFileSync(fresh, `${owner.containerID}\r\n${owner.ifname}`, { mode: 0o644 });
     try {
       let taken: ReadonlySet<string> = new Set();
-      for (const ip of candidates(block, gateway, this.#last())) {
+      const last = join(this.#dir, `${LAST_RESERVED}${n}`);
+      for (const ip of candidates(block, gateway, readIfThere(last)?.trim())) {
         if (taken.has(ip)) continue;
         if (tryLink(fresh, join(this.#dir, ip))) {
-          overwrite(join(this.#dir, LAST_RESERVED), ip);
+          overwrite(last, ip);
           return ip;
         }
         // The next one is nearly always free; only when it is not, it pays to know all that are taken.
@@ -117,11 +118,6 @@ export class AddressStore {
     for (const name of this.#names()) {
       if (name.startsWith(NEW_PREFIX)) rmSync(join(this.#dir, name), { force: true });
     }
-  }
-
-  #last(): string | undefined {
-    const text = readIfThere(join(this.#dir, LAST_RESERVED))?.trim();
-    return text !== undefined && ipFamily(text) !== 0 ? text : undefined;
   }
 
   #read(ip: string): Attachment | undefined {

@@ -10,7 +10,8 @@ export interface IpValue {
   value: bigint;
 }
 
-const BITS: Record<IpFamily, number> = { 4: 32, 6: 128 };
+/** Length of an address. */
+export const BITS: Record<IpFamily, number> = { 4: 32, 6: 128 };
 const V4 = /^(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$/;
 
 function parse4(text: string): bigint | undefined {
@@ -82,6 +83,11 @@ export function parseIp(text: string): IpValue {
 /** 4, 6, or 0 for text that is no address. */
 export function ipFamily(text: string): IpFamily | 0 {
   return tryParse(text)?.family ?? 0;
+}
+
+/** `host:port` as URLs and Go programs have it: an IPv6 address in brackets. */
+export function hostPort(host: string, port: number): string {
+  return host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`;
 }
 
 /** Canonical text; IPv6 as RFC 5952 wants it. Throws RangeError when the value does not fit the family. */

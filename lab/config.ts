@@ -29,7 +29,7 @@ import {
 } from "./types.js";
 
 export { ConfigError, type ConfigProblem } from "./fields.js";
-export { bridgeAddress, publishProblem, resolveConfig, resolvePublish } from "./resolve.js";
+export { bridgeAddresses, publishProblem, resolveConfig, resolvePublish } from "./resolve.js";
 export type { ClusterConfig, ResolvedConfig } from "./types.js";
 
 /** Reads a configuration file's text. Throws ConfigError with everything that is wrong, each with its line. */
@@ -67,25 +67,37 @@ function readConfigFields(root: Field): ClusterConfig {
   return out;
 }
 
-function readNetworking(field: Field): NonNullable<ClusterConfig["networking"]> {
-  const fields = field.object(["podSubnet", "serviceSubnet", "nodeSubnet", "iptables", "nodePortRange"]);
-  const out: NonNullable<ClusterConfig["networking"]> = {};
-  set(
-    out,
-    "podSubnet",
-    fields.podSubnet.string((text) => subnetProblem(text, 8, NODE_CIDR_MASK_SIZE)),
-  );
+const NETWORKING = [
+  "ipFamily",
+  "podSubnet",
+  "serviceSubnet",
+  "nodeSubnet",
+  "iptables",
+  "nodePortRange",
+] as const;
+
+type Prefixes = Parameters<typeof subnetProblem>[1];
+
+/** How small and how large a network may be. */
+const PREFIXES: Record<"podSubnet" | "serviceSubnet" | "nodeSubnet", Prefixes> = {
+  // kube-controller-manager gives out at most 16 bits of a network.
+  podSubnet: { 4: [8, NODE_CIDR_MASK_SIZE[4]], 6: [NODE_CIDR_MASK_SIZE[6] - 16, NODE_CIDR_MASK_SIZE[6]] },
   // kube-apiserver takes at most 20 bits of Service addresses (--service-cluster-ip-range).
-  set(
-    out,
-    "serviceSubnet",
-    fields.serviceSubnet.string((text) => subnetProblem(text, 12, 28)),
-  );
-  set(
-    out,
-    "nodeSubnet",
-    fields.nodeSubnet.string((text) => subnetProblem(text, 8, 27)),
-  );
+  serviceSubnet: { 4: [12, 28], 6: [108, 124] },
+  nodeSubnet: { 4: [8, 27], 6: [48, 120] },
+};
+
+function readNetworking(field: Field): NonNullable<ClusterConfig["networking"]> {
+  const fields = field.object(NETWORKING);
+  const out: NonNullable<ClusterConfig["networking"]> = {};
+  set(out, "ipFamily", fields.ipFamily.oneOf(["ipv4", "ipv6", "dual"]));
+  for (const [name, prefixes] of Object.entries(PREFIXES) as [keyof typeof PREFIXES, Prefixes][]) {
+    set(
+      out,
+      name,
+      fields[name].string((text) => subnetProblem(text, prefixes)),
+    );
+  }
   set(out, "iptables", fields.iptables.oneOf(["auto", "nft", "legacy"]));
   set(out, "nodePortRange", fields.nodePortRange.string(portRangeProblem));
   return out;
@@ -197,15 +209,10 @@ function readControlPlane(field: Field): NonNullable<ClusterConfig["controlPlane
 /** What no single field shows: overlaps, duplicates, and whether the networks are large enough. */
 function checkWhole(config: ClusterConfig, fields: Record<"networking" | "nodes" | "publish", Field>): void {
   const resolved = resolveConfig(config);
-  const networking = fields.networking.object([
-    "podSubnet",
-    "serviceSubnet",
-    "nodeSubnet",
-    "iptables",
-    "nodePortRange",
-  ]);
-  for (const { field, message } of networkProblems(resolved)) networking[field].wrong(message);
-  for (const message of sizeProblems(resolved)) fields.nodes.wrong(message);
+  const networking = fields.networking.object(NETWORKING);
+  const unfit = networkProblems(resolved);
+  for (const { field, message } of unfit) networking[field].wrong(message);
+  if (unfit.length === 0) for (const message of sizeProblems(resolved)) fields.nodes.wrong(message);
   const seen = new Map<string, number>();
   const items = fields.nodes.isList ? fields.nodes.list() : [];
   for (const [index, { name }] of resolved.nodes.entries()) {

@@ -1,6 +1,6 @@
 // What one value of a configuration must look like: each function says what is wrong, or undefined. Pure.
 
-import { Cidr, ipFamily } from "../common/ip.js";
+import { Cidr, type IpFamily, ipFamily } from "../common/ip.js";
 
 /** What is wrong with `name` as a DNS-1123 label, or undefined. */
 export function dnsLabelProblem(name: string): string | undefined {
@@ -8,8 +8,32 @@ export function dnsLabelProblem(name: string): string | undefined {
   return "allowed are 1 to 63 of a-z, 0-9 and -, the first and the last not -";
 }
 
-export function subnetProblem(text: string, minPrefix: number, maxPrefix: number): string | undefined {
-  const expected = `an IPv4 network like 10.244.0.0/16 with a prefix from /${minPrefix} to /${maxPrefix} is expected`;
+const EXAMPLES: Record<IpFamily, string> = { 4: "10.244.0.0/16", 6: "fd00:10:244::/56" };
+/** Special-purpose networks of RFC 6890 that no host can be in. */
+const RESERVED: Record<IpFamily, readonly string[]> = {
+  4: ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"],
+  6: ["::/8", "fe80::/10", "ff00::/8"],
+};
+
+/** What is wrong with a network, or with one of several with commas between them; prefixes by family. */
+export function subnetProblem(
+  text: string,
+  prefixes: Record<IpFamily, readonly [min: number, max: number]>,
+): string | undefined {
+  for (const one of text.split(",")) {
+    const family = one.includes(":") ? 6 : 4;
+    const problem = networkProblem(one, family, prefixes[family]);
+    if (problem) return problem;
+  }
+  return undefined;
+}
+
+function networkProblem(
+  text: string,
+  family: IpFamily,
+  [min, max]: readonly [min: number, max: number],
+): string | undefined {
+  const expected = `an IPv${family} network like ${EXAMPLES[family]} with a prefix from /${min} to /${max} is expected`;
   let cidr: Cidr;
   try {
     cidr = Cidr.parse(text);
@@ -17,11 +41,9 @@ export function subnetProblem(text: string, minPrefix: number, maxPrefix: number
     if (!(error instanceof RangeError)) throw error;
     return expected;
   }
-  if (cidr.family !== 4 || cidr.prefix < minPrefix || cidr.prefix > maxPrefix) return expected;
+  if (cidr.prefix < min || cidr.prefix > max) return expected;
   if (cidr.toString() !== text) return `bits are set beyond the prefix; the network is ${cidr}`;
-  const reserved = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"].find(
-    (range) => Cidr.parse(range).contains(cidr) || cidr.contains(range),
-  );
+  const reserved = RESERVED[family].find((range) => Cidr.parse(range).overlaps(cidr));
   return reserved ? `overlaps ${reserved}, which is reserved (RFC 6890)` : undefined;
 }
 

@@ -37,7 +37,7 @@ export async function makeHosts(
   const hosts: Host[] = [];
   try {
     for (const node of config.nodes) {
-      const ns = await underlay.addHost(node.name, node.ip);
+      const ns = await underlay.addHost(node.name, node.ips);
       hosts.push(makeHost(node, ns, { etcHosts, hostsDir, iptables: config.networking.iptables }));
     }
     return hosts;
@@ -79,7 +79,7 @@ function makeHost(
 /** Every host knows every other by name. */
 function hostsFile({ nodes }: ResolvedConfig): string {
   const lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback"];
-  return `${[...lines, ...nodes.map(({ ip, name }) => `${ip} ${name}`)].join("\n")}\n`;
+  return `${[...lines, ...nodes.flatMap(({ ips, name }) => ips.map((ip) => `${ip} ${name}`))].join("\n")}\n`;
 }
 
 /**

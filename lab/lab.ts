@@ -17,7 +17,7 @@ import { launchInHost } from "./host-process.js";
 import { type Host, makeHosts } from "./hosts.js";
 import { residentBytes } from "./identity.js";
 import { assertOwnNetwork, privateRun } from "./machine.js";
-import { API_PORT, bridgeAddress } from "./resolve.js";
+import { API_PORT, bridgeAddresses, networksOf } from "./resolve.js";
 import { type LabDoors, type NodeDoor, startLabServer } from "./server.js";
 import type { ClusterPaths } from "./state.js";
 import { dataPlaneInSync } from "./sync.js";
@@ -45,7 +45,7 @@ export async function startLab(options: LabOptions): Promise<Lab> {
   const begin = performance.now();
   assertOwnNetwork();
   privateRun([paths.dir]);
-  const underlay = await Underlay.create(bridgeAddress(config));
+  const underlay = await Underlay.create(bridgeAddresses(config));
   const hosts = await makeHosts(config, underlay, paths.hosts);
   options.onHosts?.(Math.round(performance.now() - begin));
   log.info({ hosts: hosts.length, ms: Math.round(performance.now() - begin) }, "hosts made");
@@ -77,10 +77,10 @@ function tryConnect(path: string): Promise<Error | undefined> {
 }
 
 /**
- * The API server's address for pods: control listens outside the lab, on loopback; here on the underlay bridge is the
- * other end of a tunnel to it. TLS goes through untouched.
+ * The API server's address for pods: control listens outside the lab, on loopback; here on an address of the underlay
+ * bridge is the other end of a tunnel to it. TLS goes through untouched.
  */
-async function startApiGateway({ config, paths, log }: LabOptions): Promise<TcpServer> {
+async function startApiGateway(address: string, { paths, log }: LabOptions): Promise<TcpServer> {
   const server = createTcpServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
     socket.on("error", () => socket.destroy());
     dialApi(paths.relaySocket).then(
@@ -93,7 +93,7 @@ async function startApiGateway({ config, paths, log }: LabOptions): Promise<TcpS
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
-    server.listen(API_PORT, bridgeAddress(config).address, resolve);
+    server.listen(API_PORT, address, resolve);
   });
   return server;
 }
@@ -107,7 +107,7 @@ export class Lab implements LabDoors {
   readonly #informers: InformerFactory;
   readonly #since = Date.now();
   #server: Server | undefined;
-  #gateway: TcpServer | undefined;
+  #gateways: readonly TcpServer[] = [];
 
   constructor(options: LabOptions, hosts: readonly Host[]) {
     this.#options = options;
@@ -119,12 +119,14 @@ export class Lab implements LabDoors {
 
   /** Starts the agents and lab.sock; resolves when every node is Ready. */
   async start(): Promise<void> {
-    const { log, paths } = this.#options;
+    const { config, log, paths } = this.#options;
     this.#informers.start();
     // Before the agents: control may ask a kubelet as soon as its Node is there.
     const socketPath = paths.labSocket;
     this.#server = await startLabServer({ socketPath, doors: this, log: log.child({ part: "lab.sock" }) });
-    this.#gateway = await startApiGateway(this.#options);
+    this.#gateways = await Promise.all(
+      bridgeAddresses(config).map(({ address }) => startApiGateway(address, this.#options)),
+    );
     const agents = await Promise.all([...this.#hosts.values()].map((host) => this.#startAgent(host)));
     await Promise.all(agents.map((agent) => agent.ready));
   }
@@ -134,14 +136,13 @@ export class Lab implements LabDoors {
     const agent = await startAgent({
       name: node.name,
       ns,
-      nodeIP: node.ip,
+      nodeIPs: node.ips,
       uplink: "eth0",
       rootDir,
       runDir,
       client: this.#client,
       informers: this.#informers,
-      clusterCIDR: config.networking.podSubnet,
-      serviceCIDR: config.networking.serviceSubnet,
+      clusterCIDRs: networksOf(config.networking.podSubnet).map(String),
       labels: node.labels,
       taints: node.taints,
       images: config.images,
@@ -193,7 +194,7 @@ export class Lab implements LabDoors {
   /** Ends every agent and closes the socket. `graceful`: pods get their grace period. */
   async close(options: { graceful: boolean }): Promise<void> {
     this.#server?.close();
-    this.#gateway?.close();
+    for (const gateway of this.#gateways) gateway.close();
     await Promise.all([...this.#agents.values()].map((agent) => agent.stop(options)));
     for (const { shell } of this.#hosts.values()) shell[Symbol.dispose]();
     this.#informers.stop();

@@ -1,18 +1,31 @@
 // A checked configuration with every default filled in, and what only the whole shows to be wrong. Pure.
 
-import { Cidr } from "../common/ip.js";
+import { Cidr, type IpFamily } from "../common/ip.js";
 import { loopbackProblem } from "./formats.js";
-import type { ClusterConfig, NodeConfig, Publish, ResolvedConfig, ResolvedNode } from "./types.js";
+import type {
+  ClusterConfig,
+  IpFamilies,
+  NodeConfig,
+  Publish,
+  ResolvedConfig,
+  ResolvedNode,
+} from "./types.js";
 
 export const DEFAULT_NAME = "kubeplumb";
 const DEFAULT_NODES = 3;
-const DEFAULT_POD_SUBNET = "10.244.0.0/16";
-const DEFAULT_SERVICE_SUBNET = "10.96.0.0/16";
-const DEFAULT_NODE_SUBNET = "192.168.56.0/21";
+/** Those of pods and Services are kind's. */
+const DEFAULT_SUBNETS: Record<Subnet, Record<IpFamily, string>> = {
+  podSubnet: { 4: "10.244.0.0/16", 6: "fd00:10:244::/56" },
+  serviceSubnet: { 4: "10.96.0.0/16", 6: "fd00:10:96::/112" },
+  nodeSubnet: { 4: "192.168.56.0/21", 6: "fd00:192:168:56::/64" },
+};
 const DEFAULT_NODE_PORTS: [number, number] = [30000, 32767];
 
-/** --node-cidr-mask-size of kube-controller-manager, its default for IPv4. */
-export const NODE_CIDR_MASK_SIZE = 24;
+/** --node-cidr-mask-size-ipv4 and -ipv6 of kube-controller-manager, its defaults. */
+export const NODE_CIDR_MASK_SIZE: Record<IpFamily, number> = { 4: 24, 6: 64 };
+
+/** The primary family first. */
+const FAMILIES: Record<IpFamilies, readonly IpFamily[]> = { ipv4: [4], ipv6: [6], dual: [4, 6] };
 
 /** The first host's place in the node network; the bridge has place 1, the places between stay free. */
 const FIRST_HOST = 11;
@@ -20,18 +33,22 @@ const FIRST_HOST = 11;
 /** Fills in every default. Pure; `config` has been checked. */
 export function resolveConfig(config: ClusterConfig): ResolvedConfig {
   const networking = config.networking ?? {};
-  const nodeSubnet = networking.nodeSubnet ?? DEFAULT_NODE_SUBNET;
+  const { ipFamily = "ipv4" } = networking;
+  const subnet = (name: Subnet) =>
+    networking[name] ?? FAMILIES[ipFamily].map((family) => DEFAULT_SUBNETS[name][family]).join(",");
+  const nodeSubnet = subnet("nodeSubnet");
   const range = networking.nodePortRange?.split("-").map(Number);
   return {
     name: config.name ?? DEFAULT_NAME,
     networking: {
-      podSubnet: networking.podSubnet ?? DEFAULT_POD_SUBNET,
-      serviceSubnet: networking.serviceSubnet ?? DEFAULT_SERVICE_SUBNET,
+      ipFamily,
+      podSubnet: subnet("podSubnet"),
+      serviceSubnet: subnet("serviceSubnet"),
       nodeSubnet,
       iptables: networking.iptables ?? "auto",
       nodePortRange: range ? [range[0] as number, range[1] as number] : DEFAULT_NODE_PORTS,
     },
-    nodes: resolveNodes(config.nodes ?? DEFAULT_NODES, Cidr.parse(nodeSubnet)),
+    nodes: resolveNodes(config.nodes ?? DEFAULT_NODES, networksOf(nodeSubnet)),
     images: config.images ?? {},
     publish: (config.publish ?? []).map(resolvePublish),
     controlPlane: {
@@ -46,23 +63,27 @@ export function resolvePublish({ hostPort, nodePort, address = "127.0.0.1" }: Pu
   return { hostPort, nodePort, address };
 }
 
-function resolveNodes(nodes: number | NodeConfig[], subnet: Cidr): ResolvedNode[] {
+/** The networks of a field, one a family. Throws RangeError when it has not been checked. */
+export function networksOf(text: string): Cidr[] {
+  return text.split(",").map((one) => Cidr.parse(one));
+}
+
+function resolveNodes(nodes: number | NodeConfig[], subnets: readonly Cidr[]): ResolvedNode[] {
   const list = typeof nodes === "number" ? Array.from({ length: nodes }, () => ({}) as NodeConfig) : nodes;
   return list.map(({ name, labels = {}, taints = [] }, index) => {
     const place = BigInt(FIRST_HOST + index);
     // Out of range is reported by sizeProblems, which needs the whole to be resolved first.
-    const ip = place < subnet.size - 1n ? subnet.at(place) : "";
-    return { name: name ?? `node-${index + 1}`, ip, labels, taints };
+    const ips = subnets.map((subnet) => (place < subnet.size - 1n ? subnet.at(place) : ""));
+    return { name: name ?? `node-${index + 1}`, ip: ips[0] ?? "", ips, labels, taints };
   });
 }
 
 /** Where the API server is for pods: this port of the bridge's address (kubeadm's default port). */
 export const API_PORT = 6443;
 
-/** The address of the underlay bridge: the first of the node network. */
-export function bridgeAddress(config: ResolvedConfig): { address: string; prefix: number } {
-  const subnet = Cidr.parse(config.networking.nodeSubnet);
-  return { address: subnet.at(1), prefix: subnet.prefix };
+/** The addresses of the underlay bridge: the first of each node network. */
+export function bridgeAddresses(config: ResolvedConfig): { address: string; prefix: number }[] {
+  return networksOf(config.networking.nodeSubnet).map((one) => ({ address: one.at(1), prefix: one.prefix }));
 }
 
 /** What is wrong with one `--publish`, or undefined. Throws nothing. */
@@ -82,13 +103,20 @@ type Subnet = "podSubnet" | "serviceSubnet" | "nodeSubnet";
 
 export function networkProblems({ networking }: ResolvedConfig): { field: Subnet; message: string }[] {
   const names: Subnet[] = ["podSubnet", "serviceSubnet", "nodeSubnet"];
+  const wanted = FAMILIES[networking.ipFamily];
   const out: { field: Subnet; message: string }[] = [];
   for (const [index, field] of names.entries()) {
+    const mine = networksOf(networking[field]);
+    if (mine.map(({ family }) => family).join() !== wanted.join()) {
+      const expected = wanted.map((family) => `one IPv${family} network`).join(", a comma and ");
+      out.push({ field, message: `networking.ipFamily is ${networking.ipFamily}: expected is ${expected}` });
+      continue;
+    }
     for (const other of names.slice(0, index)) {
-      const mine = networking[field];
-      const theirs = networking[other];
-      if (Cidr.parse(mine).contains(theirs) || Cidr.parse(theirs).contains(mine)) {
-        const message = `${mine} overlaps networking.${other} ${theirs}; the three networks must be apart`;
+      for (const theirs of networksOf(networking[other])) {
+        const one = mine.find((network) => network.overlaps(theirs));
+        if (!one) continue;
+        const message = `${one} overlaps networking.${other} ${theirs}; the three networks must be apart`;
         out.push({ field, message });
       }
     }
@@ -98,19 +126,22 @@ export function networkProblems({ networking }: ResolvedConfig): { field: Subnet
 
 export function sizeProblems({ nodes, networking }: ResolvedConfig): string[] {
   const out: string[] = [];
-  const pods = Cidr.parse(networking.podSubnet);
-  const podRanges = 2 ** (NODE_CIDR_MASK_SIZE - pods.prefix);
-  if (nodes.length > podRanges) {
-    out.push(
-      `${nodes.length} hosts are too many for networking.podSubnet ${pods}: it has ${podRanges} networks of /${NODE_CIDR_MASK_SIZE}, one a host`,
-    );
+  for (const pods of networksOf(networking.podSubnet)) {
+    const mask = NODE_CIDR_MASK_SIZE[pods.family];
+    const podRanges = 2 ** (mask - pods.prefix);
+    if (nodes.length > podRanges) {
+      out.push(
+        `${nodes.length} hosts are too many for networking.podSubnet ${pods}: it has ${podRanges} networks of /${mask}, one a host`,
+      );
+    }
   }
-  const hosts = Cidr.parse(networking.nodeSubnet);
-  const addresses = Number(hosts.size) - FIRST_HOST - 1;
-  if (nodes.length > addresses) {
-    out.push(
-      `${nodes.length} hosts are too many for networking.nodeSubnet ${hosts}: it has ${addresses} addresses for hosts`,
-    );
+  for (const hosts of networksOf(networking.nodeSubnet)) {
+    const addresses = hosts.size - BigInt(FIRST_HOST + 1);
+    if (BigInt(nodes.length) > addresses) {
+      out.push(
+        `${nodes.length} hosts are too many for networking.nodeSubnet ${hosts}: it has ${addresses} addresses for hosts`,
+      );
+    }
   }
   return out;
 }

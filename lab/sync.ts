@@ -4,6 +4,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { ENDPOINT_SLICES, type KubeClient, NODES, PODS, type Resource, SERVICES } from "../common/client.js";
 import type { InformerFactory } from "../common/informer.js";
+import { ipFamily } from "../common/ip.js";
 import {
   type EndpointSlice,
   type KubeObject,
@@ -63,7 +64,7 @@ export function staleService(
   pods: readonly Stored<Pod>[],
 ): string | undefined {
   for (const service of services) {
-    const { selector, publishNotReadyAddresses } = service.spec ?? {};
+    const { selector, publishNotReadyAddresses, ipFamilies } = service.spec ?? {};
     if (!selector || Object.keys(selector).length === 0 || publishNotReadyAddresses) continue;
     const { name, namespace } = service.metadata;
     const requirements = selectorOf({ matchLabels: selector });
@@ -71,7 +72,7 @@ export function staleService(
     const wanted = pods
       .filter((pod) => pod.metadata.namespace === namespace && isServing(pod))
       .filter((pod) => matchLabels(requirements, pod.metadata.labels ?? {}))
-      .map((pod) => pod.status?.podIP ?? "");
+      .flatMap((pod) => addressesOf(pod, ipFamilies));
     const present = slices
       .filter((s) => s.metadata.namespace === namespace && s.metadata.labels?.[SERVICE_NAME] === name)
       .flatMap((slice) => slice.endpoints ?? [])
@@ -80,6 +81,13 @@ export function staleService(
     if (!sameSet(wanted, present)) return `EndpointSlices of Service ${namespace}/${name}`;
   }
   return undefined;
+}
+
+/** Those of a pod that belong into a Service's slices. */
+function addressesOf({ status }: Stored<Pod>, families: readonly string[] | undefined): string[] {
+  const ips = (status?.podIPs ?? []).flatMap(({ ip }) => ip ?? []);
+  if (!families || ips.length === 0) return [status?.podIP ?? ""];
+  return ips.filter((ip) => families.includes(`IPv${ipFamily(ip)}`));
 }
 
 function isServing(pod: Stored<Pod>): boolean {

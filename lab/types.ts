@@ -6,6 +6,9 @@ import type { Taint } from "../common/k8s.js";
 export const CONFIG_API_VERSION = "kubeplumb.dev/v1alpha1";
 export const CONFIG_KIND = "Cluster";
 
+/** Which address families a cluster speaks. */
+export type IpFamilies = "ipv4" | "ipv6" | "dual";
+
 /** Which iptables programs the hosts use; `auto` is what this machine's `iptables` command is. */
 export type IptablesMode = "auto" | "nft" | "legacy";
 
@@ -39,11 +42,13 @@ export interface ClusterConfig {
   /** DNS label; default `kubeplumb`. */
   name?: string;
   networking?: {
-    /** IPv4 network of the pods, a /24 of it for each host. Default 10.244.0.0/16. */
+    /** Default `ipv4`. With `dual` each of the networks below is two, IPv4 first and a comma between them. */
+    ipFamily?: IpFamilies;
+    /** Network of the pods, a /24 (IPv4) or /64 (IPv6) of it for each host. Default 10.244.0.0/16, fd00:10:244::/56. */
     podSubnet?: string;
-    /** IPv4 network of ClusterIPs. Default 10.96.0.0/16. */
+    /** Network of ClusterIPs. Default 10.96.0.0/16, fd00:10:96::/112. */
     serviceSubnet?: string;
-    /** IPv4 network of the hosts. Default 192.168.56.0/21. */
+    /** Network of the hosts. Default 192.168.56.0/21, fd00:192:168:56::/64. */
     nodeSubnet?: string;
     /** Default `auto`. */
     iptables?: IptablesMode;
@@ -68,6 +73,8 @@ export interface ClusterConfig {
 export interface ResolvedNode {
   name: string;
   ip: string;
+  /** One a family, `ip` first. */
+  ips: string[];
   labels: Record<string, string>;
   taints: Taint[];
 }
@@ -76,6 +83,7 @@ export interface ResolvedNode {
 export interface ResolvedConfig {
   name: string;
   networking: {
+    ipFamily: IpFamilies;
     podSubnet: string;
     serviceSubnet: string;
     nodeSubnet: string;

@@ -1,6 +1,7 @@
 // The wire between the hosts: a bridge in the lab's root namespace, a veth to each host's eth0, addresses, the
 // default route. Knows devices and addresses, nothing of Kubernetes.
 
+import { ipFamily, ipToBytes } from "../common/ip.js";
 import { CommandError } from "../dataplane/kernel/command.js";
 import { NetNs } from "../dataplane/kernel/netns.js";
 import { RtNetlink } from "../dataplane/kernel/rtnetlink.js";
@@ -9,8 +10,8 @@ export const BRIDGE = "underlay";
 export const UPLINK = "eth0";
 const MTU = 1500;
 
-export interface UnderlayOptions {
-  /** The bridge's own address; the default route of the hosts. */
+/** The bridge's own address in one family; the default route of the hosts. */
+export interface BridgeAddress {
   address: string;
   prefix: number;
 }
@@ -24,9 +25,18 @@ const SYSCTLS: readonly (readonly [key: string, value: number])[] = [
 ];
 
 /** Is not there on a kernel without IPv6: then there is nothing to set. */
-const IPV6_SYSCTLS: readonly (readonly [key: string, value: number])[] = [
-  // The cluster speaks IPv4: no link-local addresses, router solicitations and multicast reports on each veth.
+const NO_IPV6: readonly (readonly [key: string, value: number])[] = [
+  // No link-local addresses, router solicitations and multicast reports on each veth: whoever needs IPv6 on an
+  // interface of his switches it on.
   ["net.ipv6.conf.default.disable_ipv6", 1],
+];
+
+/** For a cluster that speaks IPv6. */
+const IPV6: readonly (readonly [key: string, value: number])[] = [
+  ["net.ipv6.conf.all.forwarding", 1],
+  ["net.ipv6.conf.default.accept_ra", 0],
+  // Nobody else gives addresses here: no seconds of waiting whether one is a duplicate.
+  ["net.ipv6.conf.default.accept_dad", 0],
 ];
 
 /** So that Service addresses work for traffic that stays on a bridge (kubeadm's preflight asks for it). */
@@ -36,46 +46,53 @@ const BRIDGE_CALLS = "net.bridge.bridge-nf-call-iptables";
 export class Underlay implements Disposable {
   readonly root: NetNs;
   readonly #netlink: RtNetlink;
-  readonly #options: UnderlayOptions;
+  readonly #gateways: readonly BridgeAddress[];
+  readonly #ipv6: boolean;
   #ports = 0;
 
-  private constructor(root: NetNs, netlink: RtNetlink, options: UnderlayOptions) {
+  private constructor(root: NetNs, netlink: RtNetlink, gateways: readonly BridgeAddress[]) {
     this.root = root;
     this.#netlink = netlink;
-    this.#options = options;
+    this.#gateways = gateways;
+    this.#ipv6 = gateways.some(({ address }) => ipFamily(address) === 6);
   }
 
-  /** Makes the bridge in the namespace of this process. Throws NetlinkError. */
-  static async create(options: UnderlayOptions): Promise<Underlay> {
+  /** Makes the bridge, one address a family, in the namespace of this process. Throws NetlinkError. */
+  static async create(gateways: readonly BridgeAddress[]): Promise<Underlay> {
     const root = NetNs.current("lab");
-    const underlay = new Underlay(root, RtNetlink.open(root), options);
+    const underlay = new Underlay(root, RtNetlink.open(root), gateways);
     await underlay.#makeBridge();
     return underlay;
   }
 
   async #makeBridge(): Promise<void> {
-    prepare(this.root);
+    this.#prepare(this.root);
     const netlink = this.#netlink;
     await netlink.setLink("lo", { up: true });
     await netlink.addBridge({ name: BRIDGE, mtu: MTU, up: true });
-    await netlink.addAddress(BRIDGE, `${this.#options.address}/${this.#options.prefix}`);
+    this.#enable(this.root, BRIDGE);
+    for (const { address, prefix } of this.#gateways)
+      await netlink.addAddress(BRIDGE, `${address}/${prefix}`);
     // Everything beyond the lab is answered at once with "network unreachable": ip_forward and no route do that.
   }
 
-  /** A host: a namespace with eth0 on the bridge. The caller closes it. */
-  async addHost(name: string, ip: string): Promise<NetNs> {
+  /** A host: a namespace with eth0 on the bridge, an address for each of the bridge's. The caller closes it. */
+  async addHost(name: string, ips: readonly string[]): Promise<NetNs> {
     const ns = NetNs.create(name);
     try {
-      prepare(ns);
+      this.#prepare(ns);
       await bridgeCalls(ns);
-      const peer = { name: UPLINK, ns, mac: macOf(ip) };
+      const peer = { name: UPLINK, ns, mac: macOf(ips[0] ?? "") };
       await this.#netlink.addVeth({ name: `host${++this.#ports}`, peer, mtu: MTU, master: BRIDGE, up: true });
       const netlink = RtNetlink.open(ns);
       try {
         await netlink.setLink("lo", { up: true });
-        await netlink.addAddress(UPLINK, `${ip}/${this.#options.prefix}`);
+        this.#enable(ns, UPLINK);
+        for (const [n, { prefix }] of this.#gateways.entries())
+          await netlink.addAddress(UPLINK, `${ips[n]}/${prefix}`);
         await netlink.setLink(UPLINK, { up: true, mtu: MTU });
-        await netlink.addRoute({ dst: "0.0.0.0/0", via: this.#options.address, dev: UPLINK });
+        for (const { address } of this.#gateways)
+          await netlink.addRoute({ dst: "default", via: address, dev: UPLINK });
       } finally {
         netlink.close();
       }
@@ -84,6 +101,17 @@ export class Underlay implements Disposable {
       ns.close();
       throw error;
     }
+  }
+
+  #prepare(ns: NetNs): void {
+    for (const [key, value] of SYSCTLS) ns.sysctl(key, value);
+    for (const [key, value] of NO_IPV6) setIfPresent(ns, key, value);
+    if (!this.#ipv6 || IPV6.every(([key, value]) => setIfPresent(ns, key, value))) return;
+    throw new Error("this kernel has no IPv6: networking.ipFamily can only be ipv4 here");
+  }
+
+  #enable(ns: NetNs, device: string): void {
+    if (this.#ipv6) ns.sysctl(`net/ipv6/conf/${device}/disable_ipv6`, 0);
   }
 
   [Symbol.dispose](): void {
@@ -111,11 +139,6 @@ async function bridgeCalls(ns: NetNs): Promise<void> {
   );
 }
 
-function prepare(ns: NetNs): void {
-  for (const [key, value] of SYSCTLS) ns.sysctl(key, value);
-  for (const [key, value] of IPV6_SYSCTLS) setIfPresent(ns, key, value);
-}
-
 /** Whether the kernel knows the key. */
 function setIfPresent(ns: NetNs, key: string, value: number): boolean {
   try {
@@ -129,5 +152,6 @@ function setIfPresent(ns: NetNs, key: string, value: number): boolean {
 
 /** Locally administered and the same for the same address, as a machine keeps its card: neighbours stay valid. */
 function macOf(ip: string): string {
-  return ["02", "42", ...ip.split(".").map((part) => Number(part).toString(16).padStart(2, "0"))].join(":");
+  const end = ipToBytes(ip).slice(-4);
+  return ["02", "42", ...Array.from(end, (byte) => byte.toString(16).padStart(2, "0"))].join(":");
 }

@@ -1,7 +1,8 @@
 // flannel's VXLAN overlay: what other rooms use of it.
 
 export { DEVICE, PORT } from "./device.js";
+export { OverlayRefusal, type OverlayStack } from "./family.js";
 export { annotationsFor, type Lease, LeaseError, leaseOf, podCIDROf } from "./lease.js";
-export { Overlay, type OverlayOptions, OverlayRefusal, type OverlayState } from "./overlay.js";
+export { Overlay, type OverlayOptions, type OverlayState } from "./overlay.js";
 export { type DesiredPeers, desiredPeers, type Self } from "./peers.js";
 export { formatSubnetEnv, subnetEnvPath } from "./subnet-env.js";

@@ -1,10 +1,10 @@
-// Which tunnels a host should have, given all Nodes. Pure.
+// Which tunnels a host should have in one address family, given all Nodes. Pure.
 
 import type { Cidr } from "../../common/ip.js";
 import type { Node, Stored } from "../../common/k8s.js";
 import { type Lease, LeaseError, leaseOf } from "./lease.js";
 
-/** The host that asks. */
+/** The host that asks; everything in it is of the family that it asks for. */
 export interface Self {
   nodeName: string;
   publicIP: string;
@@ -43,7 +43,7 @@ export function desiredPeers(nodes: readonly Stored<Node>[], self: Self): Desire
     const isSelf = node.metadata.name === self.nodeName;
     let lease: Lease | undefined;
     try {
-      lease = isSelf ? own : leaseOf(node);
+      lease = isSelf ? own : leaseOf(node, self.podCIDR.family);
     } catch (error) {
       if (!(error instanceof LeaseError)) throw error;
       problems.push(error.message);

@@ -1,7 +1,7 @@
-// flannel's iptables rules: masquerade what leaves the pod network, never what stays in it; let it be forwarded.
-// Which rules is pure; ensureRules and removeRules put them in and take them out.
+// flannel's iptables rules: masquerade what leaves the pod network, never what stays in it; let it be forwarded. The
+// same for both families. Which rules is pure; ensureRules and removeRules put them in and take them out.
 
-import type { Cidr } from "../../common/ip.js";
+import type { Cidr, IpFamily } from "../../common/ip.js";
 import {
   type Chain,
   type IptablesDriver,
@@ -14,6 +14,7 @@ export const POSTRTG = "FLANNEL-POSTRTG";
 export const FWD = "FLANNEL-FWD";
 /** kube-proxy's mark for "masquerade this". */
 const KUBE_MARK = "0x4000/0x4000";
+const MULTICAST: Record<IpFamily, string> = { 4: "224.0.0.0/4", 6: "ff00::/8" };
 
 export interface RuleFacts {
   network: Cidr;
@@ -46,7 +47,7 @@ export function chains({ network, podCIDR, randomFully }: RuleFacts): Chain[] {
         // From outside to a pod of this host: it shall see who asks.
         { args: [...masq("!", "-s", n, "-d", p), "RETURN"] },
         // Pods out into the world, but not to multicast.
-        { args: [...masq("-s", n, "!", "-d", "224.0.0.0/4"), ...masquerade] },
+        { args: [...masq("-s", n, "!", "-d", MULTICAST[network.family]), ...masquerade] },
         // From this host into the overlay.
         { args: [...masq("!", "-s", n, "-d", n), ...masquerade] },
       ],

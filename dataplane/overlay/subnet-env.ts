@@ -1,24 +1,26 @@
-// /run/flannel/subnet.env: how the overlay tells the CNI plugin what this host's block is.
+// /run/flannel/subnet.env: how the overlay tells the CNI plugin what this host's blocks are.
 
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Cidr } from "../../common/ip.js";
 
 export interface SubnetFacts {
-  network: Cidr;
-  podCIDR: Cidr;
+  /** The host's block and the whole pod network; at most one of a family. */
+  subnets: readonly { network: Cidr; podCIDR: Cidr }[];
+  /** What fits through the overlay of every family. */
   mtu: number;
 }
 
-/** The file's text; FLANNEL_SUBNET is the gateway's address, as flannel has it. */
-export function formatSubnetEnv({ network, podCIDR, mtu }: SubnetFacts): string {
-  return [
-    `FLANNEL_NETWORK=${network}`,
-    `FLANNEL_SUBNET=${podCIDR.at(1)}/${podCIDR.prefix}`,
-    `FLANNEL_MTU=${mtu}`,
-    "FLANNEL_IPMASQ=true",
-    "",
-  ].join("\n");
+/** The file's text, IPv4 first; FLANNEL_SUBNET is the gateway's address, as flannel has it. */
+export function formatSubnetEnv({ subnets, mtu }: SubnetFacts): string {
+  const lines = ([4, 6] as const).flatMap((family) => {
+    const subnet = subnets.find(({ podCIDR }) => podCIDR.family === family);
+    if (!subnet) return [];
+    const { network, podCIDR } = subnet;
+    const prefix = family === 6 ? "FLANNEL_IPV6" : "FLANNEL";
+    return [`${prefix}_NETWORK=${network}`, `${prefix}_SUBNET=${podCIDR.at(1)}/${podCIDR.prefix}`];
+  });
+  return [...lines, `FLANNEL_MTU=${mtu}`, "FLANNEL_IPMASQ=true", ""].join("\n");
 }
 
 export const subnetEnvPath = (runDir: string): string => join(runDir, "flannel", "subnet.env");

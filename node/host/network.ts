@@ -87,16 +87,16 @@ export class CniNetwork implements PodNetwork {
     return this.#readConf() ? undefined : NOT_READY;
   }
 
-  async add(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<string> {
+  async add(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<string[]> {
     const conf = this.#readConf();
     if (!conf) throw new Error(NOT_READY);
     await loopbackUp(ns);
     const attachment = this.#attachment(pod, sandboxId, ns, conf.path);
     const result = await inTurn(() => addNetwork(conf.conflist, attachment));
-    const address = result.ips?.[0]?.address;
-    if (!address)
+    const ips = (result.ips ?? []).map(({ address }) => address.slice(0, address.indexOf("/")));
+    if (ips.length === 0)
       throw new Error(`the CNI network ${conf.conflist.name} (${conf.path}) gave the pod no address`);
-    return address.split("/")[0] ?? "";
+    return ips;
   }
 
   async remove(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<void> {

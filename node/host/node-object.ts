@@ -5,7 +5,8 @@ import type { Node, NodeCondition, Stored, Taint } from "../../common/k8s.js";
 
 export interface NodeFacts {
   name: string;
-  nodeIP: string;
+  /** One a family, the primary one first. */
+  nodeIPs: readonly string[];
   labels: Readonly<Record<string, string>>;
   taints: readonly Taint[];
   arch: string;
@@ -87,7 +88,7 @@ export function nodeStatus(
 ): NodeStatus {
   return {
     addresses: [
-      { type: "InternalIP", address: facts.nodeIP },
+      ...facts.nodeIPs.map((address) => ({ type: "InternalIP", address })),
       { type: "Hostname", address: facts.name },
     ],
     capacity: facts.capacity,
@@ -117,7 +118,15 @@ export function internalIPs(node: Pick<Node, "status">): string[] {
   return (node.status?.addresses ?? []).filter((one) => one.type === "InternalIP").map((one) => one.address);
 }
 
-/** The other node that has this address already, if any. */
-export function addressHolder(nodes: readonly Stored<Node>[], facts: NodeFacts): Stored<Node> | undefined {
-  return nodes.find((node) => node.metadata.name !== facts.name && internalIPs(node).includes(facts.nodeIP));
+/** The other node that has one of the addresses already, if any, and which. */
+export function addressHolder(
+  nodes: readonly Stored<Node>[],
+  facts: NodeFacts,
+): { node: Stored<Node>; ip: string } | undefined {
+  for (const node of nodes) {
+    if (node.metadata.name === facts.name) continue;
+    const ip = internalIPs(node).find((one) => facts.nodeIPs.includes(one));
+    if (ip !== undefined) return { node, ip };
+  }
+  return undefined;
 }

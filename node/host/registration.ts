@@ -92,8 +92,8 @@ export class Registration {
     const items = nodes.list();
     const holder = addressHolder(items, facts);
     if (holder) {
-      const message = `node "${facts.name}" is refused: its InternalIP ${facts.nodeIP} is already that of node "${holder.metadata.name}"; every node needs an address of its own (on VMs with a NAT interface, choose the other one)`;
-      log.error({ nodeIP: facts.nodeIP, holder: holder.metadata.name }, message);
+      const message = `node "${facts.name}" is refused: its InternalIP ${holder.ip} is already that of node "${holder.node.metadata.name}"; every node needs an address of its own (on VMs with a NAT interface, choose the other one)`;
+      log.error({ nodeIP: holder.ip, holder: holder.node.metadata.name }, message);
       events.record(this.target(), "Warning", "DuplicateNodeIP", message);
       throw new NodeRefusedError(message);
     }

@@ -1,8 +1,9 @@
 // agnhost netexec: the HTTP and UDP server that the Kubernetes network tests talk to.
 
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
+import { hostPort } from "../../common/ip.js";
 import { withFlags } from "./echo.js";
-import { EmulatedProcess, GO_SIGTERM, goLog, peerOf } from "./emulated.js";
+import { anyAddressFor, EmulatedProcess, GO_SIGTERM, goLog, peerOf } from "./emulated.js";
 import { parseGoDuration } from "./flags.js";
 import { resolveHost } from "./resolve.js";
 import type { ContainerContext, Workload } from "./types.js";
@@ -95,10 +96,10 @@ class NetexecServer {
 
   datagram(message: string, peer: { address: string; port: number }): string | undefined {
     const line = message.replace(/\n$/, "");
-    goLog(this.#context, `Received: "${line}" from ${peer.address}:${peer.port}`);
+    goLog(this.#context, `Received: "${line}" from ${hostPort(peer.address, peer.port)}`);
     const lower = line.toLowerCase();
     if (lower === "hostname") return this.#context.hostname;
-    if (lower === "clientip") return `${peer.address}:${peer.port}`;
+    if (lower === "clientip") return hostPort(peer.address, peer.port);
     if (lower.startsWith("echo ")) return line.slice(5);
     return undefined;
   }
@@ -202,11 +203,12 @@ function askHttp(context: ContainerContext, host: string, port: number, request:
       host,
       port,
       path: `/${request.replace(/^\//, "")}`,
-      headers: { Host: `${host}:${port}`, "User-Agent": "Go-http-client/1.1", Connection: "close" },
+      headers: { Host: `${hostPort(host, port)}`, "User-Agent": "Go-http-client/1.1", Connection: "close" },
       createConnection: () => context.ns.connect({ host, port, timeout: DIAL_TIMEOUT_MS }),
       timeout: DIAL_TIMEOUT_MS,
     });
-    const failed = (why: string) => reject(new Error(`Get "http://${host}:${port}/${request}": ${why}`));
+    const failed = (why: string) =>
+      reject(new Error(`Get "http://${hostPort(host, port)}/${request}": ${why}`));
     outgoing.on("timeout", () => {
       failed("context deadline exceeded (Client.Timeout exceeded while awaiting headers)");
       outgoing.destroy();
@@ -214,8 +216,8 @@ function askHttp(context: ContainerContext, host: string, port: number, request:
     outgoing.on("error", (error: NodeJS.ErrnoException) =>
       failed(
         error.code === "ECONNREFUSED"
-          ? `dial tcp ${host}:${port}: connect: connection refused`
-          : `dial tcp ${host}:${port}: ${error.message}`,
+          ? `dial tcp ${hostPort(host, port)}: connect: connection refused`
+          : `dial tcp ${hostPort(host, port)}: ${error.message}`,
       ),
     );
     outgoing.on("response", (incoming) => {
@@ -234,13 +236,15 @@ async function askUdp(
   port: number,
   request: string,
 ): Promise<string> {
-  const socket = await context.ns.udp();
+  const socket = await context.ns.udp({ host: anyAddressFor(host) });
   try {
     return await new Promise<string>((resolve, reject) => {
       const timer = setTimeout(
         () =>
           reject(
-            new Error(`reading from udp connection failed. err:'read udp ${host}:${port}: i/o timeout'`),
+            new Error(
+              `reading from udp connection failed. err:'read udp ${hostPort(host, port)}: i/o timeout'`,
+            ),
           ),
         DIAL_TIMEOUT_MS,
       );
@@ -251,7 +255,9 @@ async function askUdp(
       socket.once("error", (error: NodeJS.ErrnoException) => {
         clearTimeout(timer);
         const why = error.code === "ECONNREFUSED" ? "connection refused" : error.message;
-        reject(new Error(`reading from udp connection failed. err:'read udp ${host}:${port}: ${why}'`));
+        reject(
+          new Error(`reading from udp connection failed. err:'read udp ${hostPort(host, port)}: ${why}'`),
+        );
       });
       socket.connect(port, host, () => socket.send(request));
     });

@@ -1,9 +1,10 @@
 // registry.k8s.io/e2e-test-images/agnhost: the Kubernetes project's own test image; subcommands, flags, replies
 // and exit codes as the original's (kubernetes/test/images/agnhost).
 
+import { hostPort } from "../../common/ip.js";
 import { netexec } from "./agnhost-netexec.js";
 import { failedProcess, withFlags } from "./echo.js";
-import { EmulatedProcess, GO_SIGTERM, goLog, peerOf } from "./emulated.js";
+import { anyAddressFor, EmulatedProcess, GO_SIGTERM, goLog, peerOf } from "./emulated.js";
 import { resolveHost, splitHostPort } from "./resolve.js";
 import type { ContainerContext, Image, Workload } from "./types.js";
 
@@ -39,7 +40,7 @@ const serveHostname: Subcommand = (context, args) =>
       }
       if (udp) {
         await process.udp(port, (_message, peer) => {
-          log(`UDP request from ${peer.address}:${peer.port}`);
+          log(`UDP request from ${hostPort(peer.address, peer.port)}`);
           return hostname;
         });
       }
@@ -125,7 +126,7 @@ function connectTcp(
   socket.once("error", (error: NodeJS.ErrnoException) => {
     if (error.code === "ETIMEDOUT") fail("TIMEOUT");
     else if (error.code === "ECONNREFUSED") fail("REFUSED");
-    else fail(`OTHER: dial tcp ${host}:${port}: ${error.message}`);
+    else fail(`OTHER: dial tcp ${hostPort(host, port)}: ${error.message}`);
   });
 }
 
@@ -137,12 +138,12 @@ async function connectUdp(
   data: string,
   fail: (text: string) => void,
 ): Promise<void> {
-  const socket = await process.context.ns.udp();
+  const socket = await process.context.ns.udp({ host: anyAddressFor(host) });
   const timer =
     timeout > 0
       ? setTimeout(() => {
           socket.close();
-          fail(`TIMEOUT: read udp ${host}:${port}: i/o timeout`);
+          fail(`TIMEOUT: read udp ${hostPort(host, port)}: i/o timeout`);
         }, timeout)
       : undefined;
   const done = (outcome: () => void) => {

@@ -24,7 +24,7 @@ export const bootcamp: Image = {
           const process = new EmulatedProcess(context);
           let started = 0;
           let requests = 0;
-          const server = await process.http(PORT, (_request, response) => {
+          const listening = await process.http(PORT, (_request, response) => {
             response.writeHead(200, { "Content-Type": "text/plain" });
             response.end(`Hello Kubernetes bootcamp! | Running on: ${context.hostname} | v=${version}\n`);
             requests++;
@@ -33,7 +33,7 @@ export const bootcamp: Image = {
               `Running On: ${context.hostname} | Total Requests: ${requests} | App Uptime: ${uptime} seconds | Log Time: ${new Date().toISOString()}\n`,
             );
           });
-          if (server) {
+          if (listening) {
             started = Date.now();
             context.stdout(
               `Kubernetes Bootcamp App Started At: ${new Date(started).toISOString()} | Running On:  ${context.hostname} \n\n`,

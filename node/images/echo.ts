@@ -3,6 +3,7 @@
 
 import type { IncomingMessage } from "node:http";
 import { networkInterfaces } from "node:os";
+import { hostPort } from "../../common/ip.js";
 import { EmulatedProcess, GO_SIGTERM, peerOf } from "./emulated.js";
 import { FlagError, parseFlags } from "./flags.js";
 import type { ContainerContext, Image, Workload } from "./types.js";
@@ -48,7 +49,9 @@ export const echo: Image = {
               socket.pipe(socket);
             });
             await process.udp(port, (message, peer) => {
-              context.stdout(`UDP datagram of ${message.length} bytes from ${peer.address}:${peer.port}\n`);
+              context.stdout(
+                `UDP datagram of ${message.length} bytes from ${hostPort(peer.address, peer.port)}\n`,
+              );
               return message;
             });
             return process;

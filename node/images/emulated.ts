@@ -4,6 +4,7 @@
 import type { Socket as UdpSocket } from "node:dgram";
 import { createServer, type Server as HttpServer, type RequestListener } from "node:http";
 import { createServer as createTcpServer, type Server, type Socket } from "node:net";
+import { hostPort } from "../../common/ip.js";
 import type { ExitStatus } from "../process/launch.js";
 import type { ContainerContext, Workload } from "./types.js";
 
@@ -19,8 +20,11 @@ export interface EmulatedOptions {
 
 /** `host:port` as Go prints it. */
 export function peerOf(socket: { remoteAddress?: string; remotePort?: number }): string {
-  return `${socket.remoteAddress ?? ""}:${socket.remotePort ?? 0}`;
+  return hostPort(socket.remoteAddress ?? "", socket.remotePort ?? 0);
 }
+
+/** What a socket is bound to that is to reach `host`, a literal address. */
+export const anyAddressFor = (host: string): string => (host.includes(":") ? "::" : "0.0.0.0");
 
 /** A process that exists as sockets of this one. */
 export class EmulatedProcess implements Workload {
@@ -46,26 +50,33 @@ export class EmulatedProcess implements Workload {
   }
 
   /** An HTTP server on every address of the pod. False when the port could not be had; the process has ended then. */
-  async http(port: number, handler: RequestListener): Promise<HttpServer | undefined> {
-    const server = createServer({ keepAliveTimeout: 60_000 }, handler);
-    return (await this.#listen(server, port)) ? server : undefined;
+  http(port: number, handler: RequestListener): Promise<boolean> {
+    return this.#each((host) =>
+      this.#listen(createServer({ keepAliveTimeout: 60_000 }, handler), { host, port }),
+    );
   }
 
-  async tcp(port: number, handler: (socket: Socket) => void): Promise<Server | undefined> {
-    const server = createTcpServer((socket) => {
+  tcp(port: number, handler: (socket: Socket) => void): Promise<boolean> {
+    const accept = (socket: Socket) => {
       socket.on("error", () => socket.destroy());
       handler(socket);
-    });
-    return (await this.#listen(server, port)) ? server : undefined;
+    };
+    return this.#each((host) => this.#listen(createTcpServer(accept), { host, port }));
   }
 
-  async #listen(server: Server, port: number): Promise<boolean> {
+  /** A socket a family: what a program that listens on all addresses does with one. */
+  async #each(open: (host: string) => Promise<boolean>): Promise<boolean> {
+    const ipv6 = this.context.podIPs.some((ip) => ip.includes(":"));
+    return (await open("0.0.0.0")) && (!ipv6 || (await open("::")));
+  }
+
+  async #listen(server: Server, { host, port }: { host: string; port: number }): Promise<boolean> {
     server.on("connection", (socket: Socket) => {
       this.#connections.add(socket);
       socket.once("close", () => this.#connections.delete(socket));
     });
     try {
-      await this.context.ns.listen(server, { port });
+      await this.context.ns.listen(server, { host, port });
     } catch (error) {
       this.#bindFailed("tcp", port, error);
       return false;
@@ -77,13 +88,20 @@ export class EmulatedProcess implements Workload {
   }
 
   /** Answers datagrams; undefined from `handler` is no answer. */
-  async udp(
+  udp(
     port: number,
+    handler: (message: Buffer, peer: { address: string; port: number }) => string | Buffer | undefined,
+  ): Promise<boolean> {
+    return this.#each((host) => this.#answer({ host, port }, handler));
+  }
+
+  async #answer(
+    { host, port }: { host: string; port: number },
     handler: (message: Buffer, peer: { address: string; port: number }) => string | Buffer | undefined,
   ): Promise<boolean> {
     let socket: UdpSocket;
     try {
-      socket = await this.context.ns.udp({ port });
+      socket = await this.context.ns.udp({ host, port });
     } catch (error) {
       this.#bindFailed("udp", port, error);
       return false;

@@ -13,8 +13,8 @@ export type ImageSpec =
 export interface ContainerContext {
   readonly podName: string;
   readonly podNamespace: string;
-  /** The pod's address. */
-  readonly podIP: string;
+  /** The pod's addresses, the primary one first. */
+  readonly podIPs: readonly string[];
   readonly nodeName: string;
   readonly hostname: string;
   readonly image: string;

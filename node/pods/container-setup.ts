@@ -51,7 +51,7 @@ async function environmentOf(
   image: ResolvedImage,
 ): Promise<Env> {
   const { pod, environment } = owner;
-  const { client, nodeName, nodeIP } = environment;
+  const { client, nodeName, nodeIPs } = environment;
   const namespace = pod.metadata.namespace ?? "";
   const references = envReferences(container);
   const configMaps = await fetchTexts(references.configMaps, (name) =>
@@ -69,8 +69,8 @@ async function environmentOf(
     configMap: (name) => configMaps.get(name),
     secret: (name) => secrets.get(name),
     nodeName,
-    hostIP: nodeIP,
-    podIP: sandbox.ip,
+    hostIPs: nodeIPs,
+    podIPs: sandbox.ips,
   });
 }
 

@@ -72,8 +72,9 @@ export interface EnvSources {
   configMap(name: string): Readonly<Env> | undefined;
   secret(name: string): Readonly<Env> | undefined;
   nodeName: string;
-  hostIP: string;
-  podIP: string;
+  /** The primary one first, as {@link podIPs}. */
+  hostIPs: readonly string[];
+  podIPs: readonly string[];
 }
 
 /** `metadata.labels['key']` and the other fields that fieldRef supports. @throws ContainerConfigError. */
@@ -87,10 +88,10 @@ export function fieldValue(pod: Stored<Pod>, selector: ObjectFieldSelector, sour
     "metadata.uid": pod.metadata.uid,
     "spec.nodeName": sources.nodeName,
     "spec.serviceAccountName": pod.spec?.serviceAccountName ?? "",
-    "status.hostIP": sources.hostIP,
-    "status.hostIPs": sources.hostIP,
-    "status.podIP": sources.podIP,
-    "status.podIPs": sources.podIP,
+    "status.hostIP": sources.hostIPs[0],
+    "status.hostIPs": sources.hostIPs.join(","),
+    "status.podIP": sources.podIPs[0],
+    "status.podIPs": sources.podIPs.join(","),
   };
   const value = values[fieldPath];
   if (value === undefined) throw new ContainerConfigError(`unsupported fieldPath: ${fieldPath}`);

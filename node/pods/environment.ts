@@ -21,8 +21,8 @@ export interface PodTiming {
 export interface PodNetwork {
   /** Whether pods can be joined now; else why not. */
   notReady(): string | undefined;
-  /** @throws the plugin's error. Returns the pod's address. */
-  add(pod: { namespace: string; name: string; uid: string }, sandboxId: string, ns: NetNs): Promise<string>;
+  /** @throws the plugin's error. Returns the pod's addresses, at least one. */
+  add(pod: { namespace: string; name: string; uid: string }, sandboxId: string, ns: NetNs): Promise<string[]>;
   /** Idempotent. */
   remove(pod: { namespace: string; name: string; uid: string }, sandboxId: string, ns: NetNs): Promise<void>;
   /** Gives back everything that a former life of the agent took; called before the first add. */
@@ -31,7 +31,8 @@ export interface PodNetwork {
 
 export interface PodEnvironment {
   nodeName: string;
-  nodeIP: string;
+  /** One a family, the primary one first. */
+  nodeIPs: readonly string[];
   /** The host's own namespace: probes leave from it, hostNetwork pods live in it. */
   hostNs: NetNs;
   /** This host's /var. */

@@ -16,7 +16,7 @@ export function podFqdn(pod: Stored<Pod>, clusterDomain: string): string | undef
 }
 
 /** /etc/hosts of a pod with an address of its own. */
-export function podHostsFile(pod: Stored<Pod>, podIP: string, clusterDomain: string): string {
+export function podHostsFile(pod: Stored<Pod>, podIPs: readonly string[], clusterDomain: string): string {
   const fqdn = podFqdn(pod, clusterDomain);
   const lines = [
     "# Kubernetes-managed hosts file.",
@@ -26,7 +26,7 @@ export function podHostsFile(pod: Stored<Pod>, podIP: string, clusterDomain: str
     "fe00::0\tip6-mcastprefix",
     "fe00::1\tip6-allnodes",
     "fe00::2\tip6-allrouters",
-    `${podIP}\t${fqdn ? `${fqdn}\t` : ""}${podHostname(pod)}`,
+    ...podIPs.map((ip) => `${ip}\t${fqdn ? `${fqdn}\t` : ""}${podHostname(pod)}`),
     ...hostAliasLines(pod),
   ];
   return `${lines.join("\n")}\n`;

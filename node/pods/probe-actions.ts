@@ -5,6 +5,7 @@ import { type ClientRequest, request as httpRequest, type IncomingMessage } from
 import type { Socket } from "node:net";
 import { connect as tlsConnect } from "node:tls";
 import type { HTTPGetAction, TCPSocketAction } from "kubernetes-types/core/v1.js";
+import { hostPort } from "../../common/ip.js";
 import type { Container, Probe } from "../../common/k8s.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
 
@@ -91,7 +92,7 @@ export function dialError(error: NodeJS.ErrnoException, host: string, port: numb
     ENETUNREACH: "connect: network is unreachable",
     ETIMEDOUT: "i/o timeout",
   };
-  return `dial tcp ${host}:${port}: ${words[error.code ?? ""] ?? error.message}`;
+  return `dial tcp ${hostPort(host, port)}: ${words[error.code ?? ""] ?? error.message}`;
 }
 
 interface HttpTarget {
@@ -107,7 +108,7 @@ function firstRequest(action: HTTPGetAction, target: ProbeTarget): HttpTarget {
   const host = action.host || target.podIP;
   const scheme = (action.scheme ?? "HTTP").toLowerCase();
   const path = action.path ?? "/";
-  const url = new URL(`${scheme}://${host}:${port}${path.startsWith("/") ? "" : "/"}${path}`);
+  const url = new URL(`${scheme}://${hostPort(host, port)}${path.startsWith("/") ? "" : "/"}${path}`);
   // The probe's own headers win; an empty value takes a default away.
   const headers: Record<string, string> = {
     "User-Agent": "kube-probe/1.36",

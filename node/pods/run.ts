@@ -192,7 +192,7 @@ function emulationContext(options: RunOptions, argv: readonly string[], output: 
   return {
     podName: pod.metadata.name,
     podNamespace: pod.metadata.namespace ?? "",
-    podIP: sandbox.ip,
+    podIPs: sandbox.ips,
     nodeName: environment.nodeName,
     hostname: sandbox.hostname,
     image: image.reference,

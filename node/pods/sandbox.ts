@@ -17,7 +17,8 @@ export function podDirectory(rootDir: string, uid: string): string {
 export class Sandbox {
   readonly id: string;
   readonly ns: NetNs;
-  readonly ip: string;
+  /** At least one, the primary one first. */
+  readonly ips: readonly string[];
   readonly hostname: string;
   readonly directory: string;
   readonly #pod: Stored<Pod>;
@@ -25,13 +26,17 @@ export class Sandbox {
   readonly #hostNetwork: boolean;
   #files: BindMount[] | undefined;
 
-  private constructor(pod: Stored<Pod>, environment: PodEnvironment, id: string, ns: NetNs, ip: string) {
+  private constructor(
+    pod: Stored<Pod>,
+    environment: PodEnvironment,
+    { id, ns, ips }: { id: string; ns: NetNs; ips: readonly string[] },
+  ) {
     this.#pod = pod;
     this.#environment = environment;
     this.#hostNetwork = pod.spec?.hostNetwork ?? false;
     this.id = id;
     this.ns = ns;
-    this.ip = ip;
+    this.ips = ips;
     this.hostname = this.#hostNetwork ? environment.nodeName : podHostname(pod);
     this.directory = podDirectory(environment.rootDir, pod.metadata.uid);
   }
@@ -42,11 +47,11 @@ export class Sandbox {
     const { namespace = "", name, uid } = pod.metadata;
     const identity = { namespace, name, uid };
     if (pod.spec?.hostNetwork)
-      return new Sandbox(pod, environment, id, environment.hostNs, environment.nodeIP);
+      return new Sandbox(pod, environment, { id, ns: environment.hostNs, ips: environment.nodeIPs });
     const ns = NetNs.create(`${namespace}/${name}`);
     try {
-      const ip = await environment.network.add(identity, id, ns);
-      return new Sandbox(pod, environment, id, ns, ip);
+      const ips = await environment.network.add(identity, id, ns);
+      return new Sandbox(pod, environment, { id, ns, ips });
     } catch (error) {
       try {
         await environment.network.remove(identity, id, ns);
@@ -59,6 +64,11 @@ export class Sandbox {
       ns.close();
       throw error;
     }
+  }
+
+  /** The primary address. */
+  get ip(): string {
+    return this.ips[0] ?? "";
   }
 
   /** /etc/hosts, /etc/resolv.conf and /etc/hostname of the pod, written when first asked for. */
@@ -74,7 +84,7 @@ export class Sandbox {
     const texts: Record<string, string> = {
       hosts: this.#hostNetwork
         ? hostNetworkHostsFile(this.#pod, readFileSync("/etc/hosts", "utf8"))
-        : podHostsFile(this.#pod, this.ip, clusterDomain),
+        : podHostsFile(this.#pod, this.ips, clusterDomain),
       "resolv.conf": resolvConf(podDns(this.#pod, { clusterDNS, clusterDomain, node })),
       hostname: `${this.hostname}\n`,
     };

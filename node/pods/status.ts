@@ -33,8 +33,10 @@ export interface PodFacts {
   containers: ContainerFacts[];
   /** The sandbox is there and has an address. */
   sandboxReady: boolean;
-  hostIP: string;
-  podIP?: string;
+  /** The primary one first, as of the pod's. */
+  hostIPs: readonly string[];
+  /** Empty while it has none. */
+  podIPs: readonly string[];
   startTime: string;
   /** All containers have been ended and will not be started again (the pod is being deleted). */
   ended?: boolean;
@@ -195,13 +197,14 @@ export function podStatus(
   const foreign = (pod.status?.conditions ?? []).filter(
     (one) => !(OWN as readonly string[]).includes(one.type),
   );
+  const [podIP] = facts.podIPs;
   return {
     phase,
     conditions: [...OWN.map((type) => condition(type, verdicts[type], before?.conditions, now)), ...foreign],
     ...(facts.failed ?? {}),
-    hostIP: facts.hostIP,
-    hostIPs: [{ ip: facts.hostIP }],
-    ...(facts.podIP ? { podIP: facts.podIP, podIPs: [{ ip: facts.podIP }] } : {}),
+    hostIP: facts.hostIPs[0],
+    hostIPs: facts.hostIPs.map((ip) => ({ ip })),
+    ...(podIP ? { podIP, podIPs: facts.podIPs.map((ip) => ({ ip })) } : {}),
     startTime: facts.startTime,
     ...(facts.init.length > 0 ? { initContainerStatuses: facts.init.map(containerStatus) } : {}),
     containerStatuses: facts.containers.map(containerStatus),

@@ -49,7 +49,7 @@ export class PodWorker implements ContainerOwner {
   #notBefore = 0;
   #ending: Promise<void> | undefined;
   #ended = false;
-  #lastIP: string | undefined;
+  #lastIPs: readonly string[] = [];
   #failed: { reason: string; message: string } | undefined;
   #reported: PodStatus | undefined;
   /** A pod that was finished before this life of the agent: there is nothing to run. */
@@ -63,7 +63,7 @@ export class PodWorker implements ContainerOwner {
     const { spec, status } = pod;
     this.#finishedBefore = status?.phase === "Succeeded" || status?.phase === "Failed";
     this.#ended = this.#finishedBefore;
-    this.#lastIP = status?.podIP;
+    this.#lastIPs = (status?.podIPs ?? []).flatMap(({ ip }) => ip ?? []);
     const started = Date.parse(status?.startTime ?? "");
     this.#startTime = Number.isNaN(started) ? Date.now() : started;
     this.hasInit = (spec?.initContainers?.length ?? 0) > 0;
@@ -212,7 +212,7 @@ export class PodWorker implements ContainerOwner {
     const notReady = this.pod.spec?.hostNetwork ? undefined : this.environment.network.notReady();
     if (notReady) throw new Error(notReady);
     this.sandbox = await Sandbox.create(this.pod, this.environment);
-    this.#lastIP = this.sandbox.ip;
+    this.#lastIPs = this.sandbox.ips;
     // A new sandbox is a new network: what the init containers did in the old one must be done again.
     if (this.containers.some((one) => !one.finished)) {
       for (const one of this.init) one.startOver();
@@ -309,8 +309,8 @@ export class PodWorker implements ContainerOwner {
       init: this.init.map((one) => one.facts()),
       containers: this.containers.map((one) => one.facts()),
       sandboxReady: this.sandbox !== undefined && !this.#ended,
-      hostIP: this.environment.nodeIP,
-      ...(this.#lastIP ? { podIP: this.#lastIP } : {}),
+      hostIPs: this.environment.nodeIPs,
+      podIPs: this.#lastIPs,
       startTime: apiTime(this.#startTime),
       ended: this.#ended,
       ...(this.#failed ? { failed: this.#failed } : {}),

@@ -11,6 +11,7 @@ import {
   rmSync,
   writeFileSync,
 } from "node:fs";
+import { isIP } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -26,6 +27,7 @@ import {
   delNetwork,
   gcNetwork,
   type NetConfList,
+  parseConflist,
   statusNetwork,
 } from "../../cni/index.js";
 import { CommandError } from "../../dataplane/kernel/command.js";
@@ -64,7 +66,7 @@ async function traces(): Promise<{ ports: string[]; addresses: string[]; results
   const names = (path: string) => (existsSync(path) ? readdirSync(path) : []);
   return {
     ports: (await rt.listLinks()).filter(({ master }) => master === "cni0").map(({ name }) => name),
-    addresses: names(join(stateDir, "networks", "kubeplumb")).filter((name) => /^[\d.]+$/.test(name)),
+    addresses: names(join(stateDir, "networks", "kubeplumb")).filter((name) => isIP(name) !== 0),
     results: names(join(stateDir, "results")),
   };
 }
@@ -509,6 +511,182 @@ t.test("the executable speaks the protocol", async (t) => {
   });
   t.match(await failure("GC", conf({}, "1.1.0")), { code: CODE.invalidConfig, msg: /valid-attachments/ });
   t.equal(await runPlugin("GC", conf({ "cni.dev/valid-attachments": [] }, "1.1.0"), pod.options), undefined);
+});
+
+t.test("two families: an address of each, all verbs", async (t) => {
+  const file = join(dir, "dual.env");
+  const dual = defaultConflist({ name: "dual", bridge: "dual0", subnetFile: file });
+  const env = (lines: string[]) => writeFileSync(file, [...lines, "FLANNEL_MTU=1430", ""].join("\n"));
+  const v4 = "FLANNEL_SUBNET=10.244.3.1/24";
+  const v6 = "FLANNEL_IPV6_SUBNET=fd00:10:244:3::1/64";
+  env([v4, v6]);
+  const [a, b] = [newPod(), newPod()];
+  await statusNetwork(dual, a.options);
+  t.equal(host.sysctl("net/ipv6/conf/all/forwarding"), "0");
+  const result = await addNetwork(dual, a.options);
+  const port = result.interfaces?.[1];
+  t.strictSame(result, {
+    cniVersion: "1.1.0",
+    interfaces: [
+      { name: "dual0", mac: "0a:58:0a:f4:03:01", mtu: 1430 },
+      { name: port?.name, mac: port?.mac, mtu: 1430 },
+      { name: "eth0", mac: "0a:58:0a:f4:03:02", mtu: 1430, sandbox: a.options.netns },
+    ],
+    ips: [
+      { address: "10.244.3.2/24", gateway: "10.244.3.1", interface: 2 },
+      { address: "fd00:10:244:3::2/64", gateway: "fd00:10:244:3::1", interface: 2 },
+    ],
+    routes: [
+      { dst: "0.0.0.0/0", gw: "10.244.3.1" },
+      { dst: "::/0", gw: "fd00:10:244:3::1" },
+    ],
+    dns: {},
+  });
+  t.equal(host.sysctl("net/ipv6/conf/all/forwarding"), "1");
+  const gateways = (await rt.listAddresses("dual0")).filter(({ scope }) => scope === 0);
+  t.strictSame(gateways.map(({ cidr }) => cidr).sort(), ["10.244.3.1/24", "fd00:10:244:3::1/64"]);
+  t.match(
+    (await rt.listLinks()).find(({ name }) => name === port?.name),
+    { hairpin: true },
+  );
+  const { stdout } = await a.ns.exec("ip", ["-6", "addr", "show", "dev", "eth0"]);
+  t.match(stdout, /inet6 fd00:10:244:3::2\/64 scope global nodad/);
+  t.notMatch(stdout, /tentative/, "everything can be used at once");
+  t.equal(a.ns.sysctl("net/ipv6/conf/eth0/accept_ra"), "0");
+  t.equal(a.ns.sysctl("net/ipv6/conf/eth0/ndisc_notify"), "1");
+  await inside(a.ns, async (pod) => {
+    const defaults = (await pod.listRoutes("eth0")).filter(({ dst }) => dst.endsWith("/0"));
+    t.strictSame(
+      defaults.map(({ dst, via }) => `${dst} ${via}`),
+      ["0.0.0.0/0 10.244.3.1", "::/0 fd00:10:244:3::1"],
+    );
+  });
+  const other = await addNetwork(dual, b.options);
+  for (const ip of other.ips?.map(({ address }) => address.split("/")[0] ?? "") ?? []) {
+    t.ok(await pings(a.ns, ip), `a pod of the host reaches ${ip}`);
+    t.ok(await pings(host, ip), `the host reaches ${ip}`);
+  }
+  const store = join(stateDir, "networks", "dual");
+  t.strictSame(readdirSync(store).sort(), [
+    "10.244.3.2",
+    "10.244.3.3",
+    "fd00:10:244:3::2",
+    "fd00:10:244:3::3",
+    "last_reserved_ip.0",
+    "last_reserved_ip.1",
+  ]);
+
+  await checkNetwork(dual, a.options);
+  const rejects = (message: RegExp) =>
+    t.rejects(checkNetwork(dual, a.options), { code: CODE.checkFailed, message });
+  await inside(a.ns, async (pod) => {
+    await pod.deleteRoute({ dst: "::/0", via: "fd00:10:244:3::1" });
+    await rejects(/no default route via fd00:10:244:3::1/);
+    await pod.addRoute({ dst: "::/0", via: "fd00:10:244:3::1", dev: "eth0" });
+    await pod.deleteAddress("eth0", "fd00:10:244:3::2/64");
+    await rejects(/eth0 has not the address fd00:10:244:3::2\/64/);
+    await pod.addAddress("eth0", "fd00:10:244:3::2/64");
+    await pod.addRoute({ dst: "::/0", via: "fd00:10:244:3::1", dev: "eth0" });
+  });
+  await checkNetwork(dual, a.options);
+  rmSync(join(store, "fd00:10:244:3::2"));
+  await rejects(/fd00:10:244:3::2 is not reserved/);
+
+  await delNetwork(dual, b.options);
+  t.strictSame(readdirSync(store).filter(isIP), ["10.244.3.2"], "DEL frees both");
+  const lost = newPod();
+  await addNetwork(dual, lost.options);
+  rmSync(join(stateDir, "results", `dual-${lost.options.containerId}-eth0`));
+  await gcNetwork(dual, { ...a.options, valid: [{ containerID: a.options.containerId, ifname: "eth0" }] });
+  t.strictSame(readdirSync(store).filter(isIP), ["10.244.3.2"], "and so does GC");
+  t.equal((await rt.listLinks()).filter(({ master }) => master === "dual0").length, 1);
+  await t.rejects(
+    addNetwork(
+      defaultConflist({ name: "x", bridge: "dual0", subnet: "fd00:10:244:9::/64" }),
+      newPod().options,
+    ),
+    { code: CODE.bridgeAddress, message: /dual0 has fd00:10:244:3::1\/64/ },
+  );
+  await delNetwork(dual, a.options);
+
+  // The host is registered anew, without IPv4.
+  env([v6]);
+  const only = newPod();
+  const six = await addNetwork(dual, only.options);
+  t.strictSame(
+    six.ips?.map(({ address }) => address),
+    ["fd00:10:244:3::2/64"],
+  );
+  t.strictSame(six.routes, [{ dst: "::/0", gw: "fd00:10:244:3::1" }]);
+  t.equal(six.interfaces?.[2]?.mac, "0a:58:00:00:00:02");
+  t.ok(await pings(only.ns, "fd00:10:244:3::1"));
+  await delNetwork(dual, only.options);
+  env([]);
+  await t.rejects(statusNetwork(dual, only.options), { code: CODE.unavailable, message: /IPV6_SUBNET/ });
+});
+
+t.test("called as flannel's plugin calls its delegate", async (t) => {
+  const pod = newPod();
+  const conf = (extra: object = {}) =>
+    JSON.stringify({
+      cniVersion: "0.3.1",
+      name: "cbr0",
+      type: "kubeplumb-cni",
+      bridge: "cbr0",
+      hairpinMode: true,
+      isGateway: true,
+      isDefaultGateway: false,
+      ipMasq: false,
+      mtu: 1430,
+      ipam: {
+        type: "host-local",
+        ranges: [[{ subnet: "10.244.8.0/24" }], [{ subnet: "fd00:10:244:8::/125" }]],
+        routes: [{ dst: "10.244.0.0/16" }, { dst: "fd00:10:244::/56" }],
+      },
+      dataDir: stateDir,
+      ...extra,
+    });
+  t.match(await runPlugin("ADD", conf(), pod.options), {
+    cniVersion: "0.3.1",
+    ips: [
+      { version: "4", address: "10.244.8.2/24", gateway: "10.244.8.1", interface: 2 },
+      { version: "6", address: "fd00:10:244:8::2/125", gateway: "fd00:10:244:8::1", interface: 2 },
+    ],
+    routes: [
+      { dst: "10.244.0.0/16", gw: "10.244.8.1" },
+      { dst: "fd00:10:244::/56", gw: "fd00:10:244:8::1" },
+    ],
+  });
+  await inside(pod.ns, async (own) => {
+    const routes = (await own.listRoutes("eth0")).filter(({ via }) => via !== undefined);
+    t.strictSame(
+      routes.map(({ dst, via }) => `${dst} ${via}`),
+      ["10.244.0.0/16 10.244.8.1", "fd00:10:244::/56 fd00:10:244:8::1"],
+      "and no default route",
+    );
+  });
+  t.ok(await pings(host, "fd00:10:244:8::2"));
+  // The second block is full before the first: what was reserved of the first is given back.
+  const network = parseConflist(conf());
+  const more = Array.from({ length: 5 }, () => newPod());
+  for (const one of more.slice(0, 4)) await addNetwork(network, one.options);
+  const before = readdirSync(join(stateDir, "networks", "cbr0"))
+    .filter(isIP)
+    .sort();
+  t.equal(before.length, 10);
+  await t.rejects(addNetwork(network, (more[4] as Pod).options), {
+    code: CODE.tryAgain,
+    message: "no address is free in fd00:10:244:8::/125",
+  });
+  t.strictSame(
+    readdirSync(join(stateDir, "networks", "cbr0"))
+      .filter(isIP)
+      .sort(),
+    before,
+  );
+  t.equal(await runPlugin("DEL", conf(), pod.options), undefined);
+  await gcNetwork(network, { ...pod.options, valid: [] });
+  t.strictSame(readdirSync(join(stateDir, "networks", "cbr0")).filter(isIP), []);
 });
 
 t.test("a bridge without a free port is said so", async (t) => {

@@ -1,4 +1,4 @@
-// News about links and addresses of a namespace (rtnetlink(7), multicast groups LINK and IPV4_IFADDR).
+// News about links and addresses of a namespace (rtnetlink(7), multicast groups LINK, IPV4_IFADDR, IPV6_IFADDR).
 // Node can wait for no netlink descriptor of ours, so all sockets are read by one timer; the kernel queues meanwhile.
 
 import { closeSync } from "node:fs";
@@ -11,6 +11,7 @@ import { decodeLink, RTM_DELLINK, RTM_NEWLINK } from "./links.js";
 const NETLINK_ROUTE = 0;
 const RTNLGRP_LINK = 1;
 const RTNLGRP_IPV4_IFADDR = 5;
+const RTNLGRP_IPV6_IFADDR = 9;
 /** How late news may be. Reading a thousand sockets costs about two milliseconds. */
 const PERIOD_MS = 200;
 
@@ -31,7 +32,7 @@ class Monitor implements LinkMonitor {
   constructor(ns: NetNs, listener: (event: LinkEvent) => void) {
     this.#listener = listener;
     this.#fd = ns.run(() => libc.netlinkSocket(NETLINK_ROUTE));
-    libc.bindNetlink(this.#fd, [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR]);
+    libc.bindNetlink(this.#fd, [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR]);
   }
 
   /** Hands on everything that is queued. */
