@@ -86,6 +86,7 @@ t.test("discovery, explain, version", async (t) => {
     "apps/v1",
     "coordination.k8s.io/v1",
     "discovery.k8s.io/v1",
+    "events.k8s.io/v1",
     "v1",
   ]);
   t.match(

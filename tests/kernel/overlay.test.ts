@@ -714,8 +714,10 @@ t.test("one family that fails does not stop the other", async (t) => {
   await five.rt.deleteLink("flannel.1");
   await until("it says why", () => five.overlay.state.phase === "failing");
   t.match(five.overlay.state, { message: "the uplink eth0 has no IPv6 address" });
+  // Until the device is back there is nothing to list.
+  const listed = () => entries(five).catch(() => []);
   await until("IPv4 is whole again", async () =>
-    same(await entries(five), await wantedEntries(one, two, three, four)),
+    same(await listed(), await wantedEntries(one, two, three, four)),
   );
   t.ok(await pings(from.ns, to.ip));
   await five.rt.addAddress("eth0", "fd00:56::55/64");
