@@ -187,8 +187,17 @@ function optionText([name, { not, values }]: [string, Option]): string {
   return JSON.stringify([...(not ? ["!"] : []), name, ...values]);
 }
 
+/** What is printed although nobody wrote it, in the words of either family: says nothing. */
+const DEFAULTS = new Set([
+  "--mask 255.255.255.255",
+  "--mask ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+  "--reject-with icmp-port-unreachable",
+  "--reject-with icmp6-port-unreachable",
+]);
+
 function extensionText({ name, options }: Extension): string {
-  return `${name}{${[...options].map(optionText).sort().join("")}}`;
+  const telling = [...options].filter(([option, { values }]) => !DEFAULTS.has(`${option} ${values[0]}`));
+  return `${name}{${telling.map(optionText).sort().join("")}}`;
 }
 
 /** Equal for two rules that mean the same, however they are written. For comparing, not for reading. */

@@ -1,12 +1,17 @@
-// The kernel's rules of one network namespace, through iptables-restore, iptables-save and iptables of the machine.
+// The kernel's rules of one network namespace: over netlink where that is known to give what iptables-nft would, else
+// through iptables-restore, iptables-save and iptables of the machine.
 // Knows processes and exit codes; what the rules are for is the caller's business.
 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { type Logger, silentLogger } from "../../common/log.js";
 import { CommandError, type CommandResult } from "../kernel/command.js";
+import { NetlinkError } from "../kernel/netlink/socket.js";
 import { NetNs } from "../kernel/netns.js";
 import { meansAbsent, RestoreError } from "./errors.js";
+import { UnsupportedRule } from "./nft-extensions.js";
 import { askNft, type NftKernel } from "./nft-kernel.js";
+import { NftRuleset } from "./nft-ruleset.js";
 import { chainsOf, parseSave } from "./parse.js";
 import { renderRestore, renderTables } from "./render.js";
 import { rollbackInput, sectionsOf, type TableSection } from "./rollback.js";
@@ -53,6 +58,13 @@ export interface IptablesOptions {
    * Default: the tool's own (/run/xtables.lock) in this process's own namespace, a file a namespace elsewhere.
    */
   lockFile?: string;
+  /**
+   * How rules get into the kernel. "auto" is netlink for the nft variant where the installed iptables is known to
+   * read what is written (1.8.7 and later), and the tools for everything else.
+   */
+  path?: "auto" | "tools";
+  /** Which way was taken, and why not the other (debug). */
+  log?: Logger;
 }
 
 /** Seconds that the legacy variant waits for its lock. */
@@ -64,21 +76,28 @@ export class Iptables implements IptablesDriver {
   readonly #ns: NetNs;
   readonly #tools: Tools;
   readonly #env: NodeJS.ProcessEnv;
+  readonly #log: Logger;
+  readonly #nft: NftRuleset | undefined;
   #last: Promise<unknown> = Promise.resolve();
   /** Questions answered with yes, and the version of the ruleset that they were asked of. */
   #standing: { generation: number; inputs: Set<string> } | undefined;
 
-  private constructor(ns: NetNs, family: 4 | 6, tools: Tools, lockFile: string | undefined) {
+  private constructor(ns: NetNs, tools: Tools, options: IptablesOptions) {
+    const { family = 4, lockFile = privateLock(ns), path = "auto", log = silentLogger } = options;
     this.#ns = ns;
     this.family = family;
     this.#tools = tools;
     this.#env = lockFile ? { ...process.env, XTABLES_LOCKFILE: lockFile } : process.env;
+    this.#nft = path === "auto" && tools.readsNetlinkRules ? new NftRuleset(ns, family) : undefined;
+    this.#log = log;
+    const { variant, version } = tools;
+    log.debug({ host: ns.name, family, variant, version, path: this.path }, "iptables driver");
   }
 
   /** @throws Error when the machine has no such iptables, naming program and package. */
   static open(ns: NetNs, options: IptablesOptions = {}): Iptables {
-    const { family = 4, variant = "auto", lockFile } = options;
-    return new Iptables(ns, family, findTools(family, variant), lockFile ?? privateLock(ns));
+    const { family = 4, variant = "auto" } = options;
+    return new Iptables(ns, findTools(family, variant), options);
   }
 
   get variant(): Variant {
@@ -89,14 +108,19 @@ export class Iptables implements IptablesDriver {
     return this.#tools.version;
   }
 
+  /** How inputs get into the kernel; a single one may still have to go through the tool (debug log). */
+  get path(): "netlink" | "tools" {
+    return this.#nft ? "netlink" : "tools";
+  }
+
   get randomFully(): boolean {
     return this.#tools.randomFully;
   }
 
   /**
-   * Applies a restore input. Each table is one transaction of the kernel: all its lines or none. When a later table
-   * is refused, the chains that the earlier ones touched get their old content back, so that a failed restore leaves
-   * the old state (give the table with the fewest rules first: all but the last are read beforehand).
+   * Applies a restore input. Over netlink all tables are one transaction. With the tool each is one; when a later
+   * table is refused, the chains that the earlier ones touched get their old content back, so that a failed restore
+   * leaves the old state (give the table with the fewest rules first: all but the last are read beforehand).
    * @throws RestoreError naming the offending line.
    */
   restore(input: string, options: RestoreOptions = {}): Promise<void> {
@@ -109,6 +133,7 @@ export class Iptables implements IptablesDriver {
     ];
     const sections = sectionsOf(input);
     return this.#inTurn(async () => {
+      if (noflush && (await this.#restoreOverNetlink(input, counters))) return;
       const earlier = sections.slice(0, -1);
       const saved = options.before ? "" : await this.#saveTables(earlier.map(({ table }) => table));
       try {
@@ -120,6 +145,14 @@ export class Iptables implements IptablesDriver {
         throw error;
       }
     });
+  }
+
+  async #restoreOverNetlink(input: string, counters: boolean): Promise<boolean> {
+    if (!this.#nft) return false;
+    const why = await this.#nft.restore(input, { counters });
+    if (why === undefined) return true;
+    this.#log.debug({ host: this.#ns.name, why }, "iptables-restore is called instead of netlink");
+    return false;
   }
 
   /** With noflush only what the input touched, else the whole of each table. */
@@ -145,18 +178,29 @@ export class Iptables implements IptablesDriver {
     return stdout;
   }
 
-  /** The rules as data. A namespace without any costs no process. */
-  async read(table?: TableName): Promise<Ruleset> {
+  /** The rules as data, without counters. A namespace without any costs no process. */
+  read(table?: TableName): Promise<Ruleset> {
     const args = table ? ["-t", table] : [];
-    const text = await this.#inTurn(async () =>
-      this.#isEmpty() ? "" : (await this.#exec(this.#tools.save, args)).stdout,
-    );
-    return parseSave(text);
+    return this.#inTurn(async () => {
+      if (this.#isEmpty()) return new Map();
+      if (this.#nft) {
+        try {
+          return await this.#nft.read(table);
+        } catch (error) {
+          if (!(error instanceof UnsupportedRule || error instanceof NetlinkError)) throw error;
+          this.#log.debug(
+            { host: this.#ns.name, why: error.message },
+            "iptables-save is called instead of netlink",
+          );
+        }
+      }
+      return parseSave((await this.#exec(this.#tools.save, args)).stdout);
+    });
   }
 
   /**
-   * Whether every one of the rules stands in its chain. One process, whatever their number; none when a chain is
-   * missing or nothing has changed since the last yes (nft only: legacy has no version to compare).
+   * Whether every one of the rules stands in its chain. One process at most, whatever their number; none when a chain
+   * is missing or nothing has changed since the last yes (nft only: legacy has no version to compare).
    */
   hasRules(rules: readonly RuleAt[]): Promise<boolean> {
     if (rules.length === 0) return Promise.resolve(true);
@@ -169,7 +213,9 @@ export class Iptables implements IptablesDriver {
         this.#standing = generation === undefined ? undefined : { generation, inputs: new Set() };
       }
       if (this.#chainMissing(rules)) return false;
-      const stand = await this.#asked(this.#tools.restore, ["--noflush", ...this.#restoreWait()], input);
+      const stand =
+        this.#askKernel((kernel) => this.#nft?.hasRules(kernel, rules)) ??
+        (await this.#asked(this.#tools.restore, ["--noflush", ...this.#restoreWait()], input));
       if (stand) this.#standing?.inputs.add(input);
       return stand;
     });
@@ -228,6 +274,11 @@ export class Iptables implements IptablesDriver {
   /** Removes every copy of a rule; false when there was none. */
   async deleteRule(table: TableName, chain: string, rule: readonly string[]): Promise<boolean> {
     let deleted = false;
+    if (this.#nft) {
+      const input = renderTables([{ table, chains: [], lines: [line("-D", chain, rule)] }]);
+      for (; await this.hasRules([{ table, chain, rule }]); deleted = true) await this.restore(input);
+      return deleted;
+    }
     while (
       await this.#inTurn(() => this.#asked(this.#tools.iptables, this.#args(table, ["-D", chain, ...rule])))
     ) {

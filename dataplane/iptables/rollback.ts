@@ -14,19 +14,26 @@ export interface TableSection {
   readonly lines: readonly string[];
 }
 
-/** Splits a restore input; what is outside tables, or in a table that does not exist, is left to the tool to refuse. */
-export function sectionsOf(input: string): TableSection[] {
+/**
+ * Splits a restore input; what is outside tables, or in a table that does not exist, is left to the tool to refuse.
+ * @param stray told what that is.
+ */
+export function sectionsOf(input: string, stray: (text: string) => void = () => {}): TableSection[] {
   const all = input.split("\n");
   const sections: TableSection[] = [];
   let start = -1;
   all.forEach((text, index) => {
-    if (text.startsWith("*")) start = index;
+    if (text.startsWith("*")) {
+      if (start >= 0) stray(all[start] ?? "");
+      start = index;
+    } else if (start < 0 && text !== "" && !text.startsWith("#")) stray(text);
     const table = all[start]?.slice(1) ?? "";
     if (text !== "COMMIT" || start < 0 || !isTable(table)) return;
     const lines = all.slice(start + 1, index);
     sections.push({ table, firstLine: start + 1, lastLine: index + 1, lines });
     start = -1;
   });
+  if (start >= 0) stray(all[start] ?? "");
   return sections;
 }
 

@@ -20,6 +20,8 @@ export interface Tools {
   readonly randomFully: boolean;
   /** iptables-restore takes -w (since 1.6.2; means nothing to nft). */
   readonly wait: boolean;
+  /** iptables-save reads rules in the form of nft-encode.ts (nft only, since 1.8.7: older ones were not tried). */
+  readonly readsNetlinkRules: boolean;
 }
 
 // An ordinary user's PATH has no sbin on Debian.
@@ -74,7 +76,17 @@ export function findTools(family: 4 | 6, choice: VariantChoice): Tools {
   }
   const { version, variant } = parseVersion(asked.stdout);
   const modern = atLeast(version, "1.6.2");
-  const tools = { iptables, restore, save, variant, version, randomFully: modern, wait: modern };
+  const readsNetlinkRules = variant === "nft" && atLeast(version, "1.8.7");
+  const tools = {
+    iptables,
+    restore,
+    save,
+    variant,
+    version,
+    randomFully: modern,
+    wait: modern,
+    readsNetlinkRules,
+  };
   known.set(prefix, tools);
   return tools;
 }

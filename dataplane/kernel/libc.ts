@@ -13,6 +13,9 @@ const cSocket = libc.func("int socket(int domain, int type, int protocol)");
 const cBind = libc.func("int bind(int fd, const uint8_t *addr, uint32_t len)");
 const cListen = libc.func("int listen(int fd, int backlog)");
 const cSetsockopt = libc.func("int setsockopt(int fd, int level, int name, const int *value, uint32_t len)");
+const cGetsockopt = libc.func(
+  "int getsockopt(int fd, int level, int name, _Out_ int *value, _Inout_ uint32_t *len)",
+);
 const cSend = libc.func("intptr_t send(int fd, const uint8_t *data, size_t len, int flags)");
 const cRecv = libc.func("intptr_t recv(int fd, uint8_t *data, size_t len, int flags)");
 const cMount = libc.func(
@@ -42,6 +45,8 @@ const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
+const SO_SNDBUF = 7;
+const SO_SNDBUFFORCE = 32;
 const SOL_NETLINK = 270;
 const MSG_TRUNC = 0x20;
 const MSG_DONTWAIT = 0x40;
@@ -54,6 +59,7 @@ const OTHER_ERRORS: Readonly<Record<number, string>> = {
   53: "EBADR",
   54: "EXFULL",
   76: "ENOTUNIQ",
+  85: "ERESTART",
   96: "EPFNOSUPPORT",
   126: "ENOKEY",
 };
@@ -206,6 +212,22 @@ export function bindNetlink(fd: number, groups: readonly number[]): void {
   address.writeUInt16LE(AF_NETLINK, 0);
   address.writeUInt32LE(groups.reduce((mask, group) => mask | (1 << (group - 1)), 0) >>> 0, 8);
   check(cBind(fd, address, address.length), "bind", `netlink groups ${groups.join(", ")}`);
+}
+
+/**
+ * Room for requests of `bytes` on a socket. Returns the largest request that it takes: less, where this process may
+ * not go beyond the machine's limit (net.core.wmem_max).
+ */
+export function growSendBuffer(fd: number, bytes: number): number {
+  try {
+    setOption(fd, SOL_SOCKET, SO_SNDBUFFORCE, bytes);
+  } catch {
+    setOption(fd, SOL_SOCKET, SO_SNDBUF, bytes);
+  }
+  const value = [0];
+  check(cGetsockopt(fd, SOL_SOCKET, SO_SNDBUF, value, [4]), "getsockopt", "SO_SNDBUF");
+  // netlink_sendmsg() keeps 32 bytes for itself.
+  return (value[0] ?? 0) - 32;
 }
 
 /** send(2) of the first `length` bytes; to a netlink socket's default peer, the kernel. */

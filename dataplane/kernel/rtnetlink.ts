@@ -142,7 +142,7 @@ export class RtNetlink implements Disposable {
     return refused;
   }
 
-  /** Calls `listener` for each change of links and IPv4 addresses until the returned function is called. */
+  /** Calls `listener` for each change of links and addresses until the returned function is called. */
   onLink(listener: (event: LinkEvent) => void): () => void {
     const monitor = monitorLinks(this.ns, listener);
     this.#monitors.add(monitor);

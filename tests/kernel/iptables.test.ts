@@ -1,7 +1,8 @@
 // iptables over netlink against the real kernel: what it leaves must be, to iptables-save and byte for byte, what
 // iptables-nft-restore leaves; refused inputs leave nothing; others may change the same rules at any time.
 
-import { pino } from "pino";
+import { spawnSync } from "node:child_process";
+import { type Logger, pino } from "pino";
 import t from "tap";
 import { Cidr } from "../../common/ip.js";
 import {
@@ -12,7 +13,7 @@ import {
   renderRestore,
   type TableName,
 } from "../../dataplane/iptables/index.js";
-import { askNft, type KernelRule } from "../../dataplane/iptables/nft-kernel.js";
+import { askNft, type KernelRule, NftKernel } from "../../dataplane/iptables/nft-kernel.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { chains as overlayChains } from "../../dataplane/overlay/rules.js";
 import { ANY_TABLE_RULES, FILTER_RULES, LOOSE_RULES, NAT_RULES } from "../helpers/iptables-rules.js";
@@ -25,6 +26,15 @@ function hasNft(): boolean {
   } catch {
     return false;
   }
+}
+
+/** A log that keeps why the tools had to help. */
+function logTo(reasons: string[]): Logger {
+  const write = (line: string) => {
+    const { why } = JSON.parse(line) as { why?: string };
+    if (why !== undefined) reasons.push(why);
+  };
+  return pino({ level: "debug" }, { write });
 }
 
 /** One namespace written by the tools, one over netlink. */
@@ -42,16 +52,7 @@ class Pair implements Disposable {
     this.byTools = NetNs.create("by-tools");
     this.byNetlink = NetNs.create("by-netlink");
     this.tools = Iptables.open(this.byTools, { family, variant: "nft", path: "tools" });
-    const log = pino(
-      { level: "debug" },
-      {
-        write: (line) => {
-          const { why } = JSON.parse(line) as { why?: string };
-          if (why !== undefined) this.helped.push(why);
-        },
-      },
-    );
-    this.netlink = Iptables.open(this.byNetlink, { family, variant: "nft", log });
+    this.netlink = Iptables.open(this.byNetlink, { family, variant: "nft", log: logTo(this.helped) });
   }
 
   async restore(input: string): Promise<void> {
@@ -198,7 +199,7 @@ else {
 
   t.test("a long chain: only what differs is sent", async (t) => {
     using pair = new Pair();
-    const { byNetlink } = pair;
+    const { byNetlink, netlink } = pair;
     const handles = () =>
       askNft(byNetlink, 4, (kernel) => kernel.rules("nat", "LONG"))?.map(({ handle }) => handle) ?? [];
     const line = (i: number) => `-A LONG -d 10.96.${i >> 8}.${i & 255} -j TO`;
@@ -235,7 +236,15 @@ else {
     await both("-I", "LONG", "5", "-j", "TO");
     await both("-D", "LONG", "20");
     await change("somebody put a rule in and took one out", [...lines, line(1003)], 2);
+    const last = ["-d", "10.96.3.235", "-j", "TO"];
+    const stands = () => netlink.hasRules([{ table: "nat", chain: "LONG", rule: last }]);
+    t.ok(await stands(), "the last line of the long chain");
+    await both("-D", "LONG", ...last);
+    t.notOk(await stands(), "gone");
+    await both("-A", "LONG", ...last);
+    t.ok(await stands(), "as somebody else wrote it");
     await both("-F", "LONG");
+    t.notOk(await stands());
     await change("somebody emptied it", lines, lines.length);
     await change("one after that", lines.toSpliced(50, 1), 0);
     await both("-F");
@@ -257,6 +266,39 @@ else {
       "the first driver notices; it puts its own in the other's place",
       lines.toSpliced(7, 1, line(4001)),
       2,
+    );
+  });
+
+  t.test("a change between looking and sending is noticed", async (t) => {
+    using ns = NetNs.create("race");
+    const iptables = Iptables.open(ns, { variant: "nft" });
+    const line = (i: number) => `-A LONG -s 10.0.${i >> 8}.${i & 255} -j RETURN`;
+    const input = (lines: readonly string[]) => `*nat\n:LONG - [0:0]\n${lines.join("\n")}\nCOMMIT\n`;
+    const lines = Array.from({ length: 100 }, (_, i) => line(i));
+    await iptables.restore(input(lines));
+    // The second question is asked right before the rules are put together.
+    let questions = 0;
+    const { generation } = NftKernel.prototype;
+    NftKernel.prototype.generation = function () {
+      const answer = generation.call(this);
+      if (++questions === 2) {
+        const args = ["-t", "nat", "-D", "LONG", "50"];
+        t.equal(ns.run(() => spawnSync(findTools(4, "nft").iptables, args)).status, 0);
+      }
+      return answer;
+    };
+    t.teardown(() => {
+      NftKernel.prototype.generation = generation;
+    });
+    await iptables.restore(input([...lines, line(100)]));
+    t.ok(questions > 2, "looked again");
+    const found = (await iptables.read("nat"))
+      .get("nat")
+      ?.get("LONG")
+      ?.rules.map(({ args }) => args[1]);
+    t.same(
+      found,
+      Array.from({ length: 101 }, (_, i) => `10.0.0.${i}/32`),
     );
   });
 
@@ -339,14 +381,61 @@ else {
     pair.helped.length = 0;
     t.same(await pair.netlink.read(), parseSave(await pair.netlink.save()));
     t.match(pair.helped, [/limit/], "and reading through iptables-save");
-    // iptables does not let packets be dropped in the nat table; the kernel would.
-    await t.rejects(pair.netlink.restore("*nat\n-A A -j DROP\nCOMMIT\n"), {
-      message: /not intended for filtering/,
-    });
+    // The kernel would take these.
+    for (const [rule, message] of [
+      ["-A A -j DROP", /not intended for filtering/],
+      ["-A OUTPUT -i eth0 -j A", /Can't use -i with OUTPUT/],
+      ["-A A -j DNAT --to-destination 10.0.0.1:80", /port specification/],
+      ["-A A -s 10.0.0.1 -s 10.0.0.2 -j RETURN", /multiple -s/],
+      ["-A A -p tcp --dport 80 -p tcp -j RETURN", /multiple -p|not allowed/],
+    ] as const) {
+      await t.rejects(pair.netlink.restore(`*nat\n${rule}\nCOMMIT\n`), { message });
+    }
+    for (const input of ["*nat\n:B - [0:0]\n", "*bogus\nCOMMIT\n", "*nat\nCOMMIT\n-A A -j B\n"]) {
+      await t.rejects(pair.netlink.restore(input), RestoreError, JSON.stringify(input));
+    }
     const rule = ["-m", "limit", "--limit", "3/min", "-j", "RETURN"];
     t.ok(await pair.netlink.hasRules([{ table: "nat", chain: "A", rule }]));
     t.ok(await pair.netlink.deleteRule("nat", "A", rule));
     t.same((await pair.netlink.read("nat")).get("nat")?.get("A")?.rules, []);
+  });
+
+  t.test("large loads of both families at once, and somebody else", async (t) => {
+    using ns = NetNs.create("both");
+    const helped: string[] = [];
+    const families = [4, 6] as const;
+    const drivers = families.map((family) =>
+      Iptables.open(ns, { family, variant: "nft", log: logTo(helped) }),
+    );
+    const many = Array.from({ length: 3000 }, (_, i) => i);
+    const input =
+      `*nat\n${many.map((i) => `:N${i} - [0:0]`).join("\n")}\n:ALL - [0:0]\n` +
+      `${many.map((i) => `-A N${i} -p tcp --dport ${i} -m comment --comment "port ${i}" -j RETURN`).join("\n")}\n` +
+      `${many
+        .slice(0, 200)
+        .map((i) => `-A ALL -j N${i}`)
+        .join("\n")}\n-A OUTPUT -j ALL\nCOMMIT\n`;
+    let loaded = false;
+    const others = async () => {
+      const { iptables } = findTools(4, "nft");
+      while (!loaded) await ns.exec(iptables, ["-A", "INPUT", "-s", "10.0.0.1"]);
+    };
+    const busy = others();
+    await Promise.all(drivers.map((driver) => driver.restore(input)));
+    loaded = true;
+    await busy;
+    for (const driver of drivers) {
+      const nat = (await driver.read("nat")).get("nat");
+      t.equal(nat?.size, 3000 + 1 + 4, `IPv${driver.family}`);
+      t.equal(
+        [...(nat?.values() ?? [])].filter(({ name, rules }) => name.startsWith("N") && rules.length === 1)
+          .length,
+        3000,
+      );
+      t.equal(nat?.get("ALL")?.rules.length, 200);
+      t.same(nat?.get("OUTPUT")?.rules, [{ args: ["-j", "ALL"] }]);
+    }
+    t.same(helped, []);
   });
 
   t.test("two writers at once: nobody's change is lost", async (t) => {

@@ -7,8 +7,7 @@ import { decodeRule } from "../../dataplane/iptables/nft-decode.js";
 import type { KernelRule } from "../../dataplane/iptables/nft-kernel.js";
 import { expressionsOf, findRule, withoutCounters } from "../../dataplane/iptables/nft-match.js";
 import { following } from "../../dataplane/iptables/nft-memory.js";
-import { keptLines, planOf, specOf } from "../../dataplane/iptables/nft-plan.js";
-import { sectionsOf } from "../../dataplane/iptables/rollback.js";
+import { keptLines, plansOf, specOf } from "../../dataplane/iptables/nft-plan.js";
 import { RULES } from "../helpers/iptables-rules.js";
 
 for (const family of [4, 6] as const) {
@@ -52,6 +51,10 @@ t.test("what only the tools know is not written", async (t) => {
     [4, "-i +"],
     [4, "-i much-too-long-a-name"],
     [4, "-f -j ACCEPT"],
+    [4, "-s 10.0.0.1 -s 10.0.0.2"],
+    [4, "-j DNAT --to-destination 10.0.0.1:80"],
+    [4, "-p icmp -j DNAT --to-destination 10.0.0.1:80"],
+    [6, "-j DNAT --to-destination [fd00::1]:80"],
     [4, "-j DNAT --to-destination 10.0.0.1-10.0.0.9"],
     [4, "-j DNAT --to-destination 10.0.0.1:80 --persistent"],
     [4, "-j MASQUERADE --to-ports 1-9"],
@@ -103,8 +106,7 @@ t.test("a rule is found by its bytes or by its meaning", async (t) => {
 });
 
 t.test("a restore input, chain by chain", async (t) => {
-  const plans = (input: string) => sectionsOf(input).map(planOf);
-  const [plan] = plans(
+  const [plan] = plansOf(
     "*nat\n# a comment\n:A - [0:0]\n-N B\n-A A -j B\n[3:4] -A A -j ACCEPT\n-I PREROUTING -j A\n-D OUTPUT -j A\n-X C\nCOMMIT\n",
   );
   t.same([...(plan?.chains.keys() ?? [])], ["A", "B", "PREROUTING", "OUTPUT"]);
@@ -130,8 +132,18 @@ t.test("a restore input, chain by chain", async (t) => {
     "-A this-name-is-longer-than-it-may-be -j B",
     "nonsense",
   ]) {
-    t.throws(() => plans(`*filter\n${line}\nCOMMIT\n`), { name: "UnsupportedRule" }, JSON.stringify(line));
+    t.throws(() => plansOf(`*filter\n${line}\nCOMMIT\n`), { name: "UnsupportedRule" }, JSON.stringify(line));
   }
+  for (const input of [
+    "*nat\n:A - [0:0]\n",
+    "*bogus\n:A - [0:0]\nCOMMIT\n",
+    "*nat\nCOMMIT\n-A A -j B\n",
+    ":A - [0:0]\n*nat\nCOMMIT\n",
+    "*nat\nCOMMIT\n*nat\nCOMMIT\n",
+  ]) {
+    t.throws(() => plansOf(input), { name: "UnsupportedRule" }, JSON.stringify(input));
+  }
+  t.same(plansOf("\n# nothing\n"), []);
   t.throws(() => specOf("-I A 3 -j B", true), { name: "UnsupportedRule" });
 });
 

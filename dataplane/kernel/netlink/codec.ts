@@ -31,6 +31,7 @@ export class MessageWriter {
   /** The fixed part that follows a header (ifinfomsg, rtmsg, …), zero where `fill` writes nothing. */
   fixed(size: number, fill: (at: Buffer) => void): this {
     const at = this.#reserve(size);
+    this.#buffer.fill(0, at, at + size);
     fill(this.#buffer.subarray(at, at + size));
     return this;
   }
@@ -53,6 +54,18 @@ export class MessageWriter {
     return this;
   }
 
+  u32be(type: number, value: number): this {
+    const at = this.#attribute(type, 4);
+    this.#buffer.writeInt32BE(value | 0, at);
+    return this;
+  }
+
+  u64be(type: number, value: bigint): this {
+    const at = this.#attribute(type, 8);
+    this.#buffer.writeBigUInt64BE(value, at);
+    return this;
+  }
+
   bytes(type: number, value: Uint8Array): this {
     const at = this.#attribute(type, value.length);
     this.#buffer.set(value, at);
@@ -69,8 +82,13 @@ export class MessageWriter {
   }
 
   nest(type: number, fill: (writer: this) => void): this {
+    return this.list(type | NLA_F_NESTED, fill);
+  }
+
+  /** Attributes inside an attribute without the mark of {@link nest}: the way in which nf_tables prints its own. */
+  list(type: number, fill: (writer: this) => void): this {
     const start = this.#length;
-    this.#attribute(type | NLA_F_NESTED, 0);
+    this.#attribute(type, 0);
     fill(this);
     this.#buffer.writeUInt16LE(this.#length - start, start);
     return this;
@@ -97,7 +115,8 @@ export class MessageWriter {
       this.#buffer.copy(larger, 0, 0, at);
       this.#buffer = larger;
     }
-    this.#buffer.fill(0, at, this.#length);
+    // The payload is written over by whoever asked; a native fill for three bytes of padding would cost more than it.
+    for (let i = at + size; i < this.#length; i++) this.#buffer[i] = 0;
     return at;
   }
 }

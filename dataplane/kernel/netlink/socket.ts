@@ -6,7 +6,7 @@
 // each, no extended error text, interrupted dumps pass unnoticed, a reply lost to ENOBUFS waits for ever, and its
 // addon aborts the process when a receive buffer overflows (ENOBUFS, as a burst of new pods brings about).
 
-import { closeSync } from "node:fs";
+import { close, closeSync } from "node:fs";
 import * as libc from "../libc.js";
 import type { NetNs } from "../netns.js";
 import { MessageWriter, type NetlinkMessage, parseAttributes, parseMessages, readString } from "./codec.js";
@@ -75,6 +75,8 @@ const FLAGS_AT = 6;
 // So that neither the request nor the refusals of all its messages outgrow a socket's default buffers (208 KiB).
 const BATCH_MESSAGES = 128;
 const BATCH_BYTES = 32 * 1024;
+/** A request of this size keeps the kernel busy for some milliseconds. */
+const SLOW_BYTES = 128 * 1024;
 
 // Shared by all sockets: a request is over when request() returns, and results are decoded before that.
 const writer = new MessageWriter();
@@ -170,6 +172,49 @@ export class NetlinkSocket {
     this.#answer(label, this.#seq, () => {});
   }
 
+  /** Makes room for requests of `bytes`; returns the largest that the socket takes now. */
+  growSendBuffer(bytes: number): number {
+    return libc.growSendBuffer(this.#fd, bytes);
+  }
+
+  /**
+   * Sends messages that were made elsewhere and go together; hands over the answers that they brought, as many as the
+   * receive buffer holds. Large ones are sent by another thread, as in {@link changeSlowly}. Throws NetlinkError or
+   * SyscallError when they could not be sent.
+   */
+  async exchangeRaw(
+    label: Label,
+    request: Buffer,
+    answers: {
+      refused: (error: NetlinkError, seq: number) => void;
+      acknowledged: (seq: number) => void;
+      told: (message: NetlinkMessage) => void;
+    },
+  ): Promise<void> {
+    if (this.#fd < 0) throw this.#error(label, "EBADF", "this socket is closed");
+    if (request.length <= SLOW_BYTES) libc.send(this.#fd, request, request.length);
+    else {
+      await libc.sendInThread(this.#fd, request).catch((error: Error) => {
+        throw this.#error(label, "EIO", error.message);
+      });
+    }
+    for (let length = this.#receiveSome(label); length > 0; length = this.#receiveSome(label)) {
+      for (const message of parseMessages(inbox.subarray(0, length))) {
+        if (message.type !== NLMSG_ERROR) {
+          answers.told(message);
+          continue;
+        }
+        try {
+          this.#finish(label, message);
+        } catch (error) {
+          answers.refused(error as NetlinkError, message.seq);
+          continue;
+        }
+        answers.acknowledged(message.seq);
+      }
+    }
+  }
+
   /** Asks for one object. Throws {@link NetlinkError} (ENODEV and the like). */
   get<T>(label: Label, type: number, build: (w: MessageWriter) => void, decode: (m: NetlinkMessage) => T): T {
     let found: T | undefined;
@@ -204,6 +249,13 @@ export class NetlinkSocket {
   close(): void {
     if (this.#fd < 0) return;
     closeSync(this.#fd);
+    this.#fd = -1;
+  }
+
+  /** {@link close} by another thread: behind a transaction of nf_tables the kernel waits till it has cleaned up. */
+  closeSlowly(): void {
+    if (this.#fd < 0) return;
+    close(this.#fd, () => {});
     this.#fd = -1;
   }
 
@@ -252,16 +304,32 @@ export class NetlinkSocket {
   }
 
   #receive(label: Label): Buffer {
+    const length = this.#receiveAny(label);
+    if (length === 0) throw this.#error(label, "EAGAIN", "no answer to the request");
+    return inbox.subarray(0, length);
+  }
+
+  /** {@link #receiveAny} without the complaint that there were more answers than the buffer holds. */
+  #receiveSome(label: Label): number {
+    try {
+      return this.#receiveAny(label);
+    } catch (error) {
+      if (error instanceof NetlinkError && error.code === "ENOBUFS") return this.#receiveAny(label);
+      throw error;
+    }
+  }
+
+  /** 0 when nothing is there. */
+  #receiveAny(label: Label): number {
     let length: number | undefined;
     try {
-      length = libc.recv(this.#fd, inbox);
+      length = libc.recv(this.#fd, inbox) ?? 0;
     } catch (error) {
       if (!(error instanceof libc.SyscallError)) throw error;
       throw this.#error(label, error.code, "no answer to the request");
     }
-    if (length === undefined) throw this.#error(label, "EAGAIN", "no answer to the request");
     if (length > inbox.length) throw this.#error(label, "EMSGSIZE", `an answer of ${length} bytes`);
-    return inbox.subarray(0, length);
+    return length;
   }
 
   /** NLMSG_ERROR and NLMSG_DONE both begin with the negative errno; 0 is success. */
