@@ -77,7 +77,7 @@ class Session {
   #settle: Settle | undefined;
   #cleanups: (() => void)[] = [];
   #exitCode: number | undefined;
-  #blocked = 0;
+  readonly #blocked = new Set<Writable>();
 
   constructor(socket: WebSocket, options: RemoteCommandOptions) {
     this.#socket = socket;
@@ -169,12 +169,13 @@ class Session {
 
   /** Takes nothing more from the network while somebody downstream is slow. */
   #write(output: Writable, payload: Buffer): void {
-    if (payload.length === 0 || output.write(payload)) return;
-    this.#blocked += 1;
+    if (payload.length === 0 || output.write(payload) || this.#blocked.has(output)) return;
+    // Frames that had come already are still given out after the pause: one listener for all of them.
+    this.#blocked.add(output);
     this.#socket.pause();
     output.once("drain", () => {
-      this.#blocked -= 1;
-      if (this.#blocked === 0) this.#socket.resume();
+      this.#blocked.delete(output);
+      if (this.#blocked.size === 0) this.#socket.resume();
     });
   }
 

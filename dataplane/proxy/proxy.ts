@@ -114,9 +114,11 @@ export class ServiceProxy {
 
   /** The node's own Node, as it is: zone for topology hints, podCIDRs for mode NodeCIDR, whether it is to go. */
   nodeChanged(node: Stored<Node>): void {
-    const before = this.#node;
+    const wasReady = this.#ready;
     this.#node = nodeFacts(node);
-    if (!isDeepStrictEqual({ ...before, eligible: this.#node.eligible }, this.#node)) this.#changed();
+    // Of a Node that changes no rule there is nothing to sync: each would delay the next change by an interval.
+    if (this.#ready === wasReady && isDeepStrictEqual(this.#makeContext(), this.#context)) return;
+    this.#changed();
   }
 
   /** The source has delivered its first full list. Nothing is programmed before both have. */
@@ -206,7 +208,8 @@ export class ServiceProxy {
     this.#changed();
   }
 
-  async #sync(): Promise<void> {
+  /** Whether anything was sent to the kernel. */
+  async #sync(): Promise<boolean> {
     const sequence = this.#waiters.sequence;
     const started = this.#clock.now();
     this.#health.begin();
@@ -226,6 +229,7 @@ export class ServiceProxy {
     this.#record(started, input);
     this.#waiters.reached(sequence);
     this.#options.onHealthChecks?.(this.healthChecks());
+    return input.text !== "";
   }
 
   #makeContext(): RuleContext {

@@ -18,8 +18,11 @@ export const systemClock: Clock = {
 };
 
 export interface RunnerOptions {
-  /** One sync; a rejection means that it must be tried again. */
-  work: () => Promise<void>;
+  /**
+   * One sync; a rejection means that it must be tried again. False: there was nothing to do to the kernel, which
+   * counts for nothing in the intervals (an endpoint that comes before it is ready, mostly).
+   */
+  work: () => Promise<boolean>;
   /** Milliseconds from the end of one sync to the start of the next. */
   minIntervalMs: number;
   /**
@@ -99,15 +102,16 @@ export class SyncRunner {
     this.#wanted = false;
     const [first, longest] = this.#options.retryMs;
     let delay = 0;
+    let worked = true;
     try {
-      await this.#options.work();
+      worked = await this.#options.work();
       this.#failures = 0;
     } catch {
       // The work has said why; here it only means: again, and not at once.
       delay = Math.min(longest, first * 2 ** this.#failures++);
       this.#wanted = true;
     }
-    delay = Math.max(delay, this.#takeToken());
+    if (worked) delay = Math.max(delay, this.#takeToken());
     this.#earliest = this.#clock.now() + delay;
     this.#running = undefined;
     if (this.#wanted && !this.#stopped) this.#schedule();

@@ -264,6 +264,8 @@ for (const variant of variants) {
     };
     await foreign.restore("*nat\n-F KUBE-POSTROUTING\n-F PREROUTING\nCOMMIT\n");
     await healed("chains emptied");
+    await foreign.restore("*filter\n-F KUBE-FORWARD\n-F KUBE-FIREWALL\nCOMMIT\n");
+    await healed("chains of the filter table emptied");
     await foreign.restore("*mangle\nCOMMIT\n*nat\nCOMMIT\n*filter\nCOMMIT\n", { noflush: false });
     await healed("all tables flushed");
     t.ok(

@@ -698,6 +698,7 @@ t.test("flow control: nobody's memory fills", async (t) => {
   await until(() => kept > 0);
   await sleep(300);
   t.ok(sent < 8 * 1024 * 1024, `the far side is held back while we cannot write (${sent} bytes sent)`);
+  t.equal(slow.listenerCount("drain"), 1, "one listener, however many frames had come");
   release?.();
   t.equal(await receiving, 0);
   await until(() => kept === total);

@@ -55,6 +55,7 @@ t.test("runner: first at once, coalesced, spaced from completion, retried with g
       await new Promise<void>((resolve) => {
         release = resolve;
       });
+      return true;
     },
   });
   runner.request();
@@ -90,8 +91,10 @@ t.test("runner: first at once, coalesced, spaced from completion, retried with g
 t.test("runner: a burst of two, then spaced", async (t) => {
   const clock = new FakeClock();
   const starts: number[] = [];
+  let sent = true;
   const work = async () => {
     starts.push(clock.time);
+    return sent;
   };
   const runner = new SyncRunner({ clock, minIntervalMs: 1000, burst: 2, retryMs: [2000, 5000], work });
   for (const ms of [0, 10, 10, 10]) {
@@ -107,6 +110,19 @@ t.test("runner: a burst of two, then spaced", async (t) => {
   runner.request();
   await settle();
   t.same(starts.slice(3), [3030, 3030], "after a pause two again");
+  await clock.advance(10_000);
+  starts.length = 0;
+  sent = false;
+  for (let i = 0; i < 3; i++) {
+    runner.request();
+    await settle();
+  }
+  sent = true;
+  for (let i = 0; i < 3; i++) {
+    runner.request();
+    await settle();
+  }
+  t.equal(starts.length, 5, "what sends nothing takes no turn");
   await runner.stop();
 });
 

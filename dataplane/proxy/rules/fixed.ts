@@ -114,16 +114,13 @@ export function entryJumps({ localhostNodePorts }: Pick<RuleContext, "localhostN
 
 /** Rules that stand as long as nobody emptied our tables or the chains that every connection needs. */
 export function sentinelRules(context: RuleContext): RuleAt[] {
-  const inChain = (chain: string, rules: readonly Rule[]): RuleAt[] =>
+  const nodePorts = { table: "nat", name: KUBE_SERVICES, rules: nodePortTailRules(context) } as const;
+  const inChains = [...fixedChains(context), nodePorts].flatMap(({ table, name, rules }) =>
     rules.map(({ args, comment }) => ({
-      table: "nat",
-      chain,
+      table,
+      chain: name,
       rule: comment === undefined ? args : ["-m", "comment", "--comment", comment, ...args],
-    }));
-  return [
-    ...entryJumps(context),
-    ...inChain(KUBE_MARK_MASQ, markRules(context)),
-    ...inChain(KUBE_POSTROUTING, postroutingRules(context)),
-    ...inChain(KUBE_SERVICES, nodePortTailRules(context)),
-  ];
+    })),
+  );
+  return [...entryJumps(context), ...inChains];
 }
