@@ -28,6 +28,17 @@ export interface WriteOptions {
   readonly counters: boolean;
 }
 
+/**
+ * Whether the kernel takes long for any change to this ruleset, however small: it checks a table anew with each. Then
+ * another thread waits for it, and other hosts' changes are made meanwhile.
+ */
+export interface Pace {
+  slow: boolean;
+}
+
+/** Milliseconds that the event loop may be held up. */
+const SLOW_MS = 2;
+
 /** A refused transaction; nothing of it was done. */
 export class Refused extends Error {
   override readonly name = "Refused";
@@ -52,6 +63,7 @@ export class Restore {
   readonly #kernel: NftKernel;
   readonly #family: 4 | 6;
   readonly #memory: ChainMemory;
+  readonly #pace: Pace;
   readonly #options: WriteOptions;
   readonly #room: number;
   #generation: number;
@@ -63,11 +75,17 @@ export class Restore {
   #afterwards: (() => void)[] = [];
   #plans: readonly TablePlan[] = [];
 
-  constructor(socket: NetlinkSocket, family: 4 | 6, memory: ChainMemory, options: WriteOptions) {
+  constructor(
+    socket: NetlinkSocket,
+    family: 4 | 6,
+    { memory, pace }: { memory: ChainMemory; pace: Pace },
+    options: WriteOptions,
+  ) {
     this.#socket = socket;
     this.#kernel = new NftKernel(socket, family);
     this.#family = family;
     this.#memory = memory;
+    this.#pace = pace;
     this.#options = options;
     this.#room = socket.growSendBuffer(REQUEST_BYTES);
     this.#generation = this.#kernel.generation();
@@ -322,20 +340,27 @@ export class Restore {
     }
     let refused: Refused | undefined;
     let done = false;
+    const start = performance.now();
     try {
-      await this.#socket.exchangeRaw({ operation: "nf_tables transaction", detail: "" }, request, {
-        refused: (error, seq) => {
-          refused ??= new Refused(error, lines.get(seq));
+      await this.#socket.exchangeRaw(
+        { operation: "nf_tables transaction", detail: "" },
+        request,
+        {
+          refused: (error, seq) => {
+            refused ??= new Refused(error, lines.get(seq));
+          },
+          told: ({ type, seq, body }) => {
+            if (type === MESSAGE.newRule) echoes.get(seq)?.(handleOf(body));
+          },
+          acknowledged: (seq) => {
+            done ||= seq === acknowledged;
+          },
         },
-        told: ({ type, seq, body }) => {
-          if (type === MESSAGE.newRule) echoes.get(seq)?.(handleOf(body));
-        },
-        acknowledged: (seq) => {
-          done ||= seq === acknowledged;
-        },
-      });
+        this.#pace.slow,
+      );
     } finally {
       this.#renew();
+      this.#pace.slow = performance.now() - start > SLOW_MS;
     }
     if (refused) throw refused;
     if (!done) throw new Error(`nf_tables did not acknowledge a transaction of ${request.length} bytes`);

@@ -15,7 +15,7 @@ import { type Found, findRule } from "./nft-match.js";
 import { ChainMemory } from "./nft-memory.js";
 import { plansOf, type RuleLine, type TablePlan } from "./nft-plan.js";
 import { readRuleset } from "./nft-read.js";
-import { Refused, Restore, type WriteOptions } from "./nft-restore.js";
+import { type Pace, Refused, Restore, type WriteOptions } from "./nft-restore.js";
 import type { RuleAt, Ruleset, TableName } from "./rules.js";
 import { quoteWord, splitWords } from "./words.js";
 
@@ -27,6 +27,7 @@ export class NftRuleset {
   readonly #ns: NetNs;
   readonly #family: 4 | 6;
   readonly #memory = new ChainMemory();
+  readonly #pace: Pace = { slow: false };
 
   constructor(ns: NetNs, family: 4 | 6) {
     this.#ns = ns;
@@ -46,7 +47,10 @@ export class NftRuleset {
       // Not kept open: it keeps the namespace alive.
       const socket = NetlinkSocket.open(this.#ns, NETLINK_NETFILTER);
       try {
-        await new Restore(socket, this.#family, this.#memory, options).run(plans, large);
+        await new Restore(socket, this.#family, { memory: this.#memory, pace: this.#pace }, options).run(
+          plans,
+          large,
+        );
         return undefined;
       } finally {
         socket.closeSlowly();

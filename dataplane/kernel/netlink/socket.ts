@@ -179,8 +179,8 @@ export class NetlinkSocket {
 
   /**
    * Sends messages that were made elsewhere and go together; hands over the answers that they brought, as many as the
-   * receive buffer holds. Large ones are sent by another thread, as in {@link changeSlowly}. Throws NetlinkError or
-   * SyscallError when they could not be sent.
+   * receive buffer holds. Large ones, and `slow` ones, are sent by another thread, as in {@link changeSlowly}. Throws
+   * NetlinkError or SyscallError when they could not be sent.
    */
   async exchangeRaw(
     label: Label,
@@ -190,9 +190,10 @@ export class NetlinkSocket {
       acknowledged: (seq: number) => void;
       told: (message: NetlinkMessage) => void;
     },
+    slow = false,
   ): Promise<void> {
     if (this.#fd < 0) throw this.#error(label, "EBADF", "this socket is closed");
-    if (request.length <= SLOW_BYTES) libc.send(this.#fd, request, request.length);
+    if (request.length <= SLOW_BYTES && !slow) libc.send(this.#fd, request, request.length);
     else {
       await libc.sendInThread(this.#fd, request).catch((error: Error) => {
         throw this.#error(label, "EIO", error.message);
