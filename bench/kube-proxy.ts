@@ -10,7 +10,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { findTools, type Variant } from "../dataplane/iptables/index.js";
 import { NetNs } from "../dataplane/kernel/netns.js";
 import { node, service, slice } from "../tests/helpers/service-objects.js";
-import { rssOf } from "./memory.js";
+import { idleCpu, rssOf } from "./memory.js";
 import type { Figures } from "./proxy.js";
 
 const METRICS_PORT = 10249;
@@ -24,6 +24,8 @@ export interface PeerCase {
   variant: Variant;
   count: number;
   rounds: number;
+  /** Of measuring the CPU of an idle minute; 0: not. */
+  idleSeconds: number;
   /** For files of this case. */
   folder: string;
   vip: (i: number) => string;
@@ -154,7 +156,7 @@ function toolFolder(folder: string, variant: Variant): string {
 
 /** @throws Error when there is no kube-proxy, it ends early or does not sync in time. */
 export async function measureKubeProxy(peer: PeerCase): Promise<Figures> {
-  const { variant, count, rounds, folder, vip, endpointsOf, pod } = peer;
+  const { variant, count, rounds, idleSeconds, folder, vip, endpointsOf, pod } = peer;
   const program = kubeProxyPath();
   if (!program) throw new Error("no kube-proxy in $KUBE_PROXY or on the PATH");
   using ns = NetNs.create(`kube-proxy-${variant}-${count}`);
@@ -212,7 +214,10 @@ export async function measureKubeProxy(peer: PeerCase): Promise<Figures> {
       endpoint.push(await timed(() => move(`s${i}`, [pod(i, 0), pod(i, 1), pod(round, 3)])));
       added.push(await timed(() => put(`extra${round}`, vip(20_000 + round), [pod(20_000 + round, 0)])));
     }
-    return { cold, endpoint, service: added, memory: rssOf(child.pid ?? 0) };
+    const pid = child.pid ?? 0;
+    const memory = rssOf(pid);
+    const idle = idleSeconds > 0 ? await idleCpu(pid, idleSeconds) : undefined;
+    return { cold, endpoint, service: added, memory, ...(idle !== undefined && { idle }) };
   } finally {
     child.kill("SIGTERM");
     await ended;

@@ -1,9 +1,9 @@
 // The service proxy with 100 to 10,000 Services of three endpoints, iptables-nft and -legacy: first load, one endpoint
-// changed, one Service added, memory. The floor is one chain of one rule by hand beside all those. The same proxy
-// through iptables-nft-restore and, where $KUBE_PROXY or the PATH has one, kube-proxy are measured in the same run;
-// figures in brackets are theirs divided by ours. Namespaces of its own:
+// changed, one Service added, memory, CPU of an idle minute. The floor is one chain of one rule by hand beside all
+// those. The same proxy through iptables-nft-restore and, where $KUBE_PROXY or the PATH has one, kube-proxy are measured
+// in the same run; figures in brackets are theirs divided by ours. Namespaces of its own:
 //   unshare -Urnm node dist/bench/proxy.js [--sizes 100,1000] [--kinds nft,legacy,nft-tools] [--rounds 30]
-//     [--tools-limit 1000] [--json]
+//     [--idle 60] [--tools-limit 1000] [--json]
 
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -18,6 +18,7 @@ import { NetNs } from "../dataplane/kernel/netns.js";
 import { ServiceProxy } from "../dataplane/proxy/index.js";
 import { service, slice } from "../tests/helpers/service-objects.js";
 import { kubeProxyPath, measureKubeProxy } from "./kube-proxy.js";
+import { idleCpu } from "./memory.js";
 import { machine, median, percentile, printTable, timed } from "./report.js";
 
 /** nft-tools: our proxy, but every input goes through iptables-nft-restore. */
@@ -34,6 +35,8 @@ export interface Figures {
   floor?: number[];
   /** Resident set of the process after the rounds, MB. */
   memory: number;
+  /** CPU milliseconds of a minute in which nothing changes; undefined when not asked for. */
+  idle?: number;
 }
 
 const { values: options } = parseArgs({
@@ -41,6 +44,8 @@ const { values: options } = parseArgs({
     sizes: { type: "string", default: "100,1000,5000,10000" },
     kinds: { type: "string", default: KINDS.join(",") },
     rounds: { type: "string", default: "30" },
+    /** Seconds of doing nothing, for the CPU of an idle minute; two of the looks that come every 30 s. 0: left out. */
+    idle: { type: "string", default: "60" },
     /** iptables-nft-restore takes minutes for the first load of 10,000. */
     "tools-limit": { type: "string", default: "1000" },
     json: { type: "boolean", default: false },
@@ -49,6 +54,7 @@ const { values: options } = parseArgs({
   },
 });
 const rounds = Number(options.rounds);
+const idleSeconds = Number(options.idle);
 
 const PORTS = [{ name: "http", port: 80 }];
 const BACKENDS = [{ name: "http", port: 8080 }];
@@ -70,7 +76,6 @@ async function measureOurs(kind: Kind, count: number, folder: string): Promise<F
     nodeIPs: ["192.168.56.11"],
     detectLocal: { mode: "ClusterCIDR", cidrs: ["10.244.0.0/14"] },
     minSyncPeriodMs: 0,
-    syncPeriodMs: 3_600_000,
     log: silentLogger,
   });
   const slices: Stored<EndpointSlice>[] = [];
@@ -108,13 +113,14 @@ async function measureOurs(kind: Kind, count: number, folder: string): Promise<F
     );
   }
   const memory = process.memoryUsage.rss() / 1e6;
+  const idle = idleSeconds > 0 ? await idleCpu(process.pid, idleSeconds) : undefined;
   await proxy.stop();
   const floor: number[] = [];
   for (let round = 0; round < rounds; round++) {
     const rule = `-A BENCH -p tcp -j DNAT --to-destination ${pod(round, 3)}:80`;
     floor.push((await timed(() => iptables.restore(`*nat\n:BENCH - [0:0]\n${rule}\nCOMMIT\n`))).ms);
   }
-  return { cold, endpoint, service: added, floor, memory };
+  return { cold, endpoint, service: added, floor, memory, ...(idle !== undefined && { idle }) };
 }
 
 async function measureCase(kind: Kind, count: number): Promise<Figures> {
@@ -122,7 +128,7 @@ async function measureCase(kind: Kind, count: number): Promise<Figures> {
   try {
     if (kind === "kube-proxy-nft" || kind === "kube-proxy-legacy") {
       const variant = kind === "kube-proxy-nft" ? "nft" : "legacy";
-      return await measureKubeProxy({ variant, count, rounds, folder, vip, endpointsOf, pod });
+      return await measureKubeProxy({ variant, count, rounds, idleSeconds, folder, vip, endpointsOf, pod });
     }
     return await measureOurs(kind, count, folder);
   } finally {
@@ -133,7 +139,15 @@ async function measureCase(kind: Kind, count: number): Promise<Figures> {
 /** A process a case, for its memory. Undefined, with the reason on stderr, when it fails. */
 function inProcess(kind: Kind, count: number): Figures | undefined {
   const self = fileURLToPath(import.meta.url);
-  const args = [self, "--case", `${kind}:${count}`, "--rounds", String(rounds)];
+  const args = [
+    self,
+    "--case",
+    `${kind}:${count}`,
+    "--rounds",
+    String(rounds),
+    "--idle",
+    String(idleSeconds),
+  ];
   const { status, stdout } = spawnSync(process.execPath, args, {
     encoding: "utf8",
     stdio: ["ignore", "pipe", "inherit"],
@@ -169,8 +183,9 @@ function print(results: readonly { kind: Kind; count: number; figures: Figures }
     "p90",
     "floor ms",
     "MB",
+    "idle ms/min",
   ];
-  const rows = results.map(({ kind, count, figures: { cold, endpoint, service, floor, memory } }) => {
+  const rows = results.map(({ kind, count, figures: { cold, endpoint, service, floor, memory, idle } }) => {
     const ours = results.find((other) => other.kind === PEERS[kind] && other.count === count)?.figures;
     const against = (value: number, own: number | undefined) =>
       own === undefined ? value : `${value.toPrecision(3)} (${(value / own).toFixed(1)}×)`;
@@ -184,6 +199,7 @@ function print(results: readonly { kind: Kind; count: number; figures: Figures }
       percentile(service, 90),
       floor ? median(floor) : "",
       against(memory, ours?.memory),
+      idle === undefined ? "" : against(idle, ours?.idle),
     ];
   });
   printTable(head, rows);

@@ -41,8 +41,8 @@ export function nodeInfo(): NodeSystemInfo {
     bootID: readLine("/proc/sys/kernel/random/boot_id") ?? "",
     containerRuntimeVersion: RUNTIME_VERSION,
     kernelVersion: release(),
-    // Deprecated by Kubernetes, still required; the real kubelet reports its own version.
-    kubeProxyVersion: KUBELET_VERSION,
+    // Deprecated by Kubernetes, still required: the kubelet leaves it empty.
+    kubeProxyVersion: "",
     kubeletVersion: KUBELET_VERSION,
     machineID,
     operatingSystem: "linux",

@@ -57,6 +57,7 @@ export class Registration {
   #again = false;
   #becameReady: (() => void) | undefined;
   #wasReady = false;
+  #wasUnschedulable = false;
   /** The Node was created by this agent and has no Lease yet. */
   #isNew = false;
   /** The uid of the Node, for the Lease's owner and for events. */
@@ -155,7 +156,18 @@ export class Registration {
     });
   }
 
+  /** Tells of kubectl cordon and uncordon. */
+  #recordSchedulable({ spec }: Stored<Node>): void {
+    const { facts, events } = this.#options;
+    const unschedulable = spec?.unschedulable ?? false;
+    if (unschedulable === this.#wasUnschedulable) return;
+    this.#wasUnschedulable = unschedulable;
+    const state = unschedulable ? "NodeNotSchedulable" : "NodeSchedulable";
+    events.record(this.target(), "Normal", state, `Node ${facts.name} status is now: ${state}`);
+  }
+
   #check(node: Stored<Node>): void {
+    this.#recordSchedulable(node);
     if (!sameNodeStatus(node.status, this.#wanted(node))) this.statusChanged();
   }
 

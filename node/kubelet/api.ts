@@ -35,6 +35,12 @@ class ApiError extends Error {
 const notFound = (message: string) => new ApiError(404, "NotFound", message);
 const badRequest = (message: string) => new ApiError(400, "BadRequest", message);
 
+/** Why there is no log yet, in the kubelet's words; other reasons speak for themselves. */
+const WAITING: Readonly<Record<string, string>> = {
+  ErrImagePull: "image can't be pulled",
+  ImagePullBackOff: "trying and failing to pull image",
+};
+
 export interface KubeletApiOptions {
   nodeName: string;
   rootDir: string;
@@ -111,13 +117,8 @@ export class KubeletApi {
       throw badRequest(`previous terminated ${where} not found`);
     }
     if (!started && "waiting" in state) {
-      const { reason, message } = state.waiting;
-      const failing = reason?.includes("Image") || reason?.includes("Error");
-      throw badRequest(
-        failing
-          ? `${where} is waiting to start: ${message ?? reason}`
-          : `${where} is waiting to start: ${reason}`,
-      );
+      const { reason = "" } = state.waiting;
+      throw badRequest(`${where} is waiting to start: ${WAITING[reason] ?? reason}`);
     }
     // Between two runs the newest log is that of the ended one.
     const number = container.restartCount - (options.previous ? 1 : 0);

@@ -51,7 +51,7 @@ async function environmentOf(
   image: ResolvedImage,
 ): Promise<Env> {
   const { pod, environment } = owner;
-  const { client, nodeName, nodeIPs } = environment;
+  const { client, nodeName, nodeIPs, allocatable } = environment;
   const namespace = pod.metadata.namespace ?? "";
   const references = envReferences(container);
   const configMaps = await fetchTexts(references.configMaps, (name) =>
@@ -71,6 +71,7 @@ async function environmentOf(
     nodeName,
     hostIPs: nodeIPs,
     podIPs: sandbox.ips,
+    allocatable,
   });
 }
 
@@ -98,5 +99,8 @@ export async function buildRun(
     sandbox,
     environment,
     logPath: logPath(environment.rootDir, pod, container.name, runNumber),
+    ...(container.terminationMessagePath
+      ? { terminationLog: join(sandbox.directory, "containers", container.name, String(runNumber)) }
+      : {}),
   };
 }

@@ -48,8 +48,8 @@ export class PodContainer {
       waitFor: (reason, message) => this.#waitFor(reason, message),
       event: (type, reason, message) => this.#event(type, reason, message),
     });
-    const waitsForInit = kind !== "init" && owner.hasInit;
-    this.#record = new ContainerRecord(waitsForInit ? "PodInitializing" : "ContainerCreating", former);
+    // Init containers too: it is what kubectl's Init:1/3 is made of.
+    this.#record = new ContainerRecord(owner.hasInit ? "PodInitializing" : "ContainerCreating", former);
   }
 
   get spec(): Container {
@@ -145,6 +145,7 @@ export class PodContainer {
     const image = this.#imagePull.pull(this.spec.image ?? "", {
       mapped: this.#owner.environment.images,
       hasCommand: (this.spec.command?.length ?? 0) > 0,
+      policy: this.spec.imagePullPolicy,
     });
     if (typeof image === "number" || image === undefined) return image;
     if (failed && !this.#redefined) this.#restartBackoff.next(failed.finishedAt, Date.now());
@@ -173,10 +174,9 @@ export class PodContainer {
     this.#starting = true;
     try {
       const options = await buildRun(this.#owner, this.spec, image, this.#record.nextRun);
-      this.#event("Normal", "Pulled", `Container image "${image.reference}" already present on machine`);
-      const run = await ContainerRun.start(options);
-      this.#event("Normal", "Created", `Created container: ${this.name}`);
-      this.#began(run, image);
+      // Before the start: a container whose program does not exist was created all the same.
+      this.#event("Normal", "Created", "Container created");
+      this.#began(await ContainerRun.start(options), image);
       return undefined;
     } catch (error) {
       return this.#notStarted(error);
@@ -186,7 +186,7 @@ export class PodContainer {
   }
 
   #began(run: ContainerRun, image: ResolvedImage): void {
-    this.#event("Normal", "Started", `Started container ${this.name}`);
+    this.#event("Normal", "Started", "Container started");
     this.#record.began(run, image.imageID);
     this.#redefined = false;
     this.#run = run;
@@ -261,7 +261,9 @@ export class PodContainer {
     const { success, message } = await runHook(hook, this.#target(run), Number.POSITIVE_INFINITY);
     if (this.#run !== run) return;
     if (!success) {
-      this.#event("Warning", "FailedPostStartHook", `PostStartHook failed: ${message}`);
+      // What the hook said may be a secret: it is not for an Event.
+      this.#owner.environment.log.warn({ container: this.name, message }, "PostStartHook failed");
+      this.#event("Warning", "FailedPostStartHook", "PostStartHook failed");
       const grace = this.#owner.pod.spec?.terminationGracePeriodSeconds ?? 30;
       void this.stop(Date.now() + grace * 1000, "FailedPostStartHook");
       return;
@@ -279,7 +281,6 @@ export class PodContainer {
     this.#stopping = undefined;
     this.#hookRunning = false;
     this.#record.exited(run, status, Date.now());
-    if (this.#redefined) this.#record.waitFor("ContainerCreating");
     this.#owner.changed();
   }
 
@@ -299,7 +300,10 @@ export class PodContainer {
     this.#stopping = new Stopping(run, deadline, {
       preStop: this.spec.lifecycle?.preStop,
       target: this.#target(run),
-      hookFailed: (why) => this.#event("Warning", "FailedPreStopHook", `PreStopHook failed: ${why}`),
+      hookFailed: (message) => {
+        this.#owner.environment.log.warn({ container: this.name, message }, "PreStopHook failed");
+        this.#event("Warning", "FailedPreStopHook", "PreStopHook failed");
+      },
     });
     return this.#stopping.done;
   }

@@ -1,8 +1,9 @@
 // The environment of a container: Service variables, envFrom, env with references and $(VAR) expansion, as the
 // kubelet makes it (pkg/kubelet/envvars, third_party/forked/golang/expansion). Pure: what it must look up is given.
 
-import type { EnvFromSource, EnvVar, EnvVarSource, ObjectFieldSelector } from "kubernetes-types/core/v1.js";
+import type { EnvFromSource, EnvVarSource, ObjectFieldSelector } from "kubernetes-types/core/v1.js";
 import type { Container, Pod, Service, Stored } from "../../common/k8s.js";
+import { resourceValue } from "./resource-field.js";
 
 export type Env = Record<string, string>;
 
@@ -66,19 +67,33 @@ export function expand(text: string, env: Readonly<Env>): string {
   );
 }
 
-/** What references in env may be resolved with. */
-export interface EnvSources {
-  /** Data of a ConfigMap or Secret (decoded); undefined when there is no such object. */
-  configMap(name: string): Readonly<Env> | undefined;
-  secret(name: string): Readonly<Env> | undefined;
+/** What fields of a pod and its resources may be resolved with. */
+export interface FieldSources {
   nodeName: string;
   /** The primary one first, as {@link podIPs}. */
   hostIPs: readonly string[];
   podIPs: readonly string[];
+  /** What the node can give, by resource. */
+  allocatable: Readonly<Record<string, string>>;
+}
+
+/** What references in env may be resolved with. */
+export interface EnvSources extends FieldSources {
+  /** Data of a ConfigMap or Secret (decoded); undefined when there is no such object. */
+  configMap(name: string): Readonly<Env> | undefined;
+  secret(name: string): Readonly<Env> | undefined;
+}
+
+/** A map as a downward API volume shows it. */
+function mapText(map: Readonly<Record<string, string>> = {}): string {
+  return Object.entries(map)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .map(([key, value]) => `${key}=${JSON.stringify(value)}`)
+    .join("\n");
 }
 
 /** `metadata.labels['key']` and the other fields that fieldRef supports. @throws ContainerConfigError. */
-export function fieldValue(pod: Stored<Pod>, selector: ObjectFieldSelector, sources: EnvSources): string {
+export function fieldValue(pod: Stored<Pod>, selector: ObjectFieldSelector, sources: FieldSources): string {
   const { fieldPath } = selector;
   const [, map, key] = /^metadata\.(labels|annotations)\['([^']+)'\]$/.exec(fieldPath) ?? [];
   if (map && key) return pod.metadata[map as "labels" | "annotations"]?.[key] ?? "";
@@ -86,6 +101,8 @@ export function fieldValue(pod: Stored<Pod>, selector: ObjectFieldSelector, sour
     "metadata.name": pod.metadata.name,
     "metadata.namespace": pod.metadata.namespace,
     "metadata.uid": pod.metadata.uid,
+    "metadata.labels": mapText(pod.metadata.labels),
+    "metadata.annotations": mapText(pod.metadata.annotations),
     "spec.nodeName": sources.nodeName,
     "spec.serviceAccountName": pod.spec?.serviceAccountName ?? "",
     "status.hostIP": sources.hostIPs[0],
@@ -116,7 +133,12 @@ function fromKey(
   throw new ContainerConfigError(`couldn't find key ${ref.key} in ${what} ${namespace}/${name}`);
 }
 
-function sourceValue(pod: Stored<Pod>, from: EnvVarSource, sources: EnvSources): string | undefined {
+function sourceValue(
+  pod: Stored<Pod>,
+  own: Pick<Container, "resources">,
+  from: EnvVarSource,
+  sources: EnvSources,
+): string | undefined {
   const namespace = pod.metadata.namespace ?? "";
   if (from.fieldRef) return fieldValue(pod, from.fieldRef, sources);
   if (from.configMapKeyRef) {
@@ -127,9 +149,18 @@ function sourceValue(pod: Stored<Pod>, from: EnvVarSource, sources: EnvSources):
     const ref = from.secretKeyRef;
     return fromKey("secret", sources.secret(ref.name ?? ""), ref, namespace);
   }
+  if (from.resourceFieldRef) {
+    const { containers = [], initContainers = [] } = pod.spec ?? {};
+    const { containerName } = from.resourceFieldRef;
+    const container = containerName
+      ? [...containers, ...initContainers].find(({ name }) => name === containerName)
+      : own;
+    if (!container) throw new ContainerConfigError(`container ${containerName} not found`);
+    return resourceValue(container, from.resourceFieldRef, sources.allocatable);
+  }
   const kind = Object.keys(from)[0] ?? "nothing";
   throw new ContainerConfigError(
-    `env valueFrom ${kind} is not supported by kubeplumb; supported: fieldRef, configMapKeyRef, secretKeyRef`,
+    `env valueFrom ${kind} is not supported by kubeplumb; supported: fieldRef, resourceFieldRef, configMapKeyRef, secretKeyRef`,
   );
 }
 
@@ -152,22 +183,19 @@ function envFrom(from: EnvFromSource, sources: EnvSources): Env {
  */
 export function containerEnv(
   pod: Stored<Pod>,
-  container: Pick<Container, "env" | "envFrom">,
+  container: Pick<Container, "env" | "envFrom" | "resources">,
   base: Readonly<Env>,
   sources: EnvSources,
 ): Env {
   const result: Env = { ...base };
   for (const from of container.envFrom ?? []) Object.assign(result, envFrom(from, sources));
   for (const variable of container.env ?? []) {
-    const value = envValue(pod, variable, result, sources);
+    const value = variable.valueFrom
+      ? sourceValue(pod, container, variable.valueFrom, sources)
+      : expand(variable.value ?? "", result);
     if (value !== undefined) result[variable.name] = value;
   }
   return result;
-}
-
-function envValue(pod: Stored<Pod>, variable: EnvVar, soFar: Env, sources: EnvSources): string | undefined {
-  if (variable.valueFrom) return sourceValue(pod, variable.valueFrom, sources);
-  return expand(variable.value ?? "", soFar);
 }
 
 /** Names of the ConfigMaps and Secrets that a container's env refers to: what must be fetched before. */

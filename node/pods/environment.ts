@@ -15,6 +15,8 @@ export interface PodTiming {
   imageBackoff: BackoffOptions;
   /** How long a failed sandbox or volume waits for the next try, in milliseconds. */
   retryMs: number;
+  /** How often volumes made from the API are brought up to date, in milliseconds. */
+  volumesMs: number;
 }
 
 /** Joins pods to the network: CNI, as this host is configured. */
@@ -33,6 +35,8 @@ export interface PodEnvironment {
   nodeName: string;
   /** One a family, the primary one first. */
   nodeIPs: readonly string[];
+  /** What the node can give, by resource. */
+  allocatable: Readonly<Record<string, string>>;
   /** The host's own namespace: probes leave from it, hostNetwork pods live in it. */
   hostNs: NetNs;
   /** This host's /var. */

@@ -32,17 +32,39 @@ export class ImagePull {
   /** The image, or the milliseconds after which to ask again, or undefined: it can never be had. */
   pull(
     reference: string,
-    options: { mapped: Readonly<Record<string, ImageSpec>>; hasCommand: boolean },
+    options: { mapped: Readonly<Record<string, ImageSpec>>; hasCommand: boolean; policy: string | undefined },
   ): ResolvedImage | number | undefined {
+    const { waitFor, event } = this.#handlers;
     const image = resolveImage(reference, options);
     if (image === "invalid") {
       const message = `Failed to apply default image tag "${reference}": couldn't parse image name "${reference}": invalid reference format`;
-      if (this.#handlers.waitFor("InvalidImageName", message)) {
-        this.#handlers.event("Warning", "InspectFailed", message);
+      if (waitFor("InvalidImageName", message)) event("Warning", "InspectFailed", message);
+      return undefined;
+    }
+    if (!image && options.policy === "Never") {
+      const message = `Container image "${reference}" is not present with pull policy of Never`;
+      if (waitFor("ErrImageNeverPull", message)) {
+        event("Warning", "ErrImageNeverPull", message);
+        event("Warning", "Failed", "Error: ErrImageNeverPull");
       }
       return undefined;
     }
-    return image ?? this.#failed(reference, unknownImageMessage(reference, options.mapped));
+    if (!image) return this.#failed(reference, unknownImageMessage(reference, options.mapped));
+    this.#pulled(reference, options.policy);
+    return image;
+  }
+
+  /** Every image there is is here; a pull that is asked for transfers nothing. */
+  #pulled(reference: string, policy: string | undefined): void {
+    const { event } = this.#handlers;
+    if (policy !== "Always") {
+      const message = `Container image "${reference}" already present on machine and can be accessed by the pod`;
+      event("Normal", "Pulled", message);
+      return;
+    }
+    event("Normal", "Pulling", `Pulling image "${reference}"`);
+    const took = "0s (0s including waiting). Image size: 0 bytes.";
+    event("Normal", "Pulled", `Successfully pulled image "${reference}" in ${took}`);
   }
 
   #failed(reference: string, why: string): number {

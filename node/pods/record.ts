@@ -103,11 +103,13 @@ export class ContainerRecord {
   }
 
   exited(run: ContainerRun, { exitCode }: ExitStatus, now: number): void {
+    const message = run.terminationMessage(exitCode);
     this.#ended = {
       finishedAt: now,
       info: {
         exitCode,
         reason: exitCode === 0 ? "Completed" : "Error",
+        ...(message === undefined ? {} : { message }),
         startedAt: apiTime(run.startedAt),
         finishedAt: apiTime(now),
         containerID: containerID(run),

@@ -13,6 +13,7 @@ import type { BindMount } from "../process/mounts.js";
 import type { Env } from "./env.js";
 import type { PodEnvironment } from "./environment.js";
 import type { Sandbox } from "./sandbox.js";
+import { makeTerminationLog, terminationMessage } from "./termination.js";
 import { throughMounts } from "./volumes.js";
 
 export interface RunOptions {
@@ -27,6 +28,8 @@ export interface RunOptions {
   sandbox: Sandbox;
   environment: PodEnvironment;
   logPath: string;
+  /** The file of this machine that the container has at its terminationMessagePath. */
+  terminationLog?: string;
 }
 
 type Listener = (stream: StreamName, chunk: Buffer | string) => void;
@@ -75,6 +78,7 @@ export class ContainerRun {
       for (const listener of listeners) listener(stream, chunk);
     };
     try {
+      if (options.terminationLog) makeTerminationLog(options.terminationLog);
       const emulation = options.image.image.program?.(options.argv);
       if (emulation) {
         const workload = await emulation(emulationContext(options, options.argv, output));
@@ -94,6 +98,12 @@ export class ContainerRun {
 
   get options(): RunOptions {
     return this.#options;
+  }
+
+  /** What the ended run has left to be told; undefined when nothing. */
+  terminationMessage(exitCode: number): string | undefined {
+    const { container, terminationLog } = this.#options;
+    return terminationMessage(container, exitCode, terminationLog, this.log);
   }
 
   /** The process of this machine, when it is one: its namespaces are the container's. */
@@ -142,13 +152,15 @@ export class ContainerRun {
 }
 
 function launchBase(options: RunOptions) {
-  const { sandbox, env, container, image, environment, pod, mounts } = options;
+  const { sandbox, env, container, image, environment, pod, mounts, terminationLog } = options;
+  const { terminationMessagePath: target } = container;
+  const termination = terminationLog && target ? [{ source: terminationLog, target, file: true }] : [];
   return {
     ns: sandbox.ns,
     hostname: sandbox.hostname,
     env,
     cwd: container.workingDir || image.image.workingDir || "/",
-    mounts: [...sandbox.files(), ...mounts],
+    mounts: [...sandbox.files(), ...mounts, ...termination],
     scratch: join(sandbox.directory, "root"),
     warn: (message: string) =>
       environment.log.warn(

@@ -86,7 +86,12 @@ export function podPhase(pod: Pick<Pod, "spec">, facts: PodFacts): Phase {
     if (!initialized) return "Pending";
   }
   const alive = facts.init.some((one) => sidecars.has(one.name) && "running" in one.state);
-  return phaseOfContainers(facts.containers, alive, facts.ended ? "Never" : restartPolicy);
+  if (!facts.ended) return phaseOfContainers(facts.containers, alive, restartPolicy);
+  return phaseOfContainers(
+    facts.containers.map((one) => ({ ...one, replaced: false })),
+    alive,
+    "Never",
+  );
 }
 
 /** `sidecarRuns`: a pod is not over before its sidecars are; how they ended does not matter. */
@@ -156,6 +161,11 @@ function readyVerdict(pod: Stored<Pod>, containers: Verdict): Verdict {
   return { status: false, reason: "ReadinessGatesNotReady", message: closed.join(", ") };
 }
 
+/** Newer than the published types: Kubernetes 1.35. */
+interface Observed {
+  observedGeneration?: number;
+}
+
 const OWN = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"] as const;
 
 function condition(
@@ -175,6 +185,11 @@ function condition(
   };
 }
 
+/** A pod that is over stays so, whatever is seen of its containers later. */
+function lastingPhase(before: PodStatus | undefined, now: Phase): Phase {
+  return before?.phase === "Succeeded" || before?.phase === "Failed" ? before.phase : now;
+}
+
 /**
  * The status to report. `before` is the status reported last (transition times are kept from it); conditions of
  * others in the API's object are passed on.
@@ -184,8 +199,8 @@ export function podStatus(
   facts: PodFacts,
   before: PodStatus | undefined,
   now: string,
-): PodStatus {
-  const phase = podPhase(pod, facts);
+): PodStatus & Observed {
+  const phase = lastingPhase(before, podPhase(pod, facts));
   const containersReady = containersReadyVerdict(pod, facts, phase);
   const verdicts: Record<(typeof OWN)[number], Verdict> = {
     PodReadyToStartContainers: { status: facts.sandboxReady },
@@ -198,9 +213,15 @@ export function podStatus(
     (one) => !(OWN as readonly string[]).includes(one.type),
   );
   const [podIP] = facts.podIPs;
+  const { generation } = pod.metadata;
+  const observed: Observed = generation === undefined ? {} : { observedGeneration: generation };
   return {
+    ...observed,
     phase,
-    conditions: [...OWN.map((type) => condition(type, verdicts[type], before?.conditions, now)), ...foreign],
+    conditions: [
+      ...OWN.map((type) => ({ ...condition(type, verdicts[type], before?.conditions, now), ...observed })),
+      ...foreign,
+    ],
     ...(facts.failed ?? {}),
     hostIP: facts.hostIPs[0],
     hostIPs: facts.hostIPs.map((ip) => ({ ip })),

@@ -1,27 +1,30 @@
 // The volumes of a pod as directories and files of this machine, under the host's rootDir. Knows files and the
 // objects they come from; mounts nothing.
 
-import { mkdirSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join, normalize } from "node:path";
-import type {
-  ConfigMapVolumeSource,
-  HostPathVolumeSource,
-  KeyToPath,
-  Volume,
-} from "kubernetes-types/core/v1.js";
-import type { KubeClient } from "../../common/client.js";
+import type { HostPathVolumeSource, Volume } from "kubernetes-types/core/v1.js";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
 import type { BindMount } from "../process/mounts.js";
+import { writeAtomically } from "./atomic-files.js";
 import { type Env, expand } from "./env.js";
-import { configMapData, type ObjectData, secretData } from "./objects.js";
+import { type PayloadSources, payloadKind, volumePayload } from "./payload.js";
 
 /** A volume that cannot be set up: event FailedMount, and another try later. */
 export class VolumeError extends Error {
   override readonly name = "VolumeError";
 }
 
-/** Volume name → where it is on this machine. */
-export type Volumes = ReadonlyMap<string, { path: string; file: boolean }>;
+interface PodVolume {
+  /** On this machine. */
+  path: string;
+  file: boolean;
+  /** Whatever the mount says. */
+  readOnly?: boolean;
+}
+
+/** By the volume's name. */
+export type Volumes = ReadonlyMap<string, PodVolume>;
 
 /**
  * Makes all volumes of a pod under `directory`. Idempotent.
@@ -30,54 +33,76 @@ export type Volumes = ReadonlyMap<string, { path: string; file: boolean }>;
 export async function prepareVolumes(
   pod: Stored<Pod>,
   directory: string,
-  client: KubeClient,
+  sources: PayloadSources,
 ): Promise<Volumes> {
-  const out = new Map<string, { path: string; file: boolean }>();
+  const out = new Map<string, PodVolume>();
   for (const volume of pod.spec?.volumes ?? []) {
-    try {
-      out.set(volume.name, await prepareVolume(pod, volume, directory, client));
-    } catch (error) {
-      if (!(error instanceof Error)) throw error;
-      throw new VolumeError(`MountVolume.SetUp failed for volume "${volume.name}" : ${error.message}`, {
-        cause: error,
-      });
-    }
+    await worded(volume, async () => {
+      out.set(volume.name, await prepareVolume(pod, volume, directory, sources));
+    });
   }
   return out;
+}
+
+/** Whether a pod has volumes that {@link refreshVolumes} brings up to date. */
+export function hasPayload(pod: Stored<Pod>): boolean {
+  return pod.spec?.volumes?.some(payloadKind) ?? false;
+}
+
+/**
+ * Brings the volumes made from the API in line with what it says now.
+ * @throws VolumeError as {@link prepareVolumes}; that volume stays as it was.
+ */
+export async function refreshVolumes(
+  pod: Stored<Pod>,
+  directory: string,
+  sources: PayloadSources,
+): Promise<void> {
+  for (const volume of pod.spec?.volumes ?? []) {
+    if (payloadKind(volume)) await worded(volume, () => prepareVolume(pod, volume, directory, sources));
+  }
+}
+
+async function worded(volume: Volume, work: () => Promise<unknown>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    throw new VolumeError(`MountVolume.SetUp failed for volume "${volume.name}" : ${error.message}`, {
+      cause: error,
+    });
+  }
 }
 
 async function prepareVolume(
   pod: Stored<Pod>,
   volume: Volume,
   directory: string,
-  client: KubeClient,
-): Promise<{ path: string; file: boolean }> {
-  const namespace = pod.metadata.namespace ?? "";
+  sources: PayloadSources,
+): Promise<PodVolume> {
   const place = (kind: string) => join(directory, `kubernetes.io~${kind}`, volume.name);
   if (volume.emptyDir) return made(place("empty-dir"), 0o777);
   if (volume.hostPath) return hostPath(volume.hostPath);
-  if (volume.configMap) {
-    const { name = "", optional = false } = volume.configMap;
-    const data = await configMapData(client, namespace, name);
-    return keys(place("configmap"), `configmap "${name}"`, data, { ...volume.configMap, optional });
-  }
-  if (volume.secret) {
-    const { secretName: name = "", optional = false, items, defaultMode } = volume.secret;
-    const data = await secretData(client, namespace, name);
-    return keys(place("secret"), `secret "${name}"`, data, { items, defaultMode, optional });
+  const payload = payloadKind(volume);
+  if (payload) {
+    const files = await volumePayload(pod, volume, sources);
+    const there = made(place(payload), 0o755);
+    writeAtomically(there.path, files);
+    return { ...there, readOnly: true };
   }
   const kind = Object.keys(volume).find((key) => key !== "name") ?? "none";
   throw new Error(
-    `kubeplumb has no volumes of kind ${kind}; supported: emptyDir, configMap, secret, hostPath`,
+    `kubeplumb has no volumes of kind ${kind}; supported: emptyDir, configMap, secret, downwardAPI, projected, hostPath`,
   );
 }
 
-function made(path: string, mode: number): { path: string; file: boolean } {
-  mkdirSync(path, { recursive: true, mode });
+function made(path: string, mode: number): PodVolume {
+  mkdirSync(path, { recursive: true });
+  chmodSync(path, mode);
   return { path, file: false };
 }
 
-function hostPath({ path, type = "" }: HostPathVolumeSource): { path: string; file: boolean } {
+function hostPath({ path, type = "" }: HostPathVolumeSource): PodVolume {
   let facts = statSync(path, { throwIfNoEntry: false });
   if (!facts && type === "DirectoryOrCreate") mkdirSync(path, { recursive: true });
   else if (!facts && type === "FileOrCreate") writeFileSync(path, "");
@@ -90,29 +115,6 @@ function hostPath({ path, type = "" }: HostPathVolumeSource): { path: string; fi
     );
   }
   return { path, file: !directory };
-}
-
-/** The keys of an object as files. */
-function keys(
-  path: string,
-  what: string,
-  data: ObjectData,
-  source: Pick<ConfigMapVolumeSource, "items" | "defaultMode" | "optional">,
-): { path: string; file: boolean } {
-  if (!data && !source.optional) throw new Error(`${what} not found`);
-  made(path, 0o755);
-  const items: KeyToPath[] = source.items ?? Object.keys(data ?? {}).map((key) => ({ key, path: key }));
-  for (const { key, path: name, mode } of items) {
-    const value = data?.[key];
-    if (value === undefined) {
-      if (source.optional) continue;
-      throw new Error(`${what} references non-existent key: ${key}`);
-    }
-    const file = inside(path, name);
-    mkdirSync(join(file, ".."), { recursive: true });
-    writeFileSync(file, value, { mode: mode ?? source.defaultMode ?? 0o644 });
-  }
-  return { path, file: false };
 }
 
 /** `name` below `directory`. @throws Error when it would leave it. */
@@ -139,7 +141,7 @@ export function containerMounts(container: Container, volumes: Volumes, env: Env
     return {
       source,
       target: mount.mountPath,
-      readOnly: mount.readOnly ?? false,
+      readOnly: volume.readOnly || (mount.readOnly ?? false),
       file: !facts.isDirectory(),
     };
   });

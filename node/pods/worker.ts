@@ -2,16 +2,17 @@
 // at the containers as they are, does the next thing, and may be called at any time.
 
 import { rmSync } from "node:fs";
-import { join } from "node:path";
 import type { PodStatus } from "kubernetes-types/core/v1.js";
 import { isConflict, isNotFound, PODS } from "../../common/client.js";
 import type { Pod, Stored } from "../../common/k8s.js";
 import { PodContainer } from "./container.js";
 import { type ContainerKind, type ContainerOwner, podLogDirectory } from "./container-setup.js";
 import { apiTime, type PodEnvironment } from "./environment.js";
+import { ignoredFields } from "./ignored-fields.js";
 import { podDirectory, Sandbox } from "./sandbox.js";
 import { initDone, type PodFacts, podPhase, podStatus, sameInEssence, sidecarNames } from "./status.js";
-import { prepareVolumes, VolumeError, type Volumes } from "./volumes.js";
+import { VolumeKeeper } from "./volume-keeper.js";
+import { VolumeError, type Volumes } from "./volumes.js";
 
 /** How long a status waits for the first result of a probe, so that one write says running and ready. */
 const FIRST_PROBE_MS = 250;
@@ -38,11 +39,11 @@ export class PodWorker implements ContainerOwner {
   readonly containers: PodContainer[];
   pod: Stored<Pod>;
   sandbox: Sandbox | undefined;
-  volumes: Volumes = new Map();
+  readonly #keeper: VolumeKeeper;
   readonly #host: WorkerHost;
   readonly #startTime: number;
   #removed = false;
-  #volumesReady = false;
+  #warned = false;
   /** The init containers have done their work in this sandbox. */
   #initialized = false;
   /** Epoch milliseconds of the next try after a sandbox or volume has failed. */
@@ -52,6 +53,10 @@ export class PodWorker implements ContainerOwner {
   #lastIPs: readonly string[] = [];
   #failed: { reason: string; message: string } | undefined;
   #reported: PodStatus | undefined;
+  /** Somebody else has written another status than {@link #reported}. */
+  #contested = false;
+  /** The newest report, whether under way or done: they go out one after another. */
+  #reporting: Promise<void> = Promise.resolve();
   /** A pod that was finished before this life of the agent: there is nothing to run. */
   readonly #finishedBefore: boolean;
 
@@ -59,6 +64,7 @@ export class PodWorker implements ContainerOwner {
     this.uid = pod.metadata.uid;
     this.pod = pod;
     this.environment = environment;
+    this.#keeper = new VolumeKeeper(environment);
     this.#host = host;
     const { spec, status } = pod;
     this.#finishedBefore = status?.phase === "Succeeded" || status?.phase === "Failed";
@@ -81,6 +87,10 @@ export class PodWorker implements ContainerOwner {
     this.containers = (spec?.containers ?? []).map((one) => make(one, "main"));
   }
 
+  get volumes(): Volumes {
+    return this.#keeper.volumes ?? new Map();
+  }
+
   /** namespace/name, for logs. */
   get key(): string {
     return `${this.pod.metadata.namespace}/${this.pod.metadata.name}`;
@@ -91,13 +101,14 @@ export class PodWorker implements ContainerOwner {
   }
 
   update(pod: Stored<Pod>): void {
+    this.#keeper.update(this.pod, pod);
     this.pod = pod;
     const { initContainers = [], containers = [] } = pod.spec ?? {};
     for (const spec of [...initContainers, ...containers]) this.container(spec.name)?.update(spec);
     this.#host.again(this.uid);
     // Somebody else may have written our status (a node that was away); what we know is the truth.
-    if (this.#reported && !sameInEssence(pod.status, this.#reported)) {
-      this.#reported = undefined;
+    this.#contested = this.#reported !== undefined && !sameInEssence(pod.status, this.#reported);
+    if (this.#contested) {
       // Not at once: if the two can never agree, it must not become a storm of writes.
       this.#host.report(this.uid, CORRECTION_MS);
     }
@@ -153,6 +164,7 @@ export class PodWorker implements ContainerOwner {
     const over = !this.sandbox && this.containers.every((one) => one.finished);
     if (!over && (await this.#prepare())) return;
     if (over) for (const one of [...this.init, ...this.containers]) one.settle();
+    if (!over) await this.#refreshVolumes();
     const wait = over ? undefined : await this.#advance();
     if (wait !== undefined) this.#host.again(this.uid, wait);
     this.#report();
@@ -183,14 +195,18 @@ export class PodWorker implements ContainerOwner {
 
   /** Sandbox and volumes. Returns why not, when they are not there; another try is arranged then. */
   async #prepare(): Promise<string | undefined> {
-    if (this.#notBefore > Date.now()) return "waiting for the next try";
+    const wait = this.#notBefore - Date.now();
+    if (wait > 0) {
+      // A timer may fire a millisecond early, and other news come in between: the next try stays arranged.
+      this.#host.again(this.uid, wait);
+      return "waiting for the next try";
+    }
     try {
-      if (!this.#volumesReady) {
-        const directory = join(podDirectory(this.environment.rootDir, this.uid), "volumes");
-        this.volumes = await prepareVolumes(this.pod, directory, this.environment.client);
-        this.#volumesReady = true;
+      await this.#keeper.prepare(this.pod);
+      if (!this.sandbox) {
+        this.#warnOfIgnored();
+        await this.#makeSandbox();
       }
-      if (!this.sandbox) await this.#makeSandbox();
       return undefined;
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
@@ -205,6 +221,26 @@ export class PodWorker implements ContainerOwner {
       this.#host.again(this.uid, retryMs);
       this.#report();
       return message;
+    }
+  }
+
+  /** Once: what a pod asks for and will not get. */
+  #warnOfIgnored(): void {
+    if (this.#warned) return;
+    this.#warned = true;
+    const fields = ignoredFields(this.pod);
+    if (fields.length === 0) return;
+    this.event(undefined, "Warning", "NotHonoured", `kubeplumb does not honour: ${fields.join(", ")}`);
+  }
+
+  async #refreshVolumes(): Promise<void> {
+    try {
+      const wait = await this.#keeper.refresh(this.pod);
+      if (wait !== undefined) this.#host.again(this.uid, wait);
+    } catch (error) {
+      this.environment.log.warn({ err: error, pod: this.key }, "FailedMount");
+      this.event(undefined, "Warning", "FailedMount", (error as Error).message);
+      this.#host.again(this.uid, this.environment.timing.volumesMs);
     }
   }
 
@@ -324,12 +360,20 @@ export class PodWorker implements ContainerOwner {
   }
 
   /** Brings the API's status to what is so, in one patch; nothing when it says so already. @throws to be retried. */
-  async report(): Promise<void> {
+  report(): Promise<void> {
+    // An older status must not arrive after a newer one.
+    const next = this.#reporting.then(() => this.#writeStatus());
+    this.#reporting = next.catch(() => {});
+    return next;
+  }
+
+  async #writeStatus(): Promise<void> {
     if (this.#removed || this.#finishedBefore) return;
     const before = this.#reported ?? this.pod.status;
     const status = podStatus(this.pod, this.#facts(), before, apiTime(Date.now()));
-    if (JSON.stringify(status) === JSON.stringify(this.#reported)) return;
+    if (!this.#contested && JSON.stringify(status) === JSON.stringify(this.#reported)) return;
     const { name, namespace = "", uid } = this.pod.metadata;
+    this.#contested = false;
     try {
       // The uid makes it a conflict when another pod of that name is there by now.
       await this.environment.client.patch(
@@ -344,6 +388,7 @@ export class PodWorker implements ContainerOwner {
       );
       this.#reported = status;
     } catch (error) {
+      this.#contested = true;
       if (!isNotFound(error) && !isConflict(error)) throw error;
     }
   }

@@ -149,7 +149,9 @@ function commandLine(options: LaunchOptions): string[] {
   if (join !== undefined) {
     const script = launchScript({ plan: { steps: [] }, cwd, tty });
     const enter = [needTool("nsenter"), "--target", String(join), "--mount", "--uts", "--pid", "--root"];
-    return [...prefix, ...enter, "/bin/sh", "-c", script, "sh", ...argv];
+    // Else nsenter goes back to where it was started, which is no place below the other root.
+    const within = `--wd=/proc/${join}/root`;
+    return [...prefix, ...enter, within, "/bin/sh", "-c", script, "sh", ...argv];
   }
   mkdirSync(scratch, { recursive: true });
   const plan = planMounts(mounts, scratch, machine);
@@ -286,7 +288,12 @@ function judgeReport(text: string, warn: (message: string) => void): LaunchError
   for (const message of of("warn")) warn(message);
   if (lines.includes("ready")) return undefined;
   const [missing] = of("missing");
-  if (missing) return new LaunchError("missing", `exec: "${missing}": not found on this machine`);
+  if (missing) {
+    const why = missing.includes("/")
+      ? `stat ${missing}: no such file or directory`
+      : "executable file not found in $PATH";
+    return new LaunchError("missing", `exec: "${missing}": ${why}`);
+  }
   const [failed = "the namespaces of the process could not be made"] = of("fail");
   const detail = lines.filter((line) => !/^(warn|missing|fail) /.test(line)).join("; ");
   return new LaunchError("setup", detail ? `${failed}: ${detail}` : failed);

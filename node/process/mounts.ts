@@ -28,7 +28,11 @@ export type MountStep =
   | { do: "mkdir"; at: string }
   | { do: "touch"; at: string }
   | { do: "link"; at: string; to: string }
+  /** A link for each name in the directory `at`, to the same name in the directory `to`. */
+  | { do: "links"; at: string; to: string; names: string[] }
   | { do: "rbind"; from: string; at: string }
+  /** A directory put together in these steps takes the machine's place, with all that is mounted in it. */
+  | { do: "cover"; from: string; at: string }
   | { do: "bind"; from: string; at: string; readOnly: boolean };
 
 export interface MountPlan {
@@ -41,6 +45,9 @@ const parent = (path: string): string => path.slice(0, path.lastIndexOf("/")) ||
 const join = (directory: string, name: string): string => `${directory === "/" ? "" : directory}/${name}`;
 const within = (path: string, top: string): boolean =>
   top === "/" || path === top || path.startsWith(`${top}/`);
+
+/** Where a /dev of a container's own has the machine's. */
+const MACHINE_DEVICES = ".machine";
 
 /** The longest existing directory above (or at) `path`. */
 function deepestExisting(path: string, view: FileView): string {
@@ -72,8 +79,11 @@ export function planMounts(mounts: readonly BindMount[], scratch: string, view: 
     };
   }
   const tops = missing.map((mount) => deepestExisting(parent(mount.target), view));
-  const at = (path: string): string => join(scratch, path.slice(1));
-  const steps: MountStep[] = [{ do: "tmpfs", at: scratch }, ...mirror("/", tops, at, view)];
+  // Nearly every container lacks something of /dev (its termination log): that is no reason for another root.
+  const top = tops.every((one) => within(one, "/dev")) ? "/dev" : "/";
+  const at = (path: string): string =>
+    within(path, top) ? `${scratch}${path.slice(top === "/" ? 0 : top.length)}` : path;
+  const steps: MountStep[] = [{ do: "tmpfs", at: scratch }, ...mirror(top, tops, at, view)];
   const made = new Set<string>();
   for (const mount of wanted) {
     const covered = wanted.some((other) => other !== mount && mount.target.startsWith(`${other.target}/`));
@@ -89,7 +99,8 @@ export function planMounts(mounts: readonly BindMount[], scratch: string, view: 
     }
     steps.push({ do: "bind", from: mount.source, at: at(mount.target), readOnly: !!mount.readOnly });
   }
-  return { steps, root: scratch };
+  if (top === "/") return { steps, root: scratch };
+  return { steps: [...steps, { do: "cover", from: scratch, at: top }] };
 }
 
 function missingParents(target: string, view: FileView): string[] {
@@ -105,6 +116,7 @@ function mirror(
   at: (path: string) => string,
   view: FileView,
 ): MountStep[] {
+  if (directory === "/dev") return mirrorDevices(tops, at, view);
   return view.entries(directory).flatMap(({ name, kind, link }): MountStep[] => {
     const path = join(directory, name);
     if (kind === "link") return [{ do: "link", at: at(path), to: link ?? "" }];
@@ -114,4 +126,25 @@ function mirror(
     }
     return [point, { do: "rbind", from: path, at: at(path) }];
   });
+}
+
+/** /dev as links into the machine's: it has hundreds of entries, and a mount for each would take its time. */
+function mirrorDevices(tops: readonly string[], at: (path: string) => string, view: FileView): MountStep[] {
+  const names = view.entries("/dev").map(({ name }) => name);
+  const apart = names.filter((name) => tops.some((top) => within(top, `/dev/${name}`)));
+  const machine = at(`/dev/${MACHINE_DEVICES}`);
+  return [
+    { do: "mkdir", at: machine },
+    { do: "rbind", from: "/dev", at: machine },
+    {
+      do: "links",
+      at: at("/dev"),
+      to: MACHINE_DEVICES,
+      names: names.filter((name) => !apart.includes(name)),
+    },
+    ...apart.flatMap((name): MountStep[] => {
+      const path = `/dev/${name}`;
+      return [{ do: "mkdir", at: at(path) }, ...mirror(path, tops, at, view)];
+    }),
+  ];
 }

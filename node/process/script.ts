@@ -21,9 +21,13 @@ function stepLine(step: MountStep): string {
       return `[ -e ${at} ] || : > ${at} || fail 'cannot make the mount point '${at}`;
     case "link":
       return `ln -s ${quote(step.to)} ${at}`;
+    case "links":
+      return `ln -s ${step.names.map((name) => quote(`${step.to}/${name}`)).join(" ")} ${at}/`;
     case "rbind":
       // Some entries of a root cannot be bound by an unprivileged user; the container can do without them.
       return `mount --rbind ${quote(step.from)} ${at} 2>/dev/null || warn ${quote(step.from)}' is not visible in the container'`;
+    case "cover":
+      return `mount --rbind ${quote(step.from)} ${at} 2>&3 || fail 'cannot mount '${quote(step.from)}' on '${at}`;
     case "bind": {
       const bind = `mount --bind ${quote(step.from)} ${at} 2>&3 || fail 'cannot mount '${quote(step.from)}' on '${at}`;
       return step.readOnly

@@ -30,6 +30,7 @@ t.test("registers and becomes Ready", async (t) => {
     { type: "Hostname", address: "node-1" },
   ]);
   t.match(node.status?.nodeInfo, {
+    kubeProxyVersion: "",
     kubeletVersion: "v1.36.0+kubeplumb",
     containerRuntimeVersion: "kubeplumb://0.1.0",
   });
@@ -50,6 +51,14 @@ t.test("registers and becomes Ready", async (t) => {
   t.match(await host.agent.rules(), /FLANNEL-POSTRTG/);
   t.match(await host.get("/healthz"), { code: 200, body: "ok" });
   t.match(await host.get("/nope"), { code: 404, body: /"kind":"Status"/ });
+
+  for (const [unschedulable, state] of [
+    [true, "NodeNotSchedulable"],
+    [false, "NodeSchedulable"],
+  ] as const) {
+    await client.patch(NODES, "node-1", "merge", { spec: { unschedulable } });
+    t.equal((await host.event("node-1", state)).message, `Node node-1 status is now: ${state}`);
+  }
 
   const twin = await startNodeAgent(host.options({ name: "node-2", runDir: join(host.directory, "run2") }));
   await t.rejects(twin.ready, {
@@ -93,9 +102,9 @@ t.test("an emulated pod answers, with one status write", async (t) => {
   );
   t.match(lines[3], /Total Requests: 2 /);
   for (const [reason, message] of [
-    ["Pulled", /^Container image ".*:v1" already present on machine$/],
-    ["Created", /^Created container: main$/],
-    ["Started", /^Started container main$/],
+    ["Pulled", /^Container image ".*:v1" already present on machine and can be accessed by the pod$/],
+    ["Created", /^Container created$/],
+    ["Started", /^Container started$/],
   ] as const) {
     t.match(await host.event("web", reason, message), {
       type: "Normal",
@@ -131,7 +140,7 @@ t.test("exec into an emulated pod", async (t) => {
   t.match(await host.exec("web", ["curl", "-s", "localhost:8080"]), { stdout: /Running on: web/ });
   t.match(await host.exec("web", ["nosuchcommand"]), {
     exitCode: -1,
-    status: { status: "Failure", message: /exec: "nosuchcommand": not found on this machine/ },
+    status: { status: "Failure", message: /exec: "nosuchcommand": executable file not found in \$PATH$/ },
   });
   t.match(await host.exec("web", ["env"]), { stdout: /^HOSTNAME=web$/m });
   await t.rejects(host.exec("nobody", ["true"]), {
@@ -213,8 +222,16 @@ t.test("a real command: environment, files, exit code, logs", async (t) => {
   t.match(main(missing.status)?.state?.terminated, {
     exitCode: 128,
     reason: "StartError",
-    message: /exec: "no-such-program": not found on this machine/,
+    message: /exec: "no-such-program": executable file not found in \$PATH$/,
   });
+  await host.event(
+    "missing",
+    "Failed",
+    /failed to start container "main": exec: "no-such-program": executable/,
+  );
+  const told = host.informers.get(EVENTS).list();
+  const reasons = told.filter((one) => one.involvedObject.name === "missing").map((one) => one.reason);
+  t.same(reasons, ["Pulled", "Created", "Failed"]);
   await host.pod("done", { image: "busybox" }, { restartPolicy: "OnFailure" });
   await host.until("done", (status) => status.phase === "Succeeded");
   await host.pod("noconf", { ...shell("true"), envFrom: [{ configMapRef: { name: "absent" } }] });
@@ -243,6 +260,101 @@ t.test("exec and attach with a real process", async (t) => {
     "sh",
     (status) => main(status)?.lastState?.terminated?.exitCode === 0 || restarts(status) > 0,
   );
+});
+
+t.test("termination messages, from the file and from the log", async (t) => {
+  const machine = readdirSync("/dev").sort();
+  const message = (status: PodStatus | undefined) => main(status)?.state?.terminated?.message;
+  const ends = async (name: string, container: object, spec: object = {}) => {
+    const path = { terminationMessagePath: "/dev/termination-log" };
+    await host.pod(name, { ...path, ...container }, { restartPolicy: "Never", ...spec });
+    return (await host.until(name, (status) => main(status)?.state?.terminated)).status;
+  };
+  const wrote = await ends(
+    "last-words",
+    shell(
+      "echo bad > /dev/termination-log; : < /dev/null; [ -w /dev/tty ] && [ -c /dev/zero ] && [ -d /dev/pts ] && echo devices; exit 3",
+    ),
+  );
+  t.match(main(wrote)?.state?.terminated, { exitCode: 3, message: "bad\n" });
+  t.equal(await host.logs("last-words"), "devices\n");
+  const long = await ends("long-words", {
+    ...shell("i=0; while [ $i -lt 1000 ]; do echo $i-words; i=$((i+1)); done > /last/words"),
+    terminationMessagePath: "/last/words",
+  });
+  t.match(message(long), /s\n.*\n999-words\n$/s);
+  t.equal(message(long)?.length, 4096, "the end of it");
+  t.same(readdirSync("/dev").sort(), machine, "nothing is written into the machine's /dev");
+
+  const fallback = { terminationMessagePolicy: "FallbackToLogsOnError" as const };
+  t.equal(message(await ends("logged", { ...shell("echo why; exit 1"), ...fallback })), "why\n");
+  t.equal(message(await ends("well", { ...shell("echo fine"), ...fallback })), undefined, "it did not fail");
+  t.equal(message(await ends("unasked", shell("echo why; exit 1"))), undefined);
+  await host.pod("emulated", { image: "nginx", terminationMessagePath: "/dev/termination-log" });
+  await host.running("emulated");
+  t.match(await host.exec("emulated", ["sh", "-c", "echo x > /dev/termination-log"]), { exitCode: 0 });
+  t.match(await host.exec("emulated", ["tty"], { tty: true }), { stdout: /^\/dev\/pts\/\d+\r\n$/ });
+  t.same(readdirSync("/dev").sort(), machine);
+});
+
+t.test("volumes from the API follow it, read-only", async (t) => {
+  const namespace = "default";
+  await client.create(CONFIG_MAPS, { metadata: { name: "live", namespace }, data: { a: "old", gone: "x" } });
+  const mount = (name: string, more = {}) => ({ name, mountPath: `/${name}`, ...more });
+  await host.pod(
+    "follower",
+    {
+      ...shell("sleep 60"),
+      env: [{ name: "CPUS", valueFrom: { resourceFieldRef: { resource: "limits.cpu" } } }],
+      resources: { limits: { cpu: "1500m" } },
+      volumeMounts: [
+        mount("live"),
+        mount("all"),
+        { name: "live", mountPath: "/one", subPath: "a" },
+        { name: "all", mountPath: "/etc/hostname", subPath: "labels" },
+      ],
+      securityContext: { readOnlyRootFilesystem: true },
+    },
+    {
+      volumes: [
+        { name: "live", configMap: { name: "live" } },
+        {
+          name: "all",
+          projected: {
+            sources: [
+              { configMap: { name: "live", items: [{ key: "a", path: "sub/a" }] } },
+              { downwardAPI: { items: [{ path: "labels", fieldRef: { fieldPath: "metadata.labels" } }] } },
+            ],
+          },
+        },
+      ],
+    },
+  );
+  await host.running("follower");
+  const told = await host.event("follower", "NotHonoured");
+  t.match(told.message, /spec\.containers\{main\}\.securityContext\.readOnlyRootFilesystem$/);
+  const sh = async (script: string) => (await host.exec("follower", ["sh", "-c", script])).stdout;
+  t.equal(await sh("cat /live/a /live/gone /all/sub/a /one; echo $CPUS"), "oldxoldold2\n");
+  for (const path of ["/live/new", "/live/a", "/all/new", "/one"]) {
+    t.match(await sh(`echo no 2>/dev/null > ${path} || echo refused`), "refused\n", path);
+  }
+  await client.patch(CONFIG_MAPS, "live", "merge", { data: { a: "new", gone: null, b: "b" } }, { namespace });
+  await waitFor(async () => (await sh("cat /live/a")) === "new");
+  t.equal(await sh("ls /live; cat /live/b /all/sub/a /one"), "a\nb\nbnewold", "a subPath stays as it was");
+  await client.patch(PODS, "follower", "merge", { metadata: { labels: { app: "web" } } }, { namespace });
+  await waitFor(async () => (await sh("cat /all/labels")) === 'app="web"');
+  await client.delete(CONFIG_MAPS, "live", { namespace });
+  await host.event("follower", "FailedMount", /SetUp failed for volume "live" : configmap "live" not found$/);
+  t.equal(await sh("cat /live/a"), "new", "what is there stays");
+});
+
+t.test("a shell in a container with a root of its own says nothing but what it is told", async (t) => {
+  const volumes = [{ name: "v", emptyDir: {} }];
+  const volumeMounts = [{ name: "v", mountPath: "/not/there" }];
+  await host.pod("rooted", { ...shell("sleep 60"), workingDir: "/tmp", volumeMounts }, { volumes });
+  await host.running("rooted");
+  t.match(await host.exec("rooted", ["sh", "-c", "pwd"]), { exitCode: 0, stdout: "/tmp\n", stderr: "" });
+  t.match(await host.exec("rooted", ["stat", "-c", "%a", "/not/there"]), { stdout: "777\n" }, "emptyDir");
 });
 
 t.test("restarts with back-off", async (t) => {
@@ -434,7 +546,7 @@ t.test("hooks", async (t) => {
   );
   await host.running("first");
   await client.delete(PODS, "first", { namespace: "default" });
-  await host.event("unstarted", "FailedPostStartHook", /^PostStartHook failed: no$/m);
+  await host.event("unstarted", "FailedPostStartHook", /^PostStartHook failed$/);
   await host.until("unstarted", (status) => restarts(status) > 0);
 
   await host.pod(
@@ -496,12 +608,14 @@ t.test("init containers and sidecars", async (t) => {
       ],
     },
   );
+  const early = await host.until("parts", (status) => status.initContainerStatuses);
   const before = await host.until(
     "parts",
     (status) => status.initContainerStatuses?.[2]?.state?.running !== undefined,
   );
   t.match(main(before.status)?.state, { waiting: { reason: "PodInitializing" } });
   t.equal(before.status?.phase, "Pending");
+  t.match(early.status?.initContainerStatuses?.[2]?.state, { waiting: { reason: "PodInitializing" } });
   writeFileSync(join(out, "go"), "");
   const done = await host.until("parts", (status) => status.phase === "Succeeded");
   t.same(order(), ["first", "main", "two", "one"], "each once, sidecars last, in the reverse order");
@@ -551,6 +665,13 @@ t.test("a changed image: the container runs anew, whatever the restart policy", 
     (status) => restarts(status) > restarts(long.status ?? {}) && delay(status) !== undefined,
   );
   t.equal(delay(short.status ?? {}), "400ms", "another definition has its own back-off");
+
+  await host.pod("last", { image: "nginx" }, { restartPolicy: "Always" });
+  await host.running("last");
+  const over = host.until("last", (status) => status.phase === "Succeeded");
+  await change("last", { image: "ngnix:9" });
+  await client.delete(PODS, "last", { namespace: "default" });
+  t.match(main((await over).status)?.state, { terminated: { exitCode: 0 } }, "its end is what is told of it");
 
   await host.pod("twice", { image: "ngnix:1" });
   await host.until("twice", (status) => main(status)?.state?.waiting?.reason === "ImagePullBackOff");
@@ -602,10 +723,20 @@ t.test("an unknown image", async (t) => {
   const event = await host.event("typo", "Failed", /^Failed to pull image "ngnix:1"/);
   t.match(event.message, /known images: .*nginx.*; map one in the cluster config under images:/);
   await host.event("typo", "BackOff", /^Back-off pulling image "ngnix:1"$/);
-  t.match(await host.logs("typo"), /^400 .*is waiting to start: /);
+  t.match(await host.logs("typo"), /^400 .*is waiting to start: trying and failing to pull image"/);
   await host.until("typo", waiting("ErrImagePull"));
   await host.pod("wrong", { image: "Not An Image" });
   await host.until("wrong", waiting("InvalidImageName"));
+  t.match(await host.logs("wrong"), /^400 .*is waiting to start: InvalidImageName"/);
+  await host.pod("absent", { image: "ngnix:1", imagePullPolicy: "Never" });
+  const absent = await host.until("absent", waiting("ErrImageNeverPull"));
+  const never = 'Container image "ngnix:1" is not present with pull policy of Never';
+  t.equal(main(absent.status)?.state?.waiting?.message, never);
+  t.match(await host.event("absent", "ErrImageNeverPull"), { type: "Warning", message: never });
+  await host.event("absent", "Failed", /^Error: ErrImageNeverPull$/);
+  await host.pod("eager", { image: "nginx", imagePullPolicy: "Always" });
+  await host.event("eager", "Pulling", /^Pulling image "nginx"$/);
+  await host.event("eager", "Pulled", /^Successfully pulled image "nginx" in /);
 });
 
 t.test("images: nginx and agnhost", async (t) => {

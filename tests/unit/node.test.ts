@@ -158,6 +158,7 @@ t.test("environment of a container", async (t) => {
     nodeName: "node-1",
     hostIPs: ["192.168.56.11", "fd00:56::11"],
     podIPs: ["10.244.1.5", "fd00:10:244:1::5"],
+    allocatable: {},
   };
   const container: Pick<Container, "env" | "envFrom"> = {
     envFrom: [
@@ -322,6 +323,8 @@ t.test("phase of a pod", async (t) => {
   const deleted = (exitCode: number) => ({ ...podFacts([facts("a", ended(exitCode))]), ended: true });
   t.equal(podPhase({}, deleted(0)), "Succeeded", "nothing is restarted in a pod that is deleted");
   t.equal(podPhase({}, deleted(137)), "Failed");
+  const replaced = { ...podFacts([facts("a", ended(0), { replaced: true })]), ended: true };
+  t.equal(podPhase({}, replaced), "Succeeded", "nor one whose image was changed");
   const evicted = { ...podFacts([facts("a", running)]), failed: { reason: "Evicted", message: "low" } };
   t.equal(podPhase({}, evicted), "Failed");
   const pending = [facts("a", waiting("PodInitializing"))];
@@ -420,6 +423,11 @@ t.test("status of a pod", async (t) => {
   const done = podStatus(pod({ restartPolicy: "Never" }), podFacts([facts("a", ended(0))]), undefined, now);
   t.match(of(done, "Ready"), { status: "False", reason: "PodCompleted" });
   t.match(of(done, "Initialized"), { status: "True" });
+  t.equal(podStatus(subject, podFacts([facts("a", running)]), done, now).phase, "Succeeded", "for good");
+  const observed = podStatus(pod(spec, { generation: 3 }), podFacts([facts("a", running)]), undefined, now);
+  t.match(observed, { observedGeneration: 3 });
+  t.ok(observed.conditions?.every((one) => "observedGeneration" in one && one.observedGeneration === 3));
+  t.notOk("observedGeneration" in unready, "of an API that has none");
   const overdue = { reason: "DeadlineExceeded", message: "too long" };
   const failed = podStatus(subject, { ...podFacts([facts("a", ended(0))]), failed: overdue }, undefined, now);
   t.match(failed, { phase: "Failed", ...overdue });
@@ -807,6 +815,52 @@ t.test("mounts of a process", async (t) => {
     { do: "mkdir", at: "/s/usr/share/nginx/html" },
     { do: "bind", from: "/pod/html", at: "/s/usr/share/nginx/html", readOnly: true },
   ]);
+  const devices: FileView = {
+    ...view,
+    exists: (path) => path.startsWith("/dev") || view.exists(path),
+    entries: (path) =>
+      path === "/dev"
+        ? [
+            { name: "null", kind: "other" },
+            { name: "shm", kind: "directory" },
+          ]
+        : view.entries(path),
+  };
+  const log = { source: "/pod/log", target: "/dev/termination-log", file: true };
+  const lacksLog = {
+    ...devices,
+    exists: (path: string) => path !== log.target && !path.startsWith("/dev/shm/") && devices.exists(path),
+  };
+  const covered = planMounts(
+    [log, { source: "/pod/hosts", target: "/etc/hosts", file: true }],
+    "/s",
+    lacksLog,
+  );
+  t.same(
+    covered,
+    {
+      steps: [
+        { do: "tmpfs", at: "/s" },
+        { do: "mkdir", at: "/s/.machine" },
+        { do: "rbind", from: "/dev", at: "/s/.machine" },
+        { do: "links", at: "/s", to: ".machine", names: ["null", "shm"] },
+        { do: "bind", from: "/pod/hosts", at: "/etc/hosts", readOnly: false },
+        { do: "touch", at: "/s/termination-log" },
+        { do: "bind", from: "/pod/log", at: "/s/termination-log", readOnly: false },
+        { do: "cover", from: "/s", at: "/dev" },
+      ],
+    },
+    "another /dev, the root stays",
+  );
+  const both = planMounts(
+    [
+      { source: "/a", target: "/dev/shm/a" },
+      { source: "/b", target: "/b" },
+    ],
+    "/s",
+    lacksLog,
+  );
+  t.equal(both.root, "/s");
   const linked: FileView = {
     ...view,
     exists: (path) => path === "/var/run" || view.exists(path),

@@ -123,7 +123,7 @@ export class Harness implements AsyncDisposable {
       informers: this.informers,
       clusterCIDRs: ["10.244.0.0/16"],
       iptables: "auto",
-      timing: { restartBackoff: backoff, imageBackoff: backoff, retryMs: 200 },
+      timing: { restartBackoff: backoff, imageBackoff: backoff, retryMs: 200, volumesMs: 300 },
       log,
       ...more,
     };
