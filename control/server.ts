@@ -8,6 +8,7 @@ import { InformerFactory } from "../common/informer.js";
 import { Cidr } from "../common/ip.js";
 import type { Stored } from "../common/k8s.js";
 import type { Logger } from "../common/log.js";
+import { ADMISSION } from "./api/admission.js";
 import { objectCodec } from "./api/codec.js";
 import type { KubeletConnector } from "./api/http/kubelet.js";
 import { ApiServer } from "./api/http/server.js";
@@ -119,7 +120,8 @@ export async function startControl(options: ControlOptions): Promise<Control> {
       nodePortRange: options.nodePortRange ?? [30000, 32767],
       defaultTolerationSeconds: options.defaultTolerationSeconds ?? 300,
     });
-    const registry = await Registry.open({ store, schema: Schema.load(), definitions, log });
+    const schema = Schema.load();
+    const registry = await Registry.open({ store, schema, definitions, admission: ADMISSION, log });
     const client = new LocalClient(registry);
     await ensureNamespaces(client);
 

@@ -5,6 +5,7 @@ import type { KubeObject, Stored } from "../../common/k8s.js";
 import type { Logger } from "../../common/log.js";
 import type { RequestContext, ResourceDefinition } from "../resources/types.js";
 import type { Store } from "../store/store.js";
+import type { Admission } from "./admission.js";
 import { ConvertingStore, type KindStore } from "./converting-store.js";
 import { Decoders } from "./decode.js";
 import { ProtobufReader } from "./protobuf.js";
@@ -50,6 +51,8 @@ export interface EngineOptions {
   store: Store<Stored>;
   schema: Schema;
   definitions: readonly ResourceDefinition[];
+  /** Asked for each object that is to be created; default none. */
+  admission?: readonly Admission[];
   log: Logger;
 }
 
@@ -59,14 +62,16 @@ export class Engine {
   readonly decoders: Decoders;
   readonly protobuf: ProtobufReader;
   readonly log: Logger;
+  readonly admission: readonly Admission[];
   readonly kinds: readonly Kind[];
   readonly #byResource = new Map<string, Kind>();
 
-  constructor({ store, schema, definitions, log }: EngineOptions) {
+  constructor({ store, schema, definitions, admission = [], log }: EngineOptions) {
     this.store = store;
     this.schema = schema;
     this.decoders = new Decoders(schema);
     this.protobuf = new ProtobufReader(schema);
+    this.admission = admission;
     this.log = log;
     this.kinds = definitions.map((definition) => new Kind(definition, store));
     for (const kind of this.kinds) {

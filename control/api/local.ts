@@ -51,12 +51,12 @@ export class LocalClient implements KubeClient {
     };
   }
 
-  /** A field that the schema does not know is a mistake in the program: said in the log, not hidden. */
+  /** A field that the schema does not know, say, is a mistake in the program: said in the log, not hidden. */
   #result<T extends KubeObject>({ object, warnings }: Written): Stored<T> {
     if (warnings.length > 0)
       this.#registry.engine.log.warn(
         { warnings, kind: object.kind, name: object.metadata.name },
-        "fields dropped",
+        "written with warnings",
       );
     return object as Stored<T>;
   }

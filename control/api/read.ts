@@ -10,9 +10,11 @@ import {
   parseLabelSelector,
   type Requirement,
 } from "../../common/selector.js";
+import type { FieldError } from "../resources/types.js";
+import { forbidden, notSupported } from "../resources/validation/field.js";
 import { CompactedError, type Entry, FutureRevisionError, type RangeResult } from "../store/store.js";
 import type { Engine, Kind } from "./engine.js";
-import { badRequest, expired, failure, futureResourceVersion, notFound } from "./status.js";
+import { badRequest, expired, failure, futureResourceVersion, invalidOptions, notFound } from "./status.js";
 
 /** Tells which objects of a kind are meant: the selectors of a request. */
 export class Selection {
@@ -105,22 +107,25 @@ export function parseResourceVersion(text: string | undefined): number | undefin
   return Number(text);
 }
 
+/** Refuses combinations of parameters that have no meaning, as the real server does. */
+function checkMatch({ resourceVersionMatch: match, resourceVersion, continue: token }: ListOptions): void {
+  if (!match) return;
+  const errors: FieldError[] = [];
+  const field = "resourceVersionMatch";
+  if (!resourceVersion)
+    errors.push(forbidden(field, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
+  if (token) errors.push(forbidden(field, "resourceVersionMatch is forbidden when continue is provided"));
+  if (match !== "Exact" && match !== "NotOlderThan")
+    errors.push(notSupported(field, match, ["Exact", "NotOlderThan", ""]));
+  if (match === "Exact" && resourceVersion === "0")
+    errors.push(forbidden(field, 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"'));
+  if (errors.length > 0) throw invalidOptions("ListOptions", errors);
+}
+
 /** Which state a list wants: a revision, or now. */
 function wantedRevision(options: ListOptions, limit: number, current: number): number | undefined {
   const version = parseResourceVersion(options.resourceVersion);
   const match = options.resourceVersionMatch;
-  if (match !== undefined && match !== "Exact" && match !== "NotOlderThan")
-    throw badRequest(
-      `resourceVersionMatch: Unsupported value: ${JSON.stringify(match)}: supported values: "Exact", "NotOlderThan"`,
-    );
-  if (match !== undefined && options.resourceVersion === undefined)
-    throw badRequest(
-      "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-    );
-  if (match === "Exact" && version === 0)
-    throw badRequest(
-      'resourceVersionMatch: Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
-    );
   if (version === undefined || version === 0) return undefined;
   if (version > current) throw futureResourceVersion(version, current);
   const exact = match === "Exact" || (match === undefined && limit > 0);
@@ -140,8 +145,21 @@ export class Reader {
     this.#engine = engine;
   }
 
-  /** @throws StatusError NotFound */
-  async get(kind: Kind, namespace: string | undefined, name: string): Promise<Stored> {
+  /**
+   * The newest state; it is an error when that is older than `resourceVersion`.
+   * @throws StatusError NotFound, BadRequest, Timeout (a version from the future).
+   */
+  async get(
+    kind: Kind,
+    namespace: string | undefined,
+    name: string,
+    resourceVersion?: string,
+  ): Promise<Stored> {
+    const version = parseResourceVersion(resourceVersion) ?? 0;
+    if (version > 0) {
+      const current = await this.#engine.store.revision();
+      if (version > current) throw futureResourceVersion(version, current);
+    }
     const entry = await kind.store.get(kind.key(namespace, name));
     if (!entry) throw notFound(kind.resource, name);
     return entry.value;
@@ -149,9 +167,10 @@ export class Reader {
 
   /**
    * One page, or everything. A continued list shows the state that its first page showed.
-   * @throws StatusError BadRequest, Expired (with a token to go on inconsistently), Timeout.
+   * @throws StatusError BadRequest, Invalid (options), Expired (with a token to go on inconsistently), Timeout.
    */
   async list(kind: Kind, options: ListOptions): Promise<Page> {
+    checkMatch(options);
     const selection = new Selection(kind, options);
     const limit = options.limit ?? 0;
     const prefix = kind.range(selection.namespace);

@@ -3,6 +3,8 @@
 
 import type { DeleteOptions, ListOptions } from "../../common/client.js";
 import type { Status, Stored, StoredMeta } from "../../common/k8s.js";
+import type { FieldError } from "../resources/types.js";
+import { invalid, notSupported } from "../resources/validation/field.js";
 import { type Entry, RevisionMismatch } from "../store/store.js";
 import { draftOf, type Kind, timestamp, type User } from "./engine.js";
 import { isHeld } from "./metadata.js";
@@ -22,7 +24,7 @@ export type Deleted = { gone: true; status: Status; object: Stored } | { gone: f
 
 const FOREGROUND = "foregroundDeletion";
 const ORPHAN = "orphan";
-const POLICIES = ["Background", "Foreground", "Orphan"];
+const POLICIES = ["Foreground", "Background", "Orphan"];
 const MAX_ATTEMPTS = 20;
 const IMMORTAL_NAMESPACES = new Set(["default", "kube-system", "kube-public"]);
 
@@ -44,25 +46,12 @@ function checkPreconditions(kind: Kind, object: Stored, options: DeleteOptions):
 }
 
 function checkOptions({ propagationPolicy, gracePeriodSeconds }: DeleteOptions): void {
-  const refuse = (field: string, what: string): never => {
-    throw status.failure({
-      code: 422,
-      reason: "Invalid",
-      message: `DeleteOptions.meta.k8s.io "" is invalid: ${field}: ${what}`,
-      details: {
-        group: "meta.k8s.io",
-        kind: "DeleteOptions",
-        causes: [{ reason: "FieldValueInvalid", field, message: what }],
-      },
-    });
-  };
+  const errors: FieldError[] = [];
   if (propagationPolicy !== undefined && !POLICIES.includes(propagationPolicy))
-    refuse(
-      "propagationPolicy",
-      `Unsupported value: ${JSON.stringify(propagationPolicy)}: supported values: "Foreground", "Background", "Orphan", "nil"`,
-    );
+    errors.push(notSupported("propagationPolicy", propagationPolicy, [...POLICIES, "nil"]));
   if (gracePeriodSeconds !== undefined && !Number.isInteger(gracePeriodSeconds))
-    refuse("gracePeriodSeconds", `Invalid value: ${JSON.stringify(gracePeriodSeconds)}: must be an integer`);
+    errors.push(invalid("gracePeriodSeconds", gracePeriodSeconds, "must be an integer"));
+  if (errors.length > 0) throw status.invalidOptions("DeleteOptions", errors);
 }
 
 /** Finalizers after a delete with that policy: the garbage collector works from them. */

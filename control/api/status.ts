@@ -3,6 +3,8 @@
 
 import { type Resource, StatusError } from "../../common/client.js";
 import type { Status } from "../../common/k8s.js";
+import type { FieldError } from "../resources/types.js";
+import { invalidStatus } from "../resources/validation/field.js";
 
 export { StatusError };
 
@@ -143,6 +145,11 @@ export function patchRejected(why: string): StatusError {
     message: `the server rejected our request due to an error in our request: ${why}`,
     details: { causes: [{ reason: "FieldValueInvalid", field: "patch", message: why }] },
   });
+}
+
+/** The parameters of a request are wrong; `kind` is how the real server names them: CreateOptions, ListOptions. */
+export function invalidOptions(kind: string, errors: readonly FieldError[]): StatusError {
+  return invalidStatus({ group: "meta.k8s.io", kind }, "", errors);
 }
 
 /** The answer to a delete that is done. */

@@ -3,11 +3,11 @@
 import type { WatchEvent, WatchOptions } from "../../common/client.js";
 import type { KubeObject, Stored } from "../../common/k8s.js";
 import type { FieldError } from "../resources/types.js";
-import { forbidden, invalidStatus, notSupported } from "../resources/validation/field.js";
+import { forbidden, notSupported } from "../resources/validation/field.js";
 import { CompactedError, FutureRevisionError, type StoreEvent, type Watch } from "../store/store.js";
 import type { Engine, Kind } from "./engine.js";
 import { parseResourceVersion, Selection } from "./read.js";
-import { expired } from "./status.js";
+import { expired, invalidOptions } from "./status.js";
 
 export type ObjectEvent = WatchEvent<KubeObject>;
 
@@ -62,8 +62,9 @@ function checkInitialEvents({ sendInitialEvents, resourceVersionMatch: match }: 
     errors.push(
       forbidden(field, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"),
     );
-  if (match === "Exact") errors.push(notSupported(field, match, ["NotOlderThan"]));
-  if (errors.length > 0) throw invalidStatus({ group: "meta.k8s.io", kind: "ListOptions" }, "", errors);
+  if (match !== undefined && match !== "NotOlderThan")
+    errors.push(notSupported(field, match, ["NotOlderThan"]));
+  if (errors.length > 0) throw invalidOptions("ListOptions", errors);
 }
 
 /**

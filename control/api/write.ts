@@ -62,7 +62,10 @@ export class Writer {
     if (object.metadata?.resourceVersion)
       throw status.badRequest("resourceVersion should not be set on objects to be created");
     const generate = object.metadata?.name ? undefined : object.metadata?.generateName;
-    await this.#checkNamespaceOpen(kind, namespace, object.metadata?.name ?? generate ?? "");
+    const told = object.metadata?.name || generate || "";
+    await this.#checkNamespaceOpen(kind, namespace, told);
+    for (const admit of this.#engine.admission)
+      await admit({ engine: this.#engine, kind, namespace, name: told, object });
     const context = this.#engine.context(user, dryRun);
     for (let attempt = 1; ; attempt++) {
       const draft = structuredClone(object);
@@ -75,7 +78,8 @@ export class Writer {
       const taken = (await kind.store.get(key)) !== undefined;
       if (taken && generate && attempt < MAX_NAME_ATTEMPTS) continue;
       if (taken) throw status.alreadyExists(kind.resource, name);
-      return { object: await this.#write(kind, key, draft, undefined, dryRun), warnings };
+      const written = await this.#write(kind, key, draft, undefined, dryRun);
+      return { object: written, warnings: [...warnings, ...(kind.definition.warnings?.(written) ?? [])] };
     }
   }
 
@@ -91,7 +95,7 @@ export class Writer {
       const entry = await kind.store.get(key);
       if (!entry) throw status.notFound(kind.resource, name);
       const old = entry.value;
-      const { object: changed, warnings } = modification.change(old);
+      const { object: changed, warnings: dropped } = modification.change(old);
       // A patch and a kept status share parts with the stored object; defaulting must not write into those.
       const object = structuredClone(changed);
       checkIdentity(kind, object, old, namespace);
@@ -100,6 +104,8 @@ export class Writer {
       if (pinned && wanted !== old.metadata.resourceVersion) throw status.modified(kind.resource, name);
       try {
         const draft = this.#prepare(kind, part, object, old, this.#engine.context(user, dryRun));
+        const own = part === "main" ? kind.definition.warnings?.(draft) : undefined;
+        const warnings = [...dropped, ...(own ?? [])];
         if (jsonEqual(draft, old)) return { object: old, warnings };
         return { object: await this.#write(kind, key, draft, entry, dryRun), warnings };
       } catch (error) {
@@ -260,10 +266,16 @@ export function applyPatch(
 ): unknown {
   try {
     if (type === "json") return applyJsonPatch(document, patch);
-    if (typeof patch !== "object" || patch === null || Array.isArray(patch))
-      throw new PatchSyntaxError("the patch must be an object");
-    if (type === "merge") return applyMergePatch(document, patch);
-    return applyStrategicPatch(document, patch, engine.schema, schema);
+    const isObject = typeof patch === "object" && patch !== null && !Array.isArray(patch);
+    if (type === "merge" && isObject) return applyMergePatch(document, patch);
+    if (isObject) return applyStrategicPatch(document, patch, engine.schema, schema);
+    if (type === "merge") throw new PatchSyntaxError("the patch must be an object");
+    if (patch === null) return document;
+    // The words of Go's decoder, which the real server gives on.
+    const what = Array.isArray(patch) ? "array" : typeof patch === "boolean" ? "bool" : typeof patch;
+    throw new PatchSyntaxError(
+      `json: cannot unmarshal ${what} into Go value of type map[string]interface {}`,
+    );
   } catch (error) {
     if (error instanceof PatchSyntaxError) throw status.badRequest(error.message);
     if (error instanceof PatchApplyError) throw status.patchRejected(error.message);

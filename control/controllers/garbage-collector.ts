@@ -7,6 +7,7 @@ import { type KubeObject, keyOf, type OwnerReference, type Stored } from "../../
 import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
 import type { ControllerContext } from "./context.js";
+import type { EventRecorder } from "./events.js";
 import { namespaceOf } from "./objects.js";
 import { setOwners } from "./owners.js";
 import type { Reconciler } from "./reconcile.js";
@@ -65,6 +66,7 @@ interface Source {
 
 export class GarbageCollector implements Reconciler {
   readonly #client: KubeClient;
+  readonly #recorder: EventRecorder;
   readonly #sources = new Map<string, Source>();
   /** uid → where the object is in the caches. */
   readonly #present = new Map<string, { source: Source; key: string }>();
@@ -74,6 +76,7 @@ export class GarbageCollector implements Reconciler {
 
   constructor(context: ControllerContext, queue: WorkQueue) {
     this.#client = context.client;
+    this.#recorder = context.events.recorder("garbage-collector-controller");
     for (const resource of SERVED) {
       const informer = context.informers.get(resource);
       informer.addIndex(BY_OWNER, (object) => (object.metadata.ownerReferences ?? []).map(({ uid }) => uid));
@@ -165,16 +168,41 @@ export class GarbageCollector implements Reconciler {
       await setOwners(this.#client, resource, object, kept);
       return;
     }
+    // In a circle of owners each would wait for the next.
+    const inCircle =
+      verdict.policy === "Foreground" &&
+      this.#dependents(uid).some(({ dependent }) => isDeletingDependents(dependent));
+    const last = inCircle ? await this.#unblockOwners(resource, object) : object;
     // Only as we saw it: somebody may have given it another owner in this moment.
     await this.#client.delete(resource, name, {
       ...namespaceOf(object),
       propagationPolicy: verdict.policy,
-      preconditions: { uid, resourceVersion },
+      preconditions: { uid, resourceVersion: last?.metadata.resourceVersion ?? resourceVersion },
     });
   }
 
+  /** The object no longer holds up the foreground deletion of its owners. */
+  async #unblockOwners(resource: Resource, object: Stored): Promise<Stored | undefined> {
+    const references = object.metadata.ownerReferences ?? [];
+    const free = references.map((reference) => ({ ...reference, blockOwnerDeletion: false }));
+    return await setOwners(this.#client, resource, object, free);
+  }
+
+  /** Tells of an owner that exists, but in another namespace, where it cannot own this. */
+  #tellMisplaced({ apiVersion, kind, name, uid }: OwnerReference, dependent: Stored): void {
+    const place = this.#present.get(uid);
+    if (!place?.source.resource.namespaced) return;
+    const { namespace = "" } = dependent.metadata;
+    if (place.key.startsWith(`${namespace}/`)) return;
+    const owner = `[${apiVersion}/${kind}, namespace: ${namespace}, name: ${name}, uid: ${uid}]`;
+    const text = `ownerRef ${owner} does not exist in namespace "${namespace}"`;
+    this.#recorder.event(dependent, "Warning", "OwnerRefInvalidNamespace", text);
+  }
+
   /** An owner is the object of this kind, name and uid in the dependent's own namespace; elsewhere it is none. */
-  async #stateOf({ apiVersion, kind, name, uid }: OwnerReference, dependent: Stored): Promise<OwnerState> {
+  async #stateOf(reference: OwnerReference, dependent: Stored): Promise<OwnerState> {
+    const { apiVersion, kind, name, uid } = reference;
+    this.#tellMisplaced(reference, dependent);
     const resource = resourceOf({ apiVersion, kind });
     // Of a kind we do not know, or out of reach for a cluster-scoped dependent: not ours to judge.
     if (!resource || (resource.namespaced && !dependent.metadata.namespace)) return "solid";
@@ -198,7 +226,9 @@ export class GarbageCollector implements Reconciler {
   async #deleteDependents(source: Source, object: Stored): Promise<void> {
     const { uid } = object.metadata;
     const dependents = this.#dependents(uid);
-    for (const { source: of, dependent } of dependents) this.#enqueue(of, dependent);
+    // Those that wait for dependents of their own are on their way; in a circle they would call each other for ever.
+    for (const { source: of, dependent } of dependents)
+      if (!isDeletingDependents(dependent)) this.#enqueue(of, dependent);
     const blocking = dependents.some(({ dependent }) =>
       dependent.metadata.ownerReferences?.some(
         (reference) => reference.uid === uid && reference.blockOwnerDeletion,

@@ -10,6 +10,7 @@ import type { Controller, ControllerContext } from "./context.js";
 import { DeploymentController } from "./deployment.js";
 import { EndpointsController } from "./endpoints.js";
 import { EndpointSliceController } from "./endpointslice.js";
+import { EndpointSliceMirroringController } from "./endpointslicemirroring.js";
 import { EventBroadcaster } from "./events.js";
 import { EventTtlController } from "./events-ttl.js";
 import { GarbageCollector } from "./garbage-collector.js";
@@ -99,6 +100,7 @@ function createControllers(context: ControllerContext, options: ControllersOptio
     // Decisions are made synchronously, one after the other; it is the bindings that overlap.
     queued("scheduler", 32, (queue) => new Scheduler(context, queue)),
     queued("endpointslice", 8, (queue) => new EndpointSliceController(context, queue)),
+    queued("endpointslicemirroring", 5, (queue) => new EndpointSliceMirroringController(context, queue)),
     queued("endpoints", 8, (queue) => new EndpointsController(context, queue)),
     queued("namespace", 4, (queue) => new NamespaceController(context, queue)),
     queued("garbage-collector", 16, (queue) => new GarbageCollector(context, queue)),

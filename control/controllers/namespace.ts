@@ -6,6 +6,7 @@ import type { KubeObject, Namespace, Stored } from "../../common/k8s.js";
 import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
 import type { ControllerContext } from "./context.js";
+import { messageOf } from "./objects.js";
 import { onSight, type Reconciler } from "./reconcile.js";
 import { SERVED } from "./served.js";
 import { timestamp } from "./time.js";
@@ -17,10 +18,58 @@ const RETRY_MS = 5000;
 
 type Condition = NonNullable<NonNullable<Namespace["status"]>["conditions"]>[number];
 
-/** What is still in a namespace: counts by resource, and by finalizer that holds it. */
+/** What is still in a namespace: counts by resource, and by finalizer that holds it; what failed on the way. */
 interface Remaining {
   resources: Map<string, number>;
   finalizers: Map<string, number>;
+  errors: unknown[];
+}
+
+/** Conditions of a namespace with nothing to tell, in their order: type, reason and message. */
+const SATISFIED = [
+  ["NamespaceDeletionDiscoveryFailure", "ResourcesDiscovered", "All resources successfully discovered"],
+  [
+    "NamespaceDeletionGroupVersionParsingFailure",
+    "ParsedGroupVersions",
+    "All legacy kube types successfully parsed",
+  ],
+  [
+    "NamespaceDeletionContentFailure",
+    "ContentDeleted",
+    "All content successfully deleted, may be waiting on finalization",
+  ],
+  ["NamespaceContentRemaining", "ContentRemoved", "All content successfully removed"],
+  ["NamespaceFinalizersRemaining", "ContentHasNoFinalizers", "All content-preserving finalizers finished"],
+] as const;
+
+/** What holds the deletion up: reason and message by the type of the condition. */
+function troubles({
+  resources,
+  finalizers,
+  errors,
+}: Remaining): Map<string, { reason: string; message: string }> {
+  const list = (counts: ReadonlyMap<string, number>, word: string) =>
+    [...counts]
+      .map(([name, count]) => `${name} ${word} ${count} resource instances`)
+      .sort()
+      .join(", ");
+  const found = new Map<string, { reason: string; message: string }>();
+  if (errors.length > 0)
+    found.set("NamespaceDeletionContentFailure", {
+      reason: "ContentDeletionFailed",
+      message: `Failed to delete all resource types, ${errors.length} remaining: ${errors.map(messageOf).sort().join(", ")}`,
+    });
+  if (resources.size > 0)
+    found.set("NamespaceContentRemaining", {
+      reason: "SomeResourcesRemain",
+      message: `Some resources are remaining: ${list(resources, "has")}`,
+    });
+  if (finalizers.size > 0)
+    found.set("NamespaceFinalizersRemaining", {
+      reason: "SomeFinalizersRemain",
+      message: `Some content in the namespace has finalizers remaining: ${list(finalizers, "in")}`,
+    });
+  return found;
 }
 
 /** The conditions that tell what a deletion waits for, with kube-controller-manager's reasons and messages. */
@@ -29,42 +78,13 @@ function deletionConditions(
   remaining: Remaining,
   now: string,
 ): Condition[] {
-  const list = (counts: ReadonlyMap<string, number>, word: string) =>
-    [...counts]
-      .map(([name, count]) => `${name} ${word} ${count} resource instances`)
-      .sort()
-      .join(", ");
-  const { resources, finalizers } = remaining;
-  const wanted: Omit<Condition, "lastTransitionTime">[] = [
-    {
-      type: "NamespaceContentRemaining",
-      ...(resources.size > 0
-        ? {
-            status: "True",
-            reason: "SomeResourcesRemain",
-            message: `Some resources are remaining: ${list(resources, "has")}`,
-          }
-        : { status: "False", reason: "ContentRemoved", message: "All content successfully removed" }),
-    },
-    {
-      type: "NamespaceFinalizersRemaining",
-      ...(finalizers.size > 0
-        ? {
-            status: "True",
-            reason: "SomeFinalizersRemain",
-            message: `Some content in the namespace has finalizers remaining: ${list(finalizers, "in")}`,
-          }
-        : {
-            status: "False",
-            reason: "ContentHasNoFinalizers",
-            message: "All content-preserving finalizers finished",
-          }),
-    },
-  ];
-  return wanted.map((condition) => {
-    const before = present?.find((other) => other.type === condition.type);
-    const same = before?.status === condition.status && before.lastTransitionTime;
-    return { ...condition, lastTransitionTime: same || now };
+  const found = troubles(remaining);
+  return SATISFIED.map(([type, reason, message]) => {
+    const trouble = found.get(type);
+    const status = trouble ? "True" : "False";
+    const before = present?.find((other) => other.type === type);
+    const lastTransitionTime = (before?.status === status && before.lastTransitionTime) || now;
+    return { type, status, lastTransitionTime, reason, message, ...trouble };
   });
 }
 
@@ -102,8 +122,10 @@ export class NamespaceController implements Reconciler {
     const finalizers = namespace.spec?.finalizers ?? [];
     if (!finalizers.includes(FINALIZER)) return;
     const remaining = await this.#empty(name);
-    if (remaining.resources.size > 0) {
+    const [failed] = remaining.errors;
+    if (remaining.resources.size > 0 || failed !== undefined) {
       await this.#tell(namespace, remaining);
+      if (failed !== undefined) throw failed;
       this.#queue.addAfter(name, RETRY_MS);
       return;
     }
@@ -117,11 +139,15 @@ export class NamespaceController implements Reconciler {
   /** Asks for the deletion of everything; returns what is still there. Asks the API, not the cache: it decides. */
   async #empty(name: string): Promise<Remaining> {
     const { client } = this.#context;
-    const remaining: Remaining = { resources: new Map(), finalizers: new Map() };
+    const remaining: Remaining = { resources: new Map(), finalizers: new Map(), errors: [] };
     for (const { resource } of this.#contents) {
       let { items } = await client.list(resource, { namespace: name });
       if (items.some((item) => !item.metadata.deletionTimestamp)) {
-        await client.deleteCollection(resource, { namespace: name, propagationPolicy: "Background" });
+        try {
+          await client.deleteCollection(resource, { namespace: name, propagationPolicy: "Background" });
+        } catch (error) {
+          remaining.errors.push(error);
+        }
         ({ items } = await client.list(resource, { namespace: name }));
       }
       if (items.length === 0) continue;

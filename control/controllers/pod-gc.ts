@@ -16,10 +16,14 @@ import { OUT_OF_SERVICE, readyStatus } from "./taints.js";
 const FINISHED_LIMIT = 12_500;
 const LONGEST_PERIOD_MS = 20_000;
 
-/** The oldest of the finished pods, as many as there are beyond the limit. */
+/** Of the finished pods as many as there are beyond the limit: evicted ones first, of the others the oldest. */
 export function finishedBeyond(pods: readonly Stored<Pod>[], limit: number): Stored<Pod>[] {
   const finished = pods.filter((pod) => isPodTerminal(pod) && !pod.metadata.deletionTimestamp);
-  finished.sort((a, b) => (a.metadata.creationTimestamp < b.metadata.creationTimestamp ? -1 : 1));
+  const isEvicted = ({ status }: Stored<Pod>) => Number(status?.reason === "Evicted");
+  finished.sort(
+    (a, b) =>
+      isEvicted(b) - isEvicted(a) || (a.metadata.creationTimestamp < b.metadata.creationTimestamp ? -1 : 1),
+  );
   return finished.slice(0, Math.max(0, finished.length - limit));
 }
 

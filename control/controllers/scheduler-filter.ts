@@ -11,6 +11,8 @@ import { isTolerated, noScheduleTaints, UNSCHEDULABLE } from "./taints.js";
 export interface Refusal {
   reasons: string[];
   fixed: boolean;
+  /** It is a rule between pods that refuses: what happens on other nodes may help. */
+  between?: true;
 }
 
 /** Pods a node takes when it does not say; the kubelet's default. */
@@ -20,12 +22,10 @@ const refuse = (reason: string, fixed = true): Refusal => ({ reasons: [reason], 
 
 /** Undefined: the pod may run here. The checks come in kube-scheduler's order; the first that fails counts. */
 export function filterNode(facts: PodFacts, info: NodeInfo, topology: TopologyRules): Refusal | undefined {
-  return (
-    filterByNode(facts.pod, info) ??
-    filterPorts(facts, info) ??
-    filterResources(facts, info) ??
-    topology.check(info)
-  );
+  const own = filterByNode(facts.pod, info) ?? filterPorts(facts, info) ?? filterResources(facts, info);
+  if (own) return own;
+  const between = topology.check(info);
+  return between && { ...between, between: true };
 }
 
 /** Everything that depends on the node's own object only. */
@@ -42,7 +42,7 @@ function filterByNode(pod: Stored<Pod>, info: NodeInfo): Refusal | undefined {
     (taint) =>
       (taint.effect === "NoSchedule" || taint.effect === "NoExecute") && !isTolerated(taint, tolerations),
   );
-  if (taint) return refuse(`node(s) had untolerated taint {${taint.key}: ${taint.value ?? ""}}`);
+  if (taint) return refuse("node(s) had untolerated taint(s)");
   if (!matchesNodeAffinity(pod, info)) return refuse("node(s) didn't match Pod's node affinity/selector");
   return undefined;
 }
@@ -108,7 +108,7 @@ export function unschedulableMessage(nodes: number, refusals: readonly Refusal[]
   const why = countReasons(refusals.flatMap(({ reasons }) => reasons));
   return (
     `0/${nodes} nodes are available: ${why}. ` +
-    `preemption: 0/${nodes} nodes are available: ${countReasons(preemption)}.`
+    `no new claims to deallocate, preemption: 0/${nodes} nodes are available: ${countReasons(preemption)}.`
   );
 }
 

@@ -20,7 +20,7 @@ type Term = NonNullable<
   NonNullable<Affinity["podAffinity"]>["requiredDuringSchedulingIgnoredDuringExecution"]
 >[number];
 
-const NO_RULES: TopologyRules = { check: () => undefined };
+export const NO_RULES: TopologyRules = { check: () => undefined };
 
 /** Whether other pods have to keep a distance from this one's like. */
 export function hasAntiAffinity(pod: Stored<Pod>): boolean {
@@ -58,6 +58,22 @@ export function topologyRules(
       return undefined;
     },
   };
+}
+
+/** Whether a rule of `pod`, or of `other` about it, speaks of `other`: its coming or going may matter. */
+export function concerns(pod: Stored<Pod>, other: Stored<Pod>, namespaceLabels: NamespaceLabels): boolean {
+  const near = pod.spec?.affinity?.podAffinity?.requiredDuringSchedulingIgnoredDuringExecution ?? [];
+  return (
+    [...near, ...antiAffinityTerms(pod)].some((term) => termMatches(term, pod, other, namespaceLabels)) ||
+    antiAffinityTerms(other).some((term) => termMatches(term, other, pod, namespaceLabels)) ||
+    (other.metadata.namespace === pod.metadata.namespace &&
+      (pod.spec?.topologySpreadConstraints ?? []).some((constraint) =>
+        selects(
+          withLabelKeys(constraint.labelSelector, constraint.matchLabelKeys, pod),
+          other.metadata.labels,
+        ),
+      ))
+  );
 }
 
 function antiAffinityTerms(pod: Stored<Pod>): Term[] {

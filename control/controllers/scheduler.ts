@@ -24,13 +24,15 @@ import type { Reconciler } from "./reconcile.js";
 import { filterNode, type Refusal, unschedulableMessage } from "./scheduler-filter.js";
 import { NodeInfo, type PodFacts, podFacts } from "./scheduler-node.js";
 import { bestNode } from "./scheduler-score.js";
-import { hasAntiAffinity, topologyRules } from "./scheduler-topology.js";
+import { concerns, hasAntiAffinity, NO_RULES, topologyRules } from "./scheduler-topology.js";
 import { indexServicesAndPods, servicesOf } from "./service-pods.js";
 import { timestamp } from "./time.js";
 
 const SCHEDULER_NAME = "default-scheduler";
 /** Changes that may help waiting pods come in crowds: look once for all of them. */
 const RETRY_DELAY_MS = 20;
+/** Then a waiting pod is tried again whatever happened: nobody waits for ever because a hint was wrong. */
+const FLUSH_MS = 300_000;
 /** pods/binding takes a Binding, but is a subresource of pods. */
 const BINDINGS: Resource<Binding> = {
   group: "",
@@ -52,8 +54,8 @@ export class Scheduler implements Reconciler {
   readonly #placed = new Map<string, string>();
   /** uids of placed pods with required anti-affinity. */
   readonly #guarded = new Set<string>();
-  /** Pods no node can take now, and whether other pods' places matter to them. */
-  readonly #waiting = new Map<string, { needsOthers: boolean }>();
+  /** Pods no node can take now. */
+  readonly #waiting = new Map<string, Waiting>();
   /** Those of them that are looked at again when the timer ends. */
   readonly #retry = new Set<string>();
   readonly #queue: WorkQueue;
@@ -102,14 +104,30 @@ export class Scheduler implements Reconciler {
   }
 
   #nodeChanged(old: Stored<Node> | undefined, now: Stored<Node>): void {
-    this.#info(now.metadata.name).node = now;
-    if (!old || !semanticallyEqual(placementView(old), placementView(now))) this.#retryWaiting();
+    const info = this.#info(now.metadata.name);
+    info.node = now;
+    if (old && semanticallyEqual(placementView(old), placementView(now))) return;
+    // Other labels are other topology domains.
+    const moved = !old || !semanticallyEqual(old.metadata.labels, now.metadata.labels);
+    this.#retryWaiting((pod) => !pod.refused || (moved && pod.apart.size > 0) || this.#opens(pod, info));
+  }
+
+  /** Whether a node takes the pod now, as far as it refused it by itself. */
+  #opens({ facts, apart }: Waiting, info: NodeInfo): boolean {
+    return !!info.node && !apart.has(info.node.metadata.name) && !filterNode(facts, info, NO_RULES);
+  }
+
+  /** Whether a rule between pods held the waiting one back, and one of them speaks of `other`. */
+  #concerned({ facts, apart }: Waiting, other: Stored<Pod>): boolean {
+    const labelsOf = (name: string) => this.#namespaces.get(name)?.metadata.labels;
+    return apart.size > 0 && concerns(facts.pod, other, labelsOf);
   }
 
   #nodeDeleted(node: Stored<Node>): void {
     const info = this.#info(node.metadata.name);
     info.node = undefined;
     if (info.pods.size === 0) this.#infos.delete(node.metadata.name);
+    this.#retryWaiting(({ apart }) => apart.size > 0);
   }
 
   #podChanged(pod: Stored<Pod>): void {
@@ -136,7 +154,12 @@ export class Scheduler implements Reconciler {
     const before = this.#info(nodeName).pods.get(uid)?.pod;
     this.#info(nodeName).add(facts);
     const moved = !before || !semanticallyEqual(before.metadata.labels, facts.pod.metadata.labels);
-    if (moved) this.#retryWaiting(({ needsOthers }) => needsOthers);
+    if (moved)
+      this.#retryWaiting(
+        (waiting) =>
+          (needsOthers(waiting.facts.pod) && this.#concerned(waiting, facts.pod)) ||
+          (before !== undefined && this.#concerned(waiting, before)),
+      );
     this.#placed.set(uid, nodeName);
     if (hasAntiAffinity(facts.pod)) this.#guarded.add(uid);
   }
@@ -147,14 +170,15 @@ export class Scheduler implements Reconciler {
     this.#placed.delete(uid);
     this.#guarded.delete(uid);
     const info = this.#info(nodeName);
+    const gone = info.pods.get(uid)?.pod;
     info.remove(uid);
     if (!info.node && info.pods.size === 0) this.#infos.delete(nodeName);
-    this.#retryWaiting();
+    this.#retryWaiting((pod) => this.#opens(pod, info) || (gone !== undefined && this.#concerned(pod, gone)));
   }
 
   /** The more wait, the longer the pause: a crowd that fits nowhere must not keep the process busy. */
-  #retryWaiting(which: (pod: { needsOthers: boolean }) => boolean = () => true): void {
-    for (const [key, pod] of this.#waiting) if (which(pod)) this.#retry.add(key);
+  #retryWaiting(helps: (pod: Waiting) => boolean): void {
+    for (const [key, pod] of this.#waiting) if (!this.#retry.has(key) && helps(pod)) this.#retry.add(key);
     if (this.#retry.size === 0) return;
     this.#retryTimer ??= setTimeout(() => {
       this.#retryTimer = undefined;
@@ -175,10 +199,12 @@ export class Scheduler implements Reconciler {
     const pod = this.#pods.get(key);
     if (!pod || pod.spec?.nodeName || !isMine(pod) || this.#placed.has(pod.metadata.uid)) return;
     const facts = podFacts(pod, this.#groupOf(pod));
+    this.#waiting.delete(key);
     const decision = this.#decide(facts);
-    if (typeof decision === "string") {
-      this.#waiting.set(key, { needsOthers: needsOthers(pod) });
-      await this.#tellUnschedulable(pod, decision);
+    if ("message" in decision) {
+      this.#waiting.set(key, decision);
+      this.#queue.addAfter(key, FLUSH_MS);
+      await this.#tellUnschedulable(pod, decision.message);
       return;
     }
     const nodeName = decision.metadata.name;
@@ -199,7 +225,7 @@ export class Scheduler implements Reconciler {
   }
 
   /** The node, or why there is none. Synchronous: the next decision sees this one's placement. */
-  #decide(facts: PodFacts): Stored<Node> | string {
+  #decide(facts: PodFacts): Stored<Node> | (Waiting & { message: string }) {
     const infos = [...this.#infos.values()].filter((info) => info.node);
     const guarded = [...this.#guarded].flatMap((uid) => {
       const info = this.#infos.get(this.#placed.get(uid) ?? "");
@@ -214,12 +240,17 @@ export class Scheduler implements Reconciler {
     );
     const possible: NodeInfo[] = [];
     const refusals: Refusal[] = [];
+    const apart = new Set<string>();
     for (const info of infos) {
       const refusal = filterNode(facts, info, topology);
       if (refusal) refusals.push(refusal);
       else possible.push(info);
+      if (refusal?.between) apart.add(info.node?.metadata.name ?? "");
     }
-    return bestNode(facts, possible)?.node ?? unschedulableMessage(infos.length, refusals);
+    const best = bestNode(facts, possible)?.node;
+    if (best) return best;
+    const message = unschedulableMessage(infos.length, refusals);
+    return { facts, message, refused: infos.length > 0, apart };
   }
 
   async #bind(pod: Stored<Pod>, nodeName: string): Promise<void> {
@@ -251,6 +282,15 @@ export class Scheduler implements Reconciler {
     const options = { ...namespaceOf(pod), subresource: "status" as const };
     await this.#context.client.patch(PODS, pod.metadata.name, "strategic", patch, options);
   }
+}
+
+/** A pod that waits. */
+interface Waiting {
+  facts: PodFacts;
+  /** False: there was no node to ask. */
+  refused: boolean;
+  /** Nodes from which only a rule between pods keeps it away. */
+  apart: ReadonlySet<string>;
 }
 
 function isMine(pod: Stored<Pod>): boolean {

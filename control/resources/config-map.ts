@@ -59,7 +59,7 @@ export const configMapDefinition: ResourceDefinition<ConfigMap> = {
     }
     errors.push(...validateKeys(cm.binaryData, "binaryData"));
     for (const value of Object.values(cm.binaryData ?? {})) size += decodedLength(value);
-    if (size > MAX_DATA_BYTES) errors.push(tooLong("", MAX_DATA_BYTES));
+    if (size > MAX_DATA_BYTES) errors.push(tooLong("[]", MAX_DATA_BYTES));
     return [
       ...errors,
       ...validateImmutable<ConfigMap>(cm, old as ConfigMap | undefined, ["data", "binaryData"]),

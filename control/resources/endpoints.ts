@@ -6,6 +6,7 @@ import { ageColumn, column, firstThree, nameColumn } from "./object.js";
 import type { FieldError, ResourceDefinition } from "./types.js";
 import { required } from "./validation/field.js";
 import { ip, label, nonSpecialIp, portNumber, protocol, qualified, subdomain } from "./validation/values.js";
+import { endpointsWarnings } from "./warnings.js";
 
 function endpointsText(endpoints: Stored<Endpoints>): string {
   const subsets = endpoints.subsets ?? [];
@@ -41,6 +42,8 @@ function validatePort(port: EndpointsPort, needsName: boolean, at: string): Fiel
 
 export const endpointsDefinition: ResourceDefinition<Endpoints> = {
   resource: ENDPOINTS,
+  deprecation: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+  warnings: endpointsWarnings,
   singular: "endpoints",
   shortNames: ["ep"],
   schema: "io.k8s.api.core.v1.Endpoints",

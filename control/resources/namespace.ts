@@ -39,6 +39,9 @@ export const namespaceDefinition: ResourceDefinition<Namespace> = {
     keepStatus(draft, old);
   },
   prepareForDelete(draft) {
+    // The real server marks namespaces by a way of their own, which knows no grace.
+    const { deletionGracePeriodSeconds: _, ...metadata } = draft.metadata ?? {};
+    draft.metadata = metadata;
     draftOf(draft).status = { ...draft.status, phase: "Terminating" };
   },
   validate: (ns) =>

@@ -12,6 +12,7 @@ import type { ResourceDefinition } from "./types.js";
 import { invalidStatus } from "./validation/field.js";
 import { dns1035Label } from "./validation/meta.js";
 import { validateService } from "./validation/service.js";
+import { serviceWarnings } from "./warnings.js";
 
 function externalIP({ spec, status }: Stored<Service>): string {
   if (spec?.type === "ExternalName") return spec.externalName ?? "";
@@ -73,6 +74,7 @@ export function serviceDefinition(options: AllocationOptions): ResourceDefinitio
       if (draft.spec.type !== "LoadBalancer") draftOf(draft).status = { loadBalancer: {} };
     },
     validate: validateService,
+    warnings: serviceWarnings,
     validateName: dns1035Label,
     allocate: (draft, old) => allocator.allocate(draft, old),
     restore: (services) => allocator.restore(services),

@@ -82,6 +82,8 @@ export interface ResourceDefinition<T extends KubeObject = KubeObject> {
   readonly hasStatus: boolean;
   readonly scale?: ScaleMapping<T>;
   readonly conversion?: Conversion;
+  /** Of a kind that should not be used any more: the warning that goes with every answer about it. */
+  readonly deprecation?: string;
   /** Values that a field selector may name, beside metadata.name and metadata.namespace. */
   selectableFields?(object: Stored<T>): Record<string, string>;
   setDefaults?(draft: T): void;
@@ -95,6 +97,8 @@ export interface ResourceDefinition<T extends KubeObject = KubeObject> {
   prepareForDelete?(draft: T): void;
   /** Everything about this kind's own fields; name, namespace, labels and annotations are the engine's. */
   validate(object: T, old?: Stored<T>): FieldError[];
+  /** What to tell who creates or updates such an object, though it is valid. */
+  warnings?(object: T): string[];
   /** Whether metadata.name is a valid one; default DNS-1123 subdomain. Returns what is wrong, one a line. */
   validateName?(name: string): string[];
   /**

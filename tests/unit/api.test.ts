@@ -24,6 +24,7 @@ import {
   NAMESPACES,
   NODES,
   PODS,
+  SERVICE_ACCOUNTS,
   StatusError,
 } from "../../common/client.js";
 import type { ConfigMap, Deployment, KubeObject, Pod, Status, Stored } from "../../common/k8s.js";
@@ -36,6 +37,7 @@ import {
   parseLabelSelector,
   selectorOf,
 } from "../../common/selector.js";
+import { ADMISSION, type Admission } from "../../control/api/admission.js";
 import { objectCodec } from "../../control/api/codec.js";
 import { DecodeError, Decoders } from "../../control/api/decode.js";
 import type { KubeletConnector } from "../../control/api/http/kubelet.js";
@@ -668,6 +670,7 @@ function answerOf(res: IncomingMessage): Promise<Answer> {
 async function startHarness(
   test: Test,
   kubelet: KubeletConnector = () => ({ socketPath: "/nowhere", pathPrefix: "" }),
+  admission: readonly Admission[] = [],
 ): Promise<Harness> {
   const dir = tempDir(test);
   const store = await LmdbStore.open<Stored>({ path: join(dir, "store"), codec: objectCodec });
@@ -676,7 +679,7 @@ async function startHarness(
     nodePortRange: [30000, 32767],
     defaultTolerationSeconds: 300,
   });
-  const registry = await Registry.open({ store, schema, definitions, log: silentLogger });
+  const registry = await Registry.open({ store, schema, definitions, admission, log: silentLogger });
   const client = new LocalClient(registry);
   await client.create(NAMESPACES, { metadata: { name: "default" } });
   const api = new ApiServer({ registry, kubelet, address: () => "127.0.0.1:1", log: silentLogger });
@@ -1030,12 +1033,43 @@ t.test("create, get, update, delete: shapes and error texts", async (t) => {
     `${CM}/a`,
     { preconditions: { uid: "nope" } },
   );
+  const invalidDelete = 'DeleteOptions.meta.k8s.io "" is invalid: ';
+  const maybe = await error(
+    422,
+    "Invalid",
+    `${invalidDelete}propagationPolicy: Unsupported value: "Maybe": supported values: "Foreground", "Background", "Orphan", "nil"`,
+    "DELETE",
+    `${CM}/a?propagationPolicy=Maybe`,
+  );
+  t.match(maybe.details?.causes, [{ reason: "FieldValueNotSupported", field: "propagationPolicy" }]);
+  for (const [query, body] of [
+    ["", { propagationPolicy: "Orphan", orphanDependents: true }],
+    ["?propagationPolicy=Orphan&orphanDependents=false", undefined],
+  ] as const)
+    await error(
+      422,
+      "Invalid",
+      `${invalidDelete}propagationPolicy: Invalid value: "Orphan": orphanDependents and deletionPropagation cannot be both set`,
+      "DELETE",
+      `${CM}/a${query}`,
+      body,
+    );
+  for (const body of [undefined, { dryRun: ["Some"] }])
+    await error(
+      422,
+      "Invalid",
+      `${invalidDelete}dryRun: Unsupported value: ["Some"]: supported values: "All"`,
+      "DELETE",
+      body ? `${CM}/a` : `${CM}/a?dryRun=Some`,
+      body,
+    );
   await error(
     422,
     "Invalid",
-    /propagationPolicy: Unsupported value: "Maybe"/,
-    "DELETE",
-    `${CM}/a?propagationPolicy=Maybe`,
+    'ConfigMap "big" is invalid: []: Too long: may not be more than 1048576 bytes',
+    "POST",
+    CM,
+    configMap("big", { key: "x".repeat(1024 * 1024 + 1) }),
   );
   const deleted = await call("DELETE", `${CM}/a`);
   t.match(deleted.body, {
@@ -1072,14 +1106,20 @@ t.test("fieldValidation, dryRun, YAML, generateName", async (t) => {
   t.notOk("dota" in warned.body);
   t.equal((await call("GET", `${CM}/a`)).code, 404, "a dry run keeps nothing");
   t.equal((await call("POST", `${CM}?fieldValidation=Ignore`, { body: bad })).headers.warning, undefined);
-  t.match(
-    (await call("POST", `${CM}?dryRun=Some`, { body: bad })).body.message,
-    /dryRun: Unsupported value: "Some"/,
-  );
-  t.match(
-    (await call("POST", `${CM}?fieldValidation=Sure`, { body: bad })).body.message,
-    /fieldValidation: Unsupported value/,
-  );
+  const dry = 'dryRun: Unsupported value: ["Some"]: supported values: "All"';
+  const sure = 'fieldValidation: Unsupported value: "Sure": supported values: "", "Ignore", "Strict", "Warn"';
+  for (const [method, query, options, what] of [
+    ["POST", "?dryRun=Some", "CreateOptions", dry],
+    ["POST", "?fieldValidation=Sure", "CreateOptions", sure],
+    ["PUT", "/a?dryRun=Some&fieldValidation=Sure", "UpdateOptions", `[${dry}, ${sure}]`],
+    ["PATCH", "/a?dryRun=Some", "PatchOptions", dry],
+  ] as const) {
+    const message = `${options}.meta.k8s.io "" is invalid: ${what}`;
+    t.match(await call(method, `${CM}${query}`, { body: bad }), {
+      code: 422,
+      body: { reason: "Invalid", message },
+    });
+  }
   const wrong = await call("POST", DEPLOYS, {
     body: { ...deployment("d"), spec: { ...deployment("d").spec, replicas: "3" } },
   });
@@ -1113,6 +1153,51 @@ t.test("fieldValidation, dryRun, YAML, generateName", async (t) => {
     (await call("POST", CM, { body: "k8s", type: "application/vnd.kubernetes.protobuf" })).body.message,
     /protobuf/,
   );
+});
+
+t.test("warnings: a deprecated kind with every answer, a deprecated field with every write", async (t) => {
+  const { call } = await startHarness(t);
+  const path = "/api/v1/namespaces/default/endpoints";
+  const deprecated = '299 - "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"';
+  const body = (ip: string) => ({
+    metadata: { name: "e" },
+    subsets: [{ addresses: [{ ip }], notaField: 1, ports: [{ port: 80 }] }],
+  });
+  const made = await call("POST", path, { body: body("FD00::1") });
+  t.equal(
+    made.headers.warning,
+    [
+      deprecated,
+      '299 - "unknown field \\"subsets[0].notaField\\""',
+      '299 - "subsets[0].addresses[0].ip: IPv6 address \\"FD00::1\\" should be in RFC 5952 canonical format (\\"fd00::1\\")"',
+    ].join(", "),
+  );
+  for (const [method, where, body, code] of [
+    ["GET", path, undefined, 200],
+    ["GET", `${path}/e`, undefined, 200],
+    ["GET", `${path}/none`, undefined, 404],
+    ["GET", `${path}?watch=true&timeoutSeconds=1`, undefined, 200],
+    ["DELETE", `${path}/e`, undefined, 200],
+    ["DELETE", path, undefined, 200],
+  ] as const) {
+    const answer = await call(method, where, { body });
+    t.match(answer, { code, headers: { warning: deprecated } }, `${method} ${where}`);
+  }
+  const services = "/api/v1/namespaces/default/services";
+  const warning = '299 - "spec.externalIPs is deprecated and may no longer be implemented in some clusters"';
+  const spec = { ports: [{ port: 80 }], externalIPs: ["192.0.2.1"] };
+  const service = await call("POST", services, { body: { metadata: { name: "s" }, spec } });
+  t.match(service, { code: 201, headers: { warning } });
+  const merge = "application/merge-patch+json";
+  t.match(await call("PATCH", `${services}/s`, { type: merge, body: {} }), {
+    code: 200,
+    headers: { warning },
+  });
+  t.equal(
+    (await call("PATCH", `${services}/s/status`, { type: merge, body: {} })).headers.warning,
+    undefined,
+  );
+  t.equal((await call("GET", `${services}/s`)).headers.warning, undefined);
 });
 
 t.test("patch: three kinds, conflicts retried, errors", async (t) => {
@@ -1156,6 +1241,15 @@ t.test("patch: three kinds, conflicts retried, errors", async (t) => {
   t.equal((await patch("json-patch", [{ op: "remove", path: "/spec/nope" }])).code, 422);
   t.equal((await patch("json-patch", { op: "x" })).code, 400);
   t.equal((await patch("merge-patch", [])).code, 400);
+  for (const [body, type] of [
+    [[], "array"],
+    ['"x"', "string"],
+    ["3", "number"],
+  ]) {
+    const message = `json: cannot unmarshal ${type} into Go value of type map[string]interface {}`;
+    t.match((await patch("strategic-merge-patch", body)).body, { code: 400, reason: "BadRequest", message });
+  }
+  t.equal((await patch("strategic-merge-patch", "null")).code, 200, "nothing to change");
   const apply = await call("PATCH", `${DEPLOYS}/d`, { body: "a: b", type: "application/apply-patch+yaml" });
   t.equal(apply.code, 415);
   t.match(apply.body.message, /application\/strategic-merge-patch\+json/);
@@ -1343,6 +1437,22 @@ t.test("pods: binding and eviction", async (t) => {
   t.equal((await call("GET", `${PODS_PATH}/p`)).body.metadata.deletionGracePeriodSeconds, 3);
 });
 
+t.test("admission waits for the service account of a new namespace, not for long", async (t) => {
+  const { call, client } = await startHarness(t, undefined, ADMISSION);
+  const PODS_PATH = "/api/v1/namespaces/default/pods";
+  t.match(await call("POST", PODS_PATH, { body: pod("p") }), {
+    code: 403,
+    body: {
+      message:
+        'pods "p" is forbidden: error looking up service account default/default: serviceaccount "default" not found',
+    },
+  });
+  const waiting = call("POST", PODS_PATH, { body: pod("p") });
+  await new Promise((resolve) => setTimeout(resolve, 250));
+  await client.create(SERVICE_ACCOUNTS, { metadata: { name: "default", namespace: "default" } });
+  t.equal((await waiting).code, 201);
+});
+
 t.test("list: selectors, pages that stay consistent, versions", async (t) => {
   const { call, store } = await startHarness(t);
   for (let i = 0; i < 7; i++)
@@ -1390,7 +1500,33 @@ t.test("list: selectors, pages that stay consistent, versions", async (t) => {
     message: /Too large resource version: 999999/,
   });
   t.equal((await call("GET", `${CM}?resourceVersion=abc`)).code, 400);
-  t.equal((await call("GET", `${CM}?resourceVersionMatch=Exact`)).code, 400);
+  const unless =
+    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided";
+  const unsupported =
+    'resourceVersionMatch: Unsupported value: "Newest": supported values: "Exact", "NotOlderThan", ""';
+  for (const [query, what] of [
+    ["resourceVersionMatch=Exact", unless],
+    ["resourceVersionMatch=Newest", `[${unless}, ${unsupported}]`],
+    ["resourceVersion=1&resourceVersionMatch=Newest", unsupported],
+    [
+      "resourceVersion=0&resourceVersionMatch=Exact",
+      'resourceVersionMatch: Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
+    ],
+    [
+      "resourceVersion=1&resourceVersionMatch=Exact&continue=x",
+      "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+    ],
+  ]) {
+    const message = `ListOptions.meta.k8s.io "" is invalid: ${what}`;
+    t.match(await call("GET", `${CM}?${query}`), { code: 422, body: { message } });
+  }
+  const now = await store.revision();
+  t.match(await call("GET", `${CM}/c1?resourceVersion=${now + 1}`), {
+    code: 504,
+    body: { reason: "Timeout", message: `Timeout: Too large resource version: ${now + 1}, current: ${now}` },
+  });
+  t.equal((await call("GET", `${CM}/c1?resourceVersion=${now}`)).code, 200);
+  t.equal((await call("GET", `${CM}/c1?resourceVersion=abc`)).code, 400);
   t.equal((await call("GET", `${CM}?continue=rubbish`)).code, 400);
   await store.compact(await store.revision());
   const late = await next(second);
@@ -1565,16 +1701,20 @@ t.test("watch: state first, resume, selectors, bookmarks, 410", async (t) => {
 
   await store.compact(await store.revision());
   const expired = await watch(h, `${CM}?watch=1&resourceVersion=${versions[0]}`);
-  t.match(expired.status, {
-    code: 410,
-    reason: "Expired",
-    message: /^too old resource version: \d+ \(\d+\)$/,
+  await expired.ended;
+  t.match(expired, { code: 200, events: { length: 1 } });
+  t.match(expired.events[0], {
+    type: "ERROR",
+    object: {
+      kind: "Status",
+      code: 410,
+      reason: "Expired",
+      message: /^too old resource version: \d+ \(\d+\)$/,
+    },
   });
-  t.match(
-    (await watch(h, `${CM}?watch=1&resourceVersion=99999`)).status,
-    { code: 410, reason: "Expired" },
-    "a version of another store, too",
-  );
+  const other = await watch(h, `${CM}?watch=1&resourceVersion=99999`);
+  await other.ended;
+  t.match(other.events, [{ type: "ERROR", object: { code: 410 } }], "a version of another store, too");
 
   const table = await watch(h, `${CM}?watch=1`, "application/json;as=Table;v=v1;g=meta.k8s.io");
   await until(() => table.events.length === 2);

@@ -10,6 +10,7 @@ import {
   EVENTS,
   isNotFound,
   type KubeClient,
+  LEASES,
   NAMESPACES,
   NODES,
   PODS,
@@ -284,16 +285,51 @@ t.test("service accounts: one that is removed comes back", async (t) => {
 });
 
 t.test("namespace: what holds it up is told, and it goes soon after", async (t) => {
-  const { client, context, start, queued, gone } = await alone(t);
+  let refuse = true;
+  const { client, context, start, queued, gone } = await alone(t, (client) => ({
+    async deleteCollection(resource, options) {
+      if ((resource as Resource) === (LEASES as Resource) && refuse) throw refusal();
+      await client.deleteCollection(resource, options);
+    },
+  }));
   await start(queued((queue) => new NamespaceController(context, queue)));
   await client.create(NAMESPACES, { metadata: { name: "team" } });
   await client.create(CONFIG_MAPS, { metadata: { name: "held", namespace: "team", finalizers: [HOLD] } });
+  await client.create(LEASES, { metadata: { name: "l", namespace: "team" } });
   await client.delete(NAMESPACES, "team");
-  const conditions = await eventually("conditions", async () => {
-    const { status } = await client.get(NAMESPACES, "team");
-    return status?.conditions;
+  const conditionsOf = (leases: number) =>
+    eventually(`conditions with ${leases} Leases`, async () => {
+      const { status } = await client.get(NAMESPACES, "team");
+      const text = JSON.stringify(status?.conditions ?? "");
+      return text !== '""' && text.includes("leases.") === leases > 0 && status?.conditions;
+    });
+  t.match((await conditionsOf(1))[2], {
+    type: "NamespaceDeletionContentFailure",
+    status: "True",
+    reason: "ContentDeletionFailed",
+    message: "Failed to delete all resource types, 1 remaining: not today",
   });
+  refuse = false;
+  const conditions = await conditionsOf(0);
   t.match(conditions, [
+    {
+      type: "NamespaceDeletionDiscoveryFailure",
+      status: "False",
+      reason: "ResourcesDiscovered",
+      message: "All resources successfully discovered",
+    },
+    {
+      type: "NamespaceDeletionGroupVersionParsingFailure",
+      status: "False",
+      reason: "ParsedGroupVersions",
+      message: "All legacy kube types successfully parsed",
+    },
+    {
+      type: "NamespaceDeletionContentFailure",
+      status: "False",
+      reason: "ContentDeleted",
+      message: "All content successfully deleted, may be waiting on finalization",
+    },
     {
       type: "NamespaceContentRemaining",
       status: "True",
@@ -307,6 +343,7 @@ t.test("namespace: what holds it up is told, and it goes soon after", async (t) 
       message: `Some content in the namespace has finalizers remaining: ${HOLD} in 1 resource instances`,
     },
   ]);
+  t.notOk("deletionGracePeriodSeconds" in (await client.get(NAMESPACES, "team")).metadata);
   const before = Date.now();
   await client.patch(CONFIG_MAPS, "held", "merge", { metadata: { finalizers: null } }, { namespace: "team" });
   await gone(NAMESPACES, "team");
@@ -414,6 +451,9 @@ t.test("pod-gc: of finished pods the oldest go", async (t) => {
   ];
   const names = (limit: number) => finishedBeyond(pods, limit).map(({ metadata }) => metadata.name);
   t.same([names(1), names(2), names(3), names(9)], [["a", "b"], ["a"], [], []]);
+  const evicted = pod("e", 9, "Failed");
+  pods.push({ ...evicted, status: { ...evicted.status, reason: "Evicted" } });
+  t.same([names(3), names(1)], [["e"], ["e", "a", "b"]], "evicted ones before");
 });
 
 t.test("taint eviction: when, for whom, and not after all", async (t) => {
@@ -945,7 +985,7 @@ t.test("endpoints and slices: refused ones are told", async (t) => {
 });
 
 t.test("garbage collector: whose owner is who", async (t) => {
-  const { client, context, start, queued, gone } = await alone(t);
+  const { client, context, start, queued, gone, told } = await alone(t);
   await start(queued((queue) => new GarbageCollector(context, queue)));
   await client.create(NAMESPACES, { metadata: { name: "other" } });
   const configMap = (name: string, owners: object[] = [], fields: object = {}, namespace = "default") =>
@@ -965,6 +1005,8 @@ t.test("garbage collector: whose owner is who", async (t) => {
   await configMap("half", [owned(owner), nobody]);
   await configMap("stranger", [owned(owner)], {}, "other");
   await gone(CONFIG_MAPS, "stranger", "other");
+  const place = `\\[v1/ConfigMap, namespace: other, name: owner, uid: ${owner.metadata.uid}\\]`;
+  await told(new RegExp(`^OwnerRefInvalidNamespace: ownerRef ${place} does not exist in namespace "other"$`));
   await configMap("misnamed", [{ ...owned(owner), name: "nobody" }]);
   await gone(CONFIG_MAPS, "misnamed", "default");
   await configMap("impostor", [{ ...owned(owner), uid: "1" }]);
@@ -997,6 +1039,14 @@ t.test("garbage collector: whose owner is who", async (t) => {
   t.ok(await client.get(CONFIG_MAPS, "held", "default"));
   await client.patch(CONFIG_MAPS, "blocking", "merge", { metadata: { ownerReferences: null } }, DEFAULT);
   await gone(CONFIG_MAPS, "held", "default");
+
+  const one = await configMap("one");
+  const block = { blockOwnerDeletion: true };
+  const two = await configMap("two", [owned(one, block)]);
+  const ownedByTwo = { metadata: { ownerReferences: [owned(two, block)] } };
+  await client.patch(CONFIG_MAPS, "one", "merge", ownedByTwo, DEFAULT);
+  await client.delete(CONFIG_MAPS, "one", { ...DEFAULT, propagationPolicy: "Foreground" });
+  for (const name of ["one", "two"]) await gone(CONFIG_MAPS, name, "default");
 });
 
 t.test("scheduler: what lets waiting pods go on", async (t) => {
@@ -1055,3 +1105,79 @@ t.test("scheduler: what lets waiting pods go on", async (t) => {
   await client.patch(PODS, "gated", "merge", { spec: { schedulingGates: null } }, DEFAULT);
   await placed("gated");
 });
+
+t.test(
+  "scheduler: what cannot help a waiting pod does not try it again, but for every five minutes",
+  async (t) => {
+    const { client, context, informers, start, queued, cached } = await alone(t);
+    const later = new Map<string, number>();
+    await start(
+      queued((queue) => {
+        queue.addAfter = (key, ms) => later.set(key, ms);
+        return new Scheduler(context, queue);
+      }),
+    );
+    t.teardown(playKubelets(client, informers));
+    const NAMES = ["choosy", "hungry", "apart"] as const;
+    const told = async () => {
+      await context.events.idle();
+      const { items } = await client.list(EVENTS);
+      return NAMES.map((name) =>
+        items
+          .filter((event) => event.reason === "FailedScheduling" && event.involvedObject.name === name)
+          .reduce((sum, { count }) => sum + (count ?? 1), 0),
+      );
+    };
+    const pod = async (name: string, spec: object, labels = {}) => {
+      const made = await client.create(PODS, {
+        metadata: { name, ...DEFAULT, labels },
+        spec: { containers: CONTAINERS, ...spec },
+      } as Pod);
+      await cached(PODS, made);
+    };
+    const placed = (name: string) =>
+      eventually(`${name} has a node`, async () => (await client.get(PODS, name, "default")).spec?.nodeName);
+    const tellings = (...wanted: number[]) =>
+      eventually(`told ${wanted}`, async () => `${await told()}` === `${wanted}`);
+    await addNodes(client, 1);
+    const requests = (cpu: string) => ({
+      containers: [{ name: "c", image: "v1", resources: { requests: { cpu } } }],
+    });
+    const term = { labelSelector: { matchLabels: { app: "noise" } }, topologyKey: "kubernetes.io/hostname" };
+    const away = { podAntiAffinity: { requiredDuringSchedulingIgnoredDuringExecution: [term] } };
+    await pod("noise", {}, { app: "noise" });
+    await pod("big", requests("5"));
+    for (const name of ["noise", "big", "passer"]) {
+      if (name === "passer") await pod(name, {});
+      await placed(name);
+    }
+    await pod("choosy", { nodeSelector: { disk: "ssd" } });
+    await pod("hungry", requests("6"));
+    await pod("apart", { affinity: away });
+    await tellings(1, 1, 1);
+    t.strictSame([...later.values()], [300_000, 300_000, 300_000]);
+
+    await client.delete(PODS, "passer", DEFAULT);
+    await client.create(NODES, { ...readyNode("small"), spec: { unschedulable: true } });
+    await client.patch(NODES, "small", "merge", { metadata: { annotations: { note: "n" } } });
+    const allocatable = { cpu: "7", memory: "16Gi", pods: "100" };
+    await client.patch(NODES, "node-1", "merge", { status: { allocatable } }, { subresource: "status" });
+    const tainted = { taints: [{ key: "k", effect: "PreferNoSchedule" }] };
+    await client.patch(NODES, "node-1", "merge", { spec: tainted });
+    await pod("bystander", {});
+    await placed("bystander");
+    await pause(150);
+    t.strictSame(
+      await told(),
+      [1, 1, 2],
+      "a node is a new domain for rules between pods; nothing else helps",
+    );
+
+    await client.patch(NODES, "node-1", "merge", { metadata: { labels: { disk: "ssd" } } });
+    await placed("choosy");
+    await client.delete(PODS, "big", DEFAULT);
+    await placed("hungry");
+    await client.delete(PODS, "noise", DEFAULT);
+    await placed("apart");
+  },
+);

@@ -3,9 +3,20 @@
 
 import t from "tap";
 import { ENDPOINT_SLICES, ENDPOINTS, EVENTS, NODES, PODS, SERVICES } from "../../common/client.js";
-import type { Endpoint, EndpointHints, EndpointSlice, Node, Pod, Service, Stored } from "../../common/k8s.js";
+import type {
+  Endpoint,
+  EndpointHints,
+  EndpointSlice,
+  EndpointSubset,
+  Endpoints,
+  Node,
+  Pod,
+  Service,
+  Stored,
+} from "../../common/k8s.js";
 import { hintSlices, hintsEvents } from "../../control/controllers/endpointslice-hints.js";
 import { planSlices, type SliceChanges } from "../../control/controllers/endpointslice-plan.js";
+import { isMirrored, planMirror } from "../../control/controllers/endpointslicemirroring-plan.js";
 import { startControllers } from "../../control/controllers/index.js";
 import {
   addZoneHints,
@@ -16,6 +27,7 @@ import {
 import { eventually, openLocalApi, readyNode } from "./helpers/local-cluster.js";
 
 const ZONE = "topology.kubernetes.io/zone";
+const MIRROR = "endpointslicemirroring-controller.k8s.io";
 const AUTO = { "service.kubernetes.io/topology-mode": "Auto" };
 
 function node(name: string, zone: string | undefined, cpu: string, ready = "True"): Stored<Node> {
@@ -380,6 +392,131 @@ t.test("slices by family", async (t) => {
   t.ok(back.update[0]?.endpoints.every((e) => !("hints" in e)));
 });
 
+function handmade(subsets: EndpointSubset[], more: Partial<Stored["metadata"]> = {}): Stored<Endpoints> {
+  const metadata = { name: "web", namespace: "default", uid: "e1", resourceVersion: "1", ...more };
+  return { apiVersion: "v1", kind: "Endpoints", metadata: { creationTimestamp: "", ...metadata }, subsets };
+}
+
+const storedAs = (slice: EndpointSlice, name: string) =>
+  ({ ...slice, metadata: { ...slice.metadata, name, uid: name } }) as Stored<EndpointSlice>;
+
+t.test("mirrored Endpoints: what is planned", async (t) => {
+  const targetRef = { kind: "Pod", name: "p", uid: "p1" };
+  const plan = planMirror(
+    handmade(
+      [
+        {
+          addresses: [
+            { ip: "192.0.2.2", nodeName: "node-1", targetRef },
+            { ip: "fd00::1" },
+            { ip: "192.0.2.1" },
+          ],
+          notReadyAddresses: [{ ip: "192.0.2.3", hostname: "three" }],
+          ports: [{ name: "http", port: 80, protocol: "TCP", appProtocol: "http" }],
+        },
+        { addresses: [{ ip: "192.0.2.1" }], ports: [{ name: "dns", port: 53, protocol: "UDP" }] },
+        // Both ready and not on the same port: not.
+        {
+          notReadyAddresses: [{ ip: "192.0.2.2", targetRef }],
+          ports: [{ name: "http", port: 80, appProtocol: "http" }],
+        },
+        { addresses: [{ ip: "nonsense" }] },
+      ],
+      {
+        labels: { team: "a", "endpointslice.kubernetes.io/managed-by": "me" },
+        annotations: {
+          note: "n",
+          "endpoints.kubernetes.io/last-change-trigger-time": "2026-01-01T00:00:00Z",
+          "kubectl.kubernetes.io/last-applied-configuration": "{}",
+        },
+      },
+    ),
+    [],
+  );
+  t.match(plan, { update: [], delete: [], invalid: 1, skipped: 0 });
+  t.strictSame(plan.create[0]?.metadata, {
+    generateName: "web-",
+    namespace: "default",
+    labels: {
+      team: "a",
+      "kubernetes.io/service-name": "web",
+      "endpointslice.kubernetes.io/managed-by": "endpointslicemirroring-controller.k8s.io",
+    },
+    annotations: { note: "n" },
+    ownerReferences: [
+      {
+        apiVersion: "v1",
+        kind: "Endpoints",
+        name: "web",
+        uid: "e1",
+        controller: true,
+        blockOwnerDeletion: true,
+      },
+    ],
+  });
+  const http = { name: "http", port: 80, protocol: "TCP", appProtocol: "http" };
+  const dns = { name: "dns", port: 53, protocol: "UDP" };
+  t.strictSame(
+    plan.create.map(({ addressType, ports, endpoints }) => ({ addressType, ports, endpoints })),
+    [
+      {
+        addressType: "IPv6",
+        ports: [http],
+        endpoints: [{ addresses: ["fd00::1"], conditions: { ready: true } }],
+      },
+      {
+        addressType: "IPv4",
+        ports: [http],
+        endpoints: [
+          { addresses: ["192.0.2.2"], conditions: { ready: false }, nodeName: "node-1", targetRef },
+          { addresses: ["192.0.2.3"], conditions: { ready: false }, hostname: "three" },
+        ],
+      },
+      {
+        addressType: "IPv4",
+        ports: [http, dns],
+        endpoints: [{ addresses: ["192.0.2.1"], conditions: { ready: true } }],
+      },
+    ],
+  );
+
+  const one = (ip: string, port = 80): EndpointSubset[] => [{ addresses: [{ ip }], ports: [{ port }] }];
+  const [made] = planMirror(handmade(one("192.0.2.1")), []).create;
+  const slice = storedAs(made as EndpointSlice, "web-a");
+  const nothing = { create: [], update: [], delete: [] };
+  t.match(planMirror(handmade(one("192.0.2.1")), [slice]), nothing, "what is right stays");
+  const again = planMirror(handmade(one("192.0.2.1"), { uid: "e2" }), [slice]);
+  t.match(again.update, [{ metadata: { name: "web-a", ownerReferences: [{ uid: "e2" }] } }], "made anew");
+  const twin = storedAs(made as EndpointSlice, "web-b");
+  t.match(planMirror(handmade(one("192.0.2.1")), [slice, twin]).delete, [{ metadata: { name: "web-b" } }]);
+  const moved = planMirror(handmade(one("192.0.2.1", 81)), [slice]);
+  t.match(
+    moved,
+    { ...nothing, update: [{ metadata: { name: "web-a" }, ports: [{ port: 81 }] }] },
+    "used again",
+  );
+  const other = planMirror(handmade(one("fd00::1")), [slice]);
+  t.match(other, { create: [{ addressType: "IPv6" }], update: [], delete: [{ addressType: "IPv4" }] });
+  const going = handmade(one("fd00::1"), { deletionTimestamp: "2026-01-01T00:00:00Z" });
+  t.match(planMirror(going, [slice]), { create: [], update: [], delete: [{}] });
+
+  const many = Array.from({ length: 1002 }, (_, n) => ({ ip: `10.1.${n >> 8}.${n & 255}` }));
+  const limited = planMirror(
+    handmade([{ addresses: many.slice(2), notReadyAddresses: many.slice(0, 2) }]),
+    [],
+  );
+  t.equal(limited.create[0]?.endpoints.length, 1000);
+  t.ok(
+    limited.create[0]?.endpoints.every(({ conditions }) => conditions?.ready),
+    "ready ones first",
+  );
+  t.equal(limited.skipped, 2);
+
+  t.ok(isMirrored(handmade([], { labels: { "endpointslice.kubernetes.io/skip-mirror": "false" } })));
+  t.notOk(isMirrored(handmade([], { labels: { "endpointslice.kubernetes.io/skip-mirror": "true" } })));
+  t.notOk(isMirrored(handmade([], { annotations: { "control-plane.alpha.kubernetes.io/leader": "{}" } })));
+});
+
 t.test("a dual-stack cluster: podCIDRs, slices, Endpoints and hints", async (t) => {
   const api = await openLocalApi("error", ["10.96.0.0/16", "fd00:10:96::/112"]);
   const { client, informers, log } = api;
@@ -498,4 +635,74 @@ t.test("a dual-stack cluster: podCIDRs, slices, Endpoints and hints", async (t) 
     t.ok(told.has(text), text);
   const own = await client.get(SERVICES, "kubernetes", "default");
   t.match(own.spec, { clusterIP: "10.96.0.1", ipFamilies: ["IPv4"], ipFamilyPolicy: "SingleStack" });
+});
+
+t.test("Endpoints that a person keeps become slices", async (t) => {
+  const api = await openLocalApi("silent");
+  const { client, informers, log } = api;
+  const controllers = startControllers({
+    client,
+    informers,
+    log,
+    clusterCIDRs: ["10.244.0.0/16"],
+    nodeCIDRMaskSize: 24,
+    nodeMonitorGracePeriodSeconds: 3600,
+    serverAddresses: { ip: "192.168.56.1", port: 6443 },
+    serviceCIDRs: ["10.96.0.0/16"],
+  });
+  t.teardown(async () => {
+    await controllers.stop();
+    await api.close();
+  });
+  await controllers.ready;
+  const own = { namespace: "default" };
+  const MANAGED_BY = "endpointslice.kubernetes.io/managed-by";
+  const metadata = { name: "web", ...own };
+  const mirrors = async () => {
+    const { items } = await client.list(ENDPOINT_SLICES, {
+      ...own,
+      labelSelector: `${MANAGED_BY}=${MIRROR}`,
+    });
+    return items.map(({ endpoints }) => endpoints.flatMap(({ addresses }) => addresses).join()).join(" ");
+  };
+  const become = (wanted: string) =>
+    eventually(`mirrored: ${wanted}`, async () => (await mirrors()) === wanted);
+  const subsets = [{ addresses: [{ ip: "192.0.2.1" }], ports: [{ port: 8080 }] }];
+  const many = Array.from({ length: 1001 }, (_, n) => ({ ip: `10.1.${n >> 8}.${n & 255}` }));
+  await client.create(ENDPOINTS, { metadata, subsets });
+  await client.create(SERVICES, { metadata, spec: { ports: [{ port: 80 }] } });
+  await become("192.0.2.1");
+  const [slice] = (await client.list(ENDPOINT_SLICES, { labelSelector: "kubernetes.io/service-name=web" }))
+    .items;
+  t.match(slice?.metadata.name, /^web-[a-z0-9]{5}$/);
+  await client.delete(ENDPOINT_SLICES, slice?.metadata.name ?? "", own);
+  await eventually("one in its place", async () => {
+    const { items } = await client.list(ENDPOINT_SLICES, { labelSelector: "kubernetes.io/service-name=web" });
+    return items.length === 1 && items[0]?.metadata.uid !== slice?.metadata.uid;
+  });
+  await client.patch(ENDPOINTS, "web", "merge", { subsets: [{ addresses: [{ ip: "192.0.2.2" }] }] }, own);
+  await become("192.0.2.2");
+  const skip = (value: string | null) => ({
+    metadata: { labels: { "endpointslice.kubernetes.io/skip-mirror": value } },
+  });
+  await client.patch(ENDPOINTS, "web", "merge", skip("true"), own);
+  await become("");
+  await client.patch(ENDPOINTS, "web", "merge", skip(null), own);
+  await become("192.0.2.2");
+  await client.patch(SERVICES, "web", "merge", { spec: { selector: { app: "none" } } }, own);
+  await become("");
+  await client.patch(SERVICES, "web", "merge", { spec: { selector: null } }, own);
+  await client.patch(ENDPOINTS, "web", "merge", { subsets: [{ addresses: many }] }, own);
+  await eventually("told", async () =>
+    (await client.list(EVENTS, own)).items.some(
+      ({ reason, message }) =>
+        reason === "TooManyAddressesToMirror" &&
+        message ===
+          "A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints subset. 1 addresses were skipped",
+    ),
+  );
+  await client.patch(ENDPOINTS, "web", "merge", { subsets }, own);
+  await become("192.0.2.1");
+  await client.delete(ENDPOINTS, "web", own);
+  await become("");
 });

@@ -6,10 +6,11 @@ import { type IncomingMessage, request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
-import { NODES } from "../../common/client.js";
+import { EVENTS, NODES, PODS, REPLICA_SETS, SERVICE_ACCOUNTS } from "../../common/client.js";
 import type { Stored } from "../../common/k8s.js";
 import { silentLogger } from "../../common/log.js";
 import { type Control, startControl } from "../../control/server.js";
+import { eventually } from "./helpers/local-cluster.js";
 
 /** client-go, when protobuf is preferred: kube-proxy's default. */
 const PROTOBUF_FIRST = "application/vnd.kubernetes.protobuf, */*";
@@ -53,7 +54,8 @@ class Door {
       ...(body ? { "content-type": type ?? "application/json", "content-length": payload.length } : {}),
     };
     return new Promise((resolve, reject) => {
-      const req = request({ socketPath: this.#socketPath, method, path, headers }, resolve);
+      // A connection of its own: a kept one may belong to a server that has been closed meanwhile.
+      const req = request({ socketPath: this.#socketPath, method, path, headers, agent: false }, resolve);
       req.on("error", reject);
       req.end(payload);
     });
@@ -440,4 +442,61 @@ t.test("a dual-stack control plane, and its state after a restart", async (t) =>
   await door.ask(path, { method: "DELETE" });
   const heir = { ipFamilyPolicy: "RequireDualStack", clusterIP: ips[0], clusterIPs: ips };
   t.equal((await post("heir", heir)).code, 201, "given back by the delete");
+});
+
+t.test("admission: service accounts and priorities of new pods", async (t) => {
+  const { control, door } = await open(t);
+  const containers = [{ name: "c", image: "i" }];
+  const make = (namespace: string, metadata: object, spec: object = {}) =>
+    door.ask(`/api/v1/namespaces/${namespace}/pods`, {
+      method: "POST",
+      body: { metadata, spec: { containers, ...spec } },
+    });
+  const space = { name: "fresh" };
+  await door.ask("/api/v1/namespaces", { method: "POST", body: { metadata: space } });
+  const first = await make("fresh", { name: "first" });
+  t.match(first, { code: 201, body: { spec: { serviceAccountName: "default", priority: 0 } } }, "at once");
+
+  const refusals: [object, object, string, string][] = [
+    [
+      { name: "p" },
+      { serviceAccountName: "nosuch" },
+      "p",
+      'error looking up service account default/nosuch: serviceaccount "nosuch" not found',
+    ],
+    [
+      { generateName: "p-" },
+      { serviceAccount: "nosuch" },
+      "p-",
+      'error looking up service account default/nosuch: serviceaccount "nosuch" not found',
+    ],
+    [{ name: "p" }, { priorityClassName: "foo" }, "p", "no PriorityClass with name foo was found"],
+    [
+      { name: "p" },
+      { priorityClassName: "system-cluster-critical", priority: 7 },
+      "p",
+      "the integer value of priority (7) must not be provided in pod spec; priority admission controller computed 2000000000 from the given PriorityClass name",
+    ],
+  ];
+  for (const [metadata, spec, name, why] of refusals) {
+    const message = `pods "${name}" is forbidden: ${why}`;
+    t.match(await make("default", metadata, spec), { code: 403, body: { reason: "Forbidden", message } });
+  }
+  const critical = await make("default", { name: "c" }, { priorityClassName: "system-node-critical" });
+  t.match(critical, { code: 201, body: { spec: { priority: 2_000_001_000 } } });
+
+  const template = { metadata: { labels: { app: "web" } }, spec: { containers, serviceAccountName: "web" } };
+  const spec = { replicas: 1, selector: { matchLabels: { app: "web" } }, template };
+  await control.client.create(REPLICA_SETS, { metadata: { name: "web", namespace: "default" }, spec });
+  const message =
+    'Error creating: pods "web-" is forbidden: error looking up service account default/web: serviceaccount "web" not found';
+  await eventually("FailedCreate", async () =>
+    (await control.client.list(EVENTS)).items.some(
+      (e) => e.reason === "FailedCreate" && e.message === message,
+    ),
+  );
+  await control.client.create(SERVICE_ACCOUNTS, { metadata: { name: "web", namespace: "default" } });
+  await eventually("the pod", async () =>
+    (await control.client.list(PODS)).items.some(({ metadata }) => metadata.name.startsWith("web-")),
+  );
 });

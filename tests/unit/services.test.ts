@@ -8,6 +8,7 @@ import type { Service, Stored } from "../../common/k8s.js";
 import { Pool, staticBand } from "../../control/resources/allocator.js";
 import { ServiceAllocator } from "../../control/resources/service-allocation.js";
 import { errorText } from "../../control/resources/validation/field.js";
+import { serviceWarnings } from "../../control/resources/warnings.js";
 import { CONTEXT, causes, cells, created, type Kinds, kind, kinds, make, problems } from "./helpers/kinds.js";
 
 const service = (spec: ServiceSpec = {}): Service => ({ spec: { ports: [{ port: 80 }], ...spec } });
@@ -54,6 +55,61 @@ class Life {
     return this.put({ spec: { ...structuredClone(this.spec), ...spec } as ServiceSpec });
   }
 }
+
+t.test("warnings about a Service", async (t) => {
+  const table: [ServiceSpec, string[]][] = [
+    [{}, []],
+    [
+      { externalIPs: ["192.0.2.1", "::ffff:192.0.2.2", "2001:DB8:0::1"] },
+      [
+        'spec.externalIPs[1]: non-standard IP address "::ffff:192.0.2.2" will be considered invalid in a future Kubernetes release: use "192.0.2.2"',
+        'spec.externalIPs[2]: IPv6 address "2001:DB8:0::1" should be in RFC 5952 canonical format ("2001:db8::1")',
+        "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+      ],
+    ],
+    [
+      {
+        clusterIP: "None",
+        externalIPs: ["192.0.2.1"],
+        sessionAffinity: "ClientIP",
+        loadBalancerIP: "192.0.2.7",
+      },
+      [
+        "spec.loadBalancerIP is ignored for headless services",
+        "spec.externalIPs is ignored for headless services",
+        "spec.SessionAffinity is ignored for headless services",
+      ],
+    ],
+    [{ clusterIP: "None" }, []],
+    [
+      {
+        type: "LoadBalancer",
+        loadBalancerIP: "nonsense",
+        loadBalancerSourceRanges: ["192.0.2.0/24", "192.0.2.8/24", "2001:db8:0::/64"],
+      },
+      [
+        'spec.loadBalancerSourceRanges[1]: CIDR value "192.0.2.8/24" is ambiguous in this context (should be "192.0.2.0/24" or "192.0.2.8/32"?)',
+        'spec.loadBalancerSourceRanges[2]: IPv6 CIDR value "2001:db8:0::/64" should be in RFC 5952 canonical format ("2001:db8::/64")',
+      ],
+    ],
+    [
+      { type: "ExternalName", externalName: "a.b", externalIPs: ["192.0.2.1"] },
+      ['spec.externalIPs is ignored when spec.type is "ExternalName"'],
+    ],
+    [{ externalName: "a.b" }, ['spec.externalName is ignored when spec.type is not "ExternalName"']],
+    [
+      { trafficDistribution: "PreferClose" },
+      ['spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"'],
+    ],
+  ];
+  for (const [spec, wanted] of table) {
+    t.strictSame(serviceWarnings(created("Service", service(spec))), wanted, JSON.stringify(spec));
+  }
+  const hints = { annotations: { "service.kubernetes.io/topology-aware-hints": "Auto" } };
+  t.strictSame(serviceWarnings({ metadata: hints, ...service() }), [
+    "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
+  ]);
+});
 
 t.test("defaults of a Service", async (t) => {
   t.strictSame(created("Service", service()).spec, {

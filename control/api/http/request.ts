@@ -3,11 +3,13 @@
 
 import type { IncomingMessage } from "node:http";
 import type { DeleteOptions, ListOptions, PatchType } from "../../../common/client.js";
+import type { FieldError } from "../../resources/types.js";
+import { invalid, notSupported } from "../../resources/validation/field.js";
 import type { Body, FieldValidation } from "../body.js";
 import type { Engine, Kind } from "../engine.js";
 import { parseJson, parseYaml, SyntaxProblem } from "../json.js";
 import { PROTOBUF, ProtobufError } from "../protobuf.js";
-import { badRequest, tooLarge, unsupportedMediaType } from "../status.js";
+import { badRequest, invalidOptions, tooLarge, unsupportedMediaType } from "../status.js";
 import type { WatchRequest } from "../watching.js";
 
 /** What a path under /api or /apis names. */
@@ -75,17 +77,6 @@ function integer(query: URLSearchParams, name: string): number | undefined {
   return Number(text);
 }
 
-function oneOf<T extends string>(query: URLSearchParams, name: string, allowed: readonly T[]): T | undefined {
-  const text = query.get(name);
-  if (text === null || text === "") return undefined;
-  const found = allowed.find((value) => value === text);
-  if (found === undefined)
-    throw badRequest(
-      `${name}: Unsupported value: ${JSON.stringify(text)}: supported values: ${allowed.map((v) => JSON.stringify(v)).join(", ")}`,
-    );
-  return found;
-}
-
 type Optional<T> = { [K in keyof T]?: T[K] | undefined };
 
 /** Leaves out what is undefined. */
@@ -103,7 +94,9 @@ export function listOptions(query: URLSearchParams, namespace: string | undefine
     limit,
     continue: query.get("continue") || undefined,
     resourceVersion: query.get("resourceVersion") ?? undefined,
-    resourceVersionMatch: oneOf(query, "resourceVersionMatch", ["Exact", "NotOlderThan"]),
+    // Whoever reads it says what is wrong with it.
+    resourceVersionMatch: (query.get("resourceVersionMatch") ||
+      undefined) as ListOptions["resourceVersionMatch"],
   });
 }
 
@@ -117,17 +110,27 @@ export function watchOptions(query: URLSearchParams, namespace: string | undefin
   });
 }
 
-/** @throws StatusError BadRequest: only "All" is known. */
-export function dryRunOf(query: URLSearchParams): boolean {
-  const values = query.getAll("dryRun").filter((value) => value !== "");
-  for (const value of values)
-    if (value !== "All")
-      throw badRequest(`dryRun: Unsupported value: ${JSON.stringify(value)}: supported values: "All"`);
-  return values.length > 0;
+export interface WriteFlags {
+  dryRun: boolean;
+  fieldValidation: FieldValidation;
 }
 
-export function fieldValidationOf(query: URLSearchParams): FieldValidation {
-  return oneOf(query, "fieldValidation", ["Ignore", "Warn", "Strict"]) ?? "Warn";
+const FIELD_VALIDATIONS = ["", "Ignore", "Strict", "Warn"];
+
+/** @throws StatusError Invalid, which names the options by the method: CreateOptions and so on. */
+export function writeFlags(method: string | undefined, query: URLSearchParams): WriteFlags {
+  const dryRun = query.getAll("dryRun").filter((value) => value !== "");
+  const fieldValidation = query.get("fieldValidation") ?? "";
+  const errors = dryRunErrors(dryRun);
+  if (!FIELD_VALIDATIONS.includes(fieldValidation))
+    errors.push(notSupported("fieldValidation", fieldValidation, FIELD_VALIDATIONS));
+  const verb = method === "PUT" ? "Update" : method === "PATCH" ? "Patch" : "Create";
+  if (errors.length > 0) throw invalidOptions(`${verb}Options`, errors);
+  return { dryRun: dryRun.length > 0, fieldValidation: (fieldValidation || "Warn") as FieldValidation };
+}
+
+function dryRunErrors(values: readonly string[]): FieldError[] {
+  return values.every((value) => value === "All") ? [] : [notSupported("dryRun", values, ["All"])];
 }
 
 /** The body as bytes. @throws StatusError RequestEntityTooLarge */
@@ -216,15 +219,23 @@ export async function readDeleteOptions(
   } catch (error) {
     throw badRequest((error as Error).message);
   }
-  const { gracePeriodSeconds, propagationPolicy, preconditions, orphanDependents, dryRun } = decoded;
-  const orphans = flag(query, "orphanDependents") ?? orphanDependents;
+  const { gracePeriodSeconds, preconditions } = decoded;
+  const orphans = flag(query, "orphanDependents") ?? decoded.orphanDependents;
+  const policy = query.get("propagationPolicy") ?? decoded.propagationPolicy;
+  const dryRun = [...query.getAll("dryRun"), ...((decoded.dryRun as string[] | undefined) ?? [])].filter(
+    (value) => value !== "",
+  );
+  const errors = dryRunErrors(dryRun);
+  if (orphans !== undefined && policy !== undefined)
+    errors.unshift(
+      invalid("propagationPolicy", policy, "orphanDependents and deletionPropagation cannot be both set"),
+    );
+  if (errors.length > 0) throw invalidOptions("DeleteOptions", errors);
   const fromOrphans = orphans === undefined ? undefined : orphans ? "Orphan" : "Background";
   return present<DeleteOptions>({
     gracePeriodSeconds: integer(query, "gracePeriodSeconds") ?? (gracePeriodSeconds as number | undefined),
-    propagationPolicy: (query.get("propagationPolicy") ??
-      propagationPolicy ??
-      fromOrphans) as DeleteOptions["propagationPolicy"],
+    propagationPolicy: (policy ?? fromOrphans) as DeleteOptions["propagationPolicy"],
     preconditions: preconditions as DeleteOptions["preconditions"],
-    dryRun: dryRunOf(query) || (Array.isArray(dryRun) && dryRun.includes("All")),
+    dryRun: dryRun.length > 0,
   });
 }

@@ -5,13 +5,11 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Body, decodeBody } from "../body.js";
 import type { Kind, User } from "../engine.js";
 import type { Registry } from "../registry.js";
-import { badRequest, methodNotAllowed } from "../status.js";
+import { badRequest, methodNotAllowed, StatusError } from "../status.js";
 import { BINDING, EVICTION, SCALE } from "../subresources.js";
 import { expectedOf, patchChange, type WriteRequest, type Written } from "../write.js";
 import { type Accepted, negotiate } from "./negotiate.js";
 import {
-  dryRunOf,
-  fieldValidationOf,
   flag,
   listOptions,
   readDeleteOptions,
@@ -19,8 +17,9 @@ import {
   readPatch,
   type Target,
   watchOptions,
+  writeFlags,
 } from "./request.js";
-import { type Reply, send, sendList } from "./respond.js";
+import { type Reply, send, sendList, warn } from "./respond.js";
 import {
   type IncludeObject,
   PRINTED_SCALE,
@@ -61,6 +60,8 @@ export class ResourceHandlers {
   /** Answers a request on a collection, an object or a plain subresource. @throws StatusError */
   async handle(call: Call): Promise<void> {
     const { target } = call;
+    const { deprecation } = target.kind.definition;
+    if (deprecation !== undefined) warn(call.res, [deprecation]);
     if (target.name === undefined) return await this.#collection(call);
     if (target.subresource === undefined) return await this.#item(call, target.name);
     return await this.#subresource(call, target.name, target.subresource);
@@ -76,14 +77,9 @@ export class ResourceHandlers {
     };
   }
 
-  #request({ target, user, query }: Call): WriteRequest {
-    return {
-      kind: target.kind,
-      namespace: target.namespace,
-      user,
-      dryRun: dryRunOf(query),
-      fieldValidation: fieldValidationOf(query),
-    };
+  #request({ req, target, user, query }: Call): WriteRequest {
+    const { kind, namespace } = target;
+    return { kind, namespace, user, ...writeFlags(req.method, query) };
   }
 
   #sendObject(call: Call, code: number, written: Written, kind: Printed = call.target.kind): void {
@@ -127,8 +123,8 @@ export class ResourceHandlers {
   }
 
   async #object(call: Call, definition = call.target.kind.definition.schema): Promise<Body> {
-    const mode = fieldValidationOf(call.query);
-    const body = await readObject(this.#registry.engine, call.req, mode, definition);
+    const { fieldValidation } = writeFlags(call.req.method, call.query);
+    const body = await readObject(this.#registry.engine, call.req, fieldValidation, definition);
     if (!body) throw badRequest("the request has no body");
     return body;
   }
@@ -160,20 +156,26 @@ export class ResourceHandlers {
       timeoutSeconds: request.timeoutSeconds ?? 0,
     };
     const stream = new WatchStream(call.res, options, () => this.#streams.delete(stream));
-    const running = await this.#registry.watch(kind, request, stream);
-    this.#streams.add(stream);
-    stream.begin(running);
+    try {
+      const running = await this.#registry.watch(kind, request, stream);
+      this.#streams.add(stream);
+      stream.begin(running);
+    } catch (error) {
+      // The real server has begun to answer when it finds this out; clients look for the event.
+      if (!(error instanceof StatusError) || error.reason !== "Expired") throw error;
+      stream.refuse(error.status);
+    }
   }
 
   async #item(call: Call, name: string): Promise<void> {
     const { req, target, query, user } = call;
-    const { engine, reader, remover } = this.#registry;
+    const { engine, remover } = this.#registry;
     const { kind, namespace } = target;
     switch (req.method) {
       case "GET":
       case "HEAD":
         if (flag(query, "watch")) return await this.#watch(call, name);
-        return this.#sendObject(call, 200, { object: await reader.get(kind, namespace, name), warnings: [] });
+        return this.#sendObject(call, 200, await this.#get(call, name));
       case "PUT":
       case "PATCH":
         return await this.#modify(call, name, "main");
@@ -187,6 +189,12 @@ export class ResourceHandlers {
       default:
         throw methodNotAllowed();
     }
+  }
+
+  async #get({ target, query }: Call, name: string): Promise<Written> {
+    const version = query.get("resourceVersion") ?? undefined;
+    const object = await this.#registry.reader.get(target.kind, target.namespace, name, version);
+    return { object, warnings: [] };
   }
 
   async #modify(call: Call, name: string, part: "main" | "status" | "finalize"): Promise<void> {
@@ -207,12 +215,12 @@ export class ResourceHandlers {
 
   async #subresource(call: Call, name: string, subresource: string): Promise<void> {
     const { req, target } = call;
-    const { reader, subresources } = this.#registry;
+    const { subresources } = this.#registry;
     const { kind, namespace } = target;
     const method = req.method === "HEAD" ? "GET" : req.method;
     switch (`${method} ${subresource}`) {
       case "GET status":
-        return this.#sendObject(call, 200, { object: await reader.get(kind, namespace, name), warnings: [] });
+        return this.#sendObject(call, 200, await this.#get(call, name));
       case "PUT status":
       case "PATCH status":
         return await this.#modify(call, name, "status");
@@ -230,8 +238,9 @@ export class ResourceHandlers {
           await subresources.setScale(this.#request(call), name, await this.#object(call, SCALE.schema)),
         );
       case "PATCH scale": {
-        const { type, patch } = await readPatch(req, fieldValidationOf(call.query));
-        return this.#sendScale(call, await subresources.setScale(this.#request(call), name, patch, type));
+        const request = this.#request(call);
+        const { type, patch } = await readPatch(req, request.fieldValidation);
+        return this.#sendScale(call, await subresources.setScale(request, name, patch, type));
       }
       case "POST binding":
         return this.#sendStatus(

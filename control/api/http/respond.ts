@@ -5,7 +5,8 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { stringify } from "yaml";
 import { StatusError } from "../../../common/client.js";
 import type { Logger } from "../../../common/log.js";
-import { internalError } from "../status.js";
+import { StoreWriteError } from "../../store/store.js";
+import { internalError, serviceUnavailable } from "../status.js";
 
 /** Objects turned into text between two turns of the event loop. */
 const CHUNK = 250;
@@ -21,6 +22,11 @@ export interface Reply {
 function warningHeader(text: string): string {
   const safe = text.replace(/[^\x20-\x7e]/g, "?").replace(/["\\]/g, "\\$&");
   return `299 - "${safe}"`;
+}
+
+/** Tells the client, beside what the answer will be. */
+export function warn(res: ServerResponse, warnings: readonly string[]): void {
+  if (warnings.length > 0) res.appendHeader("Warning", warnings.map(warningHeader));
 }
 
 export function render(value: unknown, format: "json" | "yaml", pretty: boolean): string {
@@ -45,13 +51,14 @@ export function sendText(
 
 export function send(reply: Reply, code: number, value: unknown, contentType?: string): void {
   const { res, format, pretty, warnings = [] } = reply;
-  if (warnings.length > 0) res.setHeader("Warning", warnings.map(warningHeader));
+  warn(res, warnings);
   sendText(res, code, contentType ?? `application/${format}`, render(value, format, pretty));
 }
 
 /** Any error as a Status; what is not an API error is our fault, and logged. */
 export function statusOf(error: unknown, log: Logger): StatusError {
   if (error instanceof StatusError) return error;
+  if (error instanceof StoreWriteError) return serviceUnavailable(error.message);
   log.error({ err: error }, "request failed");
   return internalError(error instanceof Error ? error.message : String(error));
 }

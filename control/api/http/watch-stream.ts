@@ -22,6 +22,7 @@ const BOOKMARK_INTERVAL_MS = 60_000;
 /** A client this far behind is cut off and has to list anew. */
 const MAX_BACKLOG_BYTES = 64 << 20;
 const MIN_TIMEOUT_SECONDS = 1800;
+const HEADERS = { "Content-Type": "application/json", "Cache-Control": "no-cache, private" };
 
 /** The text of the newest object: one event usually goes to several watchers. */
 let lastObject: object | undefined;
@@ -61,10 +62,7 @@ export class WatchStream implements EventSink {
       this.#finish();
       return;
     }
-    this.#res.writeHead(200, {
-      "Content-Type": "application/json",
-      "Cache-Control": "no-cache, private",
-    });
+    this.#res.writeHead(200, HEADERS);
     this.#res.flushHeaders();
     const { bookmarks, timeoutSeconds } = this.#options;
     const limit = timeoutSeconds > 0 ? timeoutSeconds : MIN_TIMEOUT_SECONDS * (1 + Math.random());
@@ -73,6 +71,13 @@ export class WatchStream implements EventSink {
     if (bookmarks) this.#timers.push(setInterval(() => this.#bookmark(), BOOKMARK_INTERVAL_MS));
     for (const timer of this.#timers) timer.unref();
     if (this.#pending.length > 0) this.#flush();
+  }
+
+  /** Instead of {@link begin}: a watch whose only event is this error. */
+  refuse(status: Status): void {
+    this.#res.writeHead(200, HEADERS);
+    this.#error(status);
+    this.close(false);
   }
 
   event(event: ObjectEvent): void {
