@@ -7,7 +7,6 @@ import {
   existsSync,
   fsyncSync,
   lstatSync,
-  mkdirSync,
   openSync,
   readFileSync,
   realpathSync,
@@ -21,6 +20,7 @@ import { homedir } from "node:os";
 import { delimiter, dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Document, isMap, isScalar, isSeq, LineCounter, parseAllDocuments, type YAMLMap } from "yaml";
+import { makeDirectory } from "../lab/files.js";
 
 const LISTS = [
   ["clusters", "cluster"],
@@ -311,22 +311,6 @@ async function withLocks<T>(files: readonly string[], work: (made: string[]) => 
   } finally {
     for (const lock of held) rmSync(lock, { force: true });
   }
-}
-
-/**
- * Returns those that were not there, the outermost first. One by one, since mkdirSync's `recursive` never returns
- * where the kernel answers ENOENT for a directory whose parent is there (below /proc).
- */
-function makeDirectory(path: string): string[] {
-  if (existsSync(path)) return [];
-  const made = makeDirectory(dirname(path));
-  try {
-    mkdirSync(path, { mode: 0o700 });
-  } catch (error) {
-    if (hasCode(error, "EEXIST")) return made;
-    throw error;
-  }
-  return [...made, path];
 }
 
 async function acquire(lock: string): Promise<void> {

@@ -50,18 +50,26 @@ export class ResultCache {
   }
 
   list(network: string): CachedAttachment[] {
-    let names: string[];
-    try {
-      names = readdirSync(this.#dir);
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
-      throw error;
-    }
-    return names
+    return this.#names()
       .filter((name) => name.startsWith(`${network}-`))
       .map((name) => parse(join(this.#dir, name)))
       .filter((entry) => entry?.networkName === network)
       .filter((entry) => entry !== undefined);
+  }
+
+  /** The attachment to whatever network it is. */
+  find({ containerID, ifname }: Attachment): CachedAttachment | undefined {
+    const name = this.#names().find((one) => one.endsWith(`-${containerID}-${ifname}`));
+    return name === undefined ? undefined : parse(join(this.#dir, name));
+  }
+
+  #names(): string[] {
+    try {
+      return readdirSync(this.#dir);
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === "ENOENT") return [];
+      throw error;
+    }
   }
 }
 

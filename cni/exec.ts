@@ -1,6 +1,7 @@
-// Other people's plugins: executed inside the host by the protocol, configuration on stdin, result on stdout.
+// Other people's plugins: executed inside the host by the protocol, configuration on stdin, result on stdout, and with
+// a /var/lib/cni of the host's own, since that is where they keep their state whatever they are told.
 
-import { accessSync, constants } from "node:fs";
+import { accessSync, constants, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { CommandError } from "../dataplane/kernel/command.js";
 import type { NetNs } from "../dataplane/kernel/netns.js";
@@ -11,8 +12,20 @@ const TIMEOUT_MS = 120_000;
 
 export type Verb = "ADD" | "DEL" | "CHECK" | "GC" | "STATUS" | "VERSION";
 
+/**
+ * Shows $1 at /var/lib/cni and becomes the command that follows. Where that directory is missing, /var/lib is covered:
+ * nothing may be made there that would stay on the machine, and without root nothing can.
+ */
+const WITH_STATE = `
+[ -d /var/lib/cni ] || { mount -t tmpfs -o mode=0755 tmpfs /var/lib && mkdir /var/lib/cni; } || exit
+mount --bind "$1" /var/lib/cni || exit
+shift
+exec "$@"`;
+
 export interface ExecOptions {
   binDirs: readonly string[];
+  /** The host's /var/lib/cni. */
+  stateDir: string;
   hostNs: NetNs;
   containerId?: string;
   netns?: string;
@@ -41,16 +54,18 @@ export function findPlugin(type: string, binDirs: readonly string[]): string {
 /** Runs a plugin. Returns what it printed, parsed; throws its error as CniError. */
 export async function execPlugin(verb: Verb, conf: NetConf, options: ExecOptions): Promise<unknown> {
   const path = findPlugin(conf.type, options.binDirs);
+  mkdirSync(options.stateDir, { recursive: true });
   let stdout: string;
   try {
-    ({ stdout } = await options.hostNs.exec(path, [], {
+    const inside = ["--mount", "/bin/sh", "-c", WITH_STATE, "cni", options.stateDir, path];
+    ({ stdout } = await options.hostNs.exec("unshare", inside, {
       input: JSON.stringify(conf),
       env: environment(verb, options),
       timeout: TIMEOUT_MS,
     }));
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
-    throw pluginError(conf.type, verb, error);
+    throw pluginError(conf.type, verb, new CommandError({ ...error, argv: [path], cause: error.cause }));
   }
   if (stdout.trim() === "") return undefined;
   try {

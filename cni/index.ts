@@ -4,6 +4,7 @@
 import type { NetNs } from "../dataplane/kernel/netns.js";
 import * as bridge from "./bridge.js";
 import { ResultCache } from "./cache.js";
+import { parseConflist } from "./conflist.js";
 import { execPlugin, findPlugin } from "./exec.js";
 import {
   type Attachment,
@@ -107,6 +108,18 @@ export async function delNetwork(conflist: NetConfList, options: AttachmentOptio
     await delOne(confOf(conflist, plugin, { version, previous, options }), options);
   }
   cache.remove(conflist.name, ownerOf(options));
+}
+
+/**
+ * The configuration that an attachment was made with, which is the one for its DEL: the directory may hold another by
+ * now. undefined when ADD has not come to its end.
+ */
+export function attachedConflist(
+  options: Pick<AttachmentOptions, "containerId" | "ifName" | "stateDir">,
+): NetConfList | undefined {
+  const { containerId, ifName, stateDir } = options;
+  const cached = new ResultCache(stateDir).find({ containerID: containerId, ifname: ifName });
+  return cached && parseConflist(Buffer.from(cached.config, "base64").toString(), "the cached configuration");
 }
 
 /** CHECK of an attachment that ADD made. Throws CniError: 104 or a plugin's own when something is not as it was. */

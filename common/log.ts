@@ -1,6 +1,7 @@
 // Logs: one pino logger a process, a child for each part. JSON lines to stderr or a file; nothing is pretty here.
 
-import { type DestinationStream, type Logger, pino } from "pino";
+import { openSync, writeSync } from "node:fs";
+import { type Logger, pino } from "pino";
 
 export type { Logger };
 
@@ -14,12 +15,28 @@ export interface LogOptions {
 /** The root logger of a process; parts take `log.child({ part: "proxy", node: "node-1" })`. */
 export function createLogger(name: string, options: LogOptions = {}): Logger {
   const level = options.level ?? process.env.KUBEPLUMB_LOG_LEVEL ?? "info";
-  const destination: DestinationStream = pino.destination({
-    dest: options.file ?? 2,
-    sync: true,
-    mkdir: true,
-  });
-  return pino({ name, level, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+  const fd = options.file === undefined ? 2 : openSync(options.file, "a", 0o600);
+  return pino({ name, level, timestamp: pino.stdTimeFunctions.isoTime }, { write: lineWriter(fd) });
+}
+
+/**
+ * A full disk or a closed pipe drops lines: none is worth the process. One that was begun is ended later, so that all
+ * that is there is whole.
+ */
+function lineWriter(fd: number): (line: string) => void {
+  let rest = new Uint8Array();
+  const flush = () => {
+    while (rest.length > 0) rest = rest.subarray(writeSync(fd, rest));
+  };
+  return (line) => {
+    try {
+      flush();
+      rest = Buffer.from(line);
+      flush();
+    } catch {
+      // There is nowhere to say it.
+    }
+  };
 }
 
 export const silentLogger: Logger = pino({ level: "silent" });

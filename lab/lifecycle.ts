@@ -1,7 +1,7 @@
 // Brings a cluster up, down, and says how it is. Knows the two processes and their state directory; what they do
 // inside is theirs. One command at a time works on a cluster (lock); each leaves it whole or as it was.
 
-import { existsSync, mkdirSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, statfsSync, statSync } from "node:fs";
 import { overrideConfig, publishProblem, resolveConfig, resolvePublish } from "./config.js";
 import { ClusterError, hasCode, messageOf } from "./errors.js";
 import { removeTree } from "./files.js";
@@ -50,6 +50,9 @@ const ROLES: readonly ProcessRole[] = ["control", "lab"];
 
 /** A start that takes longer hangs: 100 hosts take a few seconds. */
 const START_TIMEOUT_MS = 60_000;
+
+/** With fewer bytes free the store takes no writes. */
+const LEAST_SPACE = 4 << 20;
 
 /**
  * Makes the cluster run: creates it, starts again what has died, or finds that it runs. Resolves when every node
@@ -130,16 +133,26 @@ async function bringUp(
   return { ...infoOf(paths, now), outcome, started: missing };
 }
 
-/** Whether a process is there and listens. One that was killed a moment ago may be alive still, but not answer. */
+/**
+ * Whether a process is there and listens. One that was killed a moment ago may be alive still, but not answer.
+ * @throws ClusterError NOT_RUNNING for one that is alive and silent: it may be busy, so it is not ended here.
+ */
 async function isServing(paths: ClusterPaths, role: ProcessRole): Promise<boolean> {
-  if (!runningProcess(paths, role)) return false;
+  const record = runningProcess(paths, role);
+  if (!record) return false;
   const socketPath = role === "control" ? paths.relaySocket : paths.labSocket;
   try {
     await requestJson({ socketPath, path: "/status", timeoutMs: 3000 });
     return true;
   } catch (error) {
-    // Anything else is a process that is busy: to kill it would be worse than to wait.
-    return !hasCode(error, "ENOENT", "ECONNREFUSED", "ECONNRESET", "EPIPE");
+    if (hasCode(error, "ENOENT", "ECONNREFUSED", "ECONNRESET", "EPIPE")) return false;
+    if (error instanceof ClusterError) return true;
+    throw new ClusterError(
+      "NOT_RUNNING",
+      `the ${role} process of cluster ${paths.name} (${record.pid}) is there but does not answer ` +
+        `(${messageOf(error)}); try again, or end it ("kill -9 ${record.pid}") and run "kubeplumb up" again`,
+      { cause: error },
+    );
   }
 }
 
@@ -161,13 +174,27 @@ async function startMissing(
       if (options.ephemeral) channel.hold();
       else channel.commit();
     }
-  } catch (error) {
+  } catch (cause) {
+    // Looked at before the clean-up makes space.
+    const error = isFull(paths.home, cause) ? fullDisk(paths.home, cause) : cause;
     steps.fail(messageOf(error));
     for (const { channel } of running) channel.close();
     await Promise.all(roles.map((role) => stopProcess(paths, role)));
     if (options.created) removeTree(paths.dir);
     throw error;
   }
+}
+
+/** Whether there is no space: what fails then does not always say so (LMDB: "Input/output error"). */
+function isFull(home: string, error: unknown): boolean {
+  if (hasCode(error, "ENOSPC", "EDQUOT")) return true;
+  const { bavail, bsize } = statfsSync(home);
+  return bavail * bsize < LEAST_SPACE;
+}
+
+function fullDisk(home: string, cause: unknown): ClusterError {
+  const text = `there is no space left on the disk of ${home}: ${messageOf(cause)}`;
+  return new ClusterError("START_FAILED", text, { cause });
 }
 
 async function startOne(

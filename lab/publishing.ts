@@ -32,7 +32,7 @@ export interface PublishingOptions {
 export async function startPublishing(options: PublishingOptions): Promise<{ close(): void }> {
   const log = options.log.child({ part: "publish" });
   const nodes = new Informer(options.client, NODES, { log });
-  const relay = new Relay({ labSocket: options.paths.labSocket, nextHost: roundRobin(nodes), log });
+  const relay = new Relay({ labSocket: options.paths.labSocket, nextHosts: roundRobin(nodes), log });
   for (const one of options.published) await relay.open(one);
   nodes.start();
   const server = createServer((req, res) => void serve(req, res, relay));
@@ -57,8 +57,8 @@ export async function startPublishing(options: PublishingOptions): Promise<{ clo
   };
 }
 
-/** The next Ready node's address at each call. */
-function roundRobin(nodes: Informer<Node>): () => string | undefined {
+/** The addresses of the Ready nodes, beginning with another one at each call. */
+function roundRobin(nodes: Informer<Node>): () => string[] {
   let turn = 0;
   return () => {
     const ready = nodes
@@ -67,7 +67,8 @@ function roundRobin(nodes: Informer<Node>): () => string | undefined {
       .map(internalIP)
       .filter((ip) => ip !== undefined)
       .sort();
-    return ready[turn++ % Math.max(1, ready.length)];
+    const first = turn++ % Math.max(1, ready.length);
+    return [...ready.slice(first), ...ready.slice(0, first)];
   };
 }
 

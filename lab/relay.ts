@@ -9,16 +9,24 @@ import type { Publish } from "./types.js";
 
 export interface RelayOptions {
   labSocket: string;
-  /** Address of the host for the next connection, undefined when none is Ready. */
-  nextHost: () => string | undefined;
+  /** Addresses of the Ready hosts, in the order in which they are tried for the next connection. */
+  nextHosts: () => string[];
   log: Logger;
 }
+
+/**
+ * For a host that has no endpoint of a Service with externalTrafficPolicy Local: it drops what comes, as a load
+ * balancer's health check would find out.
+ */
+const TRY_MS = 1000;
 
 /** The published ports. */
 export class Relay {
   readonly #options: RelayOptions;
   readonly #servers = new Map<string, { publish: Required<Publish>; server: Server }>();
   readonly #sockets = new Set<Socket>();
+  /** By NodePort: the host that answered when others had not. It is asked first, as long as it answers. */
+  readonly #answered = new Map<number, string>();
 
   constructor(options: RelayOptions) {
     this.#options = options;
@@ -51,24 +59,39 @@ export class Relay {
   }
 
   #relay(socket: Socket, { hostPort, nodePort }: Required<Publish>): void {
-    const { log, labSocket, nextHost } = this.#options;
-    const host = nextHost();
+    const { log } = this.#options;
     socket.on("error", (error) => log.debug({ hostPort, error: error.message }, "published port: client"));
     this.#sockets.add(socket);
     socket.once("close", () => this.#sockets.delete(socket));
-    if (!host) {
-      log.warn({ hostPort, nodePort }, "published port: no host is Ready");
-      socket.resetAndDestroy();
-      return;
-    }
-    const upstream = dial(labSocket, host, nodePort);
-    upstream.then(
-      (tunnel) => join(socket, tunnel),
+    this.#connect(nodePort, () => socket.destroyed).then(
+      (tunnel) => (socket.destroyed ? tunnel.destroy() : join(socket, tunnel)),
       (error) => {
-        log.debug({ hostPort, host, nodePort, error: messageOf(error) }, "published port: not connected");
+        log.warn({ hostPort, nodePort, error: messageOf(error) }, "published port: not connected");
         socket.resetAndDestroy();
       },
     );
+  }
+
+  /** Each host once; the last one may take its time. */
+  async #connect(nodePort: number, given: () => boolean): Promise<Socket> {
+    const { labSocket, nextHosts, log } = this.#options;
+    const ready = nextHosts();
+    const known = this.#answered.get(nodePort);
+    const hosts = known && ready.includes(known) ? [...new Set([known, ...ready])] : ready;
+    let failure: unknown = new Error("no host is Ready");
+    for (const [n, host] of hosts.entries()) {
+      if (given()) break;
+      try {
+        const tunnel = await dial(labSocket, host, nodePort, n < hosts.length - 1 ? TRY_MS : undefined);
+        if (n > 0) this.#answered.set(nodePort, host);
+        return tunnel;
+      } catch (error) {
+        failure = error;
+        this.#answered.delete(nodePort);
+        log.debug({ host, nodePort, error: messageOf(error) }, "published port: the host does not answer");
+      }
+    }
+    throw failure;
   }
 }
 

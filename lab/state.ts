@@ -7,7 +7,6 @@ import {
   constants,
   fstatSync,
   ftruncateSync,
-  mkdirSync,
   openSync,
   readdirSync,
   readFileSync,
@@ -23,6 +22,7 @@ import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { tryLock } from "../dataplane/kernel/libc.js";
 import { ClusterError, hasCode } from "./errors.js";
+import { makeDirectory } from "./files.js";
 import { dnsLabelProblem } from "./formats.js";
 import type { ClusterInfo, ResolvedConfig } from "./types.js";
 
@@ -179,6 +179,29 @@ export function removeIfEmpty(dir: string): void {
   }
 }
 
+/** Which directories were made for the home; a hidden file in it, since it is another command that removes them. */
+const MADE = ".made.json";
+
+function noteMade(home: string, made: readonly string[]): void {
+  try {
+    writeJson(join(home, MADE), made);
+  } catch (error) {
+    // ENOENT: another command's clean-up was here. Else they stay, which harms nobody.
+    if (!hasCode(error, "ENOSPC", "EDQUOT", "ENOENT")) throw error;
+  }
+}
+
+/** Removes the home if there is no cluster in it, and then the directories above it that were made for it. */
+export function removeHome(home: string): void {
+  const made = readJson<string[]>(join(home, MADE)) ?? [];
+  if (made.length > 0) {
+    if (readdirSync(home).some((entry) => entry !== MADE)) return;
+    rmSync(join(home, MADE), { force: true });
+  }
+  removeIfEmpty(home);
+  for (const dir of made.toReversed()) removeIfEmpty(dir);
+}
+
 /**
  * Runs `work` as the only one on this cluster. flock(2): the kernel lets go of it when the holder dies, so there is
  * no stale lock. The file is removed afterwards, hence the check that the locked file is still the one at the path.
@@ -195,7 +218,7 @@ export async function withLock<T>(
   } finally {
     rmSync(paths.lock, { force: true });
     closeSync(fd);
-    removeIfEmpty(paths.home);
+    removeHome(paths.home);
   }
 }
 
@@ -206,7 +229,7 @@ async function lock(paths: Pick<ClusterPaths, "lock" | "name" | "home">, timeout
     if (fd !== undefined) {
       if (tryLock(fd) && isFileAt(fd, paths.lock)) {
         ftruncateSync(fd);
-        writeSync(fd, `${process.pid}\n`, 0);
+        nameHolder(fd);
         return fd;
       }
       closeSync(fd);
@@ -223,8 +246,18 @@ async function lock(paths: Pick<ClusterPaths, "lock" | "name" | "home">, timeout
   }
 }
 
+/** For the message of whoever waits too long; a full disk is no reason not to go on, least of all for `down`. */
+function nameHolder(fd: number): void {
+  try {
+    writeSync(fd, `${process.pid}\n`, 0);
+  } catch (error) {
+    if (!hasCode(error, "ENOSPC", "EDQUOT")) throw error;
+  }
+}
+
 function openLockFile(paths: { home: string; lock: string }): number | undefined {
-  mkdirSync(paths.home, { recursive: true, mode: 0o700 });
+  const made = makeDirectory(paths.home);
+  if (made.length > 1) noteMade(paths.home, made);
   try {
     return openSync(paths.lock, constants.O_RDWR | constants.O_CREAT, 0o600);
   } catch (error) {

@@ -22,10 +22,11 @@ export function join(a: Socket, b: Socket): void {
 
 /**
  * A TCP connection from the lab's root namespace, that is from outside the hosts, by GET /dial/IP/PORT of lab.sock.
- * @throws Error with what the lab says when the address does not answer; ENOENT, ECONNREFUSED without a lab.
+ * @throws Error with what the lab says when the address does not answer, or after `timeoutMs`, default the lab's 10 s;
+ *   ENOENT, ECONNREFUSED without a lab.
  */
-export function dial(labSocket: string, ip: string, port: number): Promise<Socket> {
-  return upgrade(labSocket, `/dial/${ip}/${port}`);
+export function dial(labSocket: string, ip: string, port: number, timeoutMs?: number): Promise<Socket> {
+  return upgrade(labSocket, `/dial/${ip}/${port}`, timeoutMs);
 }
 
 /** A connection to the API server's TLS port, from inside the lab, by GET /api of relay.sock. Throws as {@link dial}. */
@@ -33,14 +34,17 @@ export function dialApi(relaySocket: string): Promise<Socket> {
   return upgrade(relaySocket, "/api");
 }
 
-function upgrade(socketPath: string, path: string): Promise<Socket> {
+function upgrade(socketPath: string, path: string, timeoutMs?: number): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connect({ path: socketPath, allowHalfOpen: true });
     let head = Buffer.alloc(0);
     const fail = (error: Error) => {
+      clearTimeout(timer);
       socket.destroy();
       reject(error);
     };
+    const late = () => fail(new Error(`${path}: no answer in ${timeoutMs} ms`));
+    const timer = timeoutMs === undefined ? undefined : setTimeout(late, timeoutMs);
     const early = () => fail(new Error(`${socketPath} closed the connection for ${path}`));
     const read = (chunk: Buffer) => {
       head = Buffer.concat([head, chunk]);
@@ -50,6 +54,7 @@ function upgrade(socketPath: string, path: string): Promise<Socket> {
       socket.off("data", read).off("error", fail).off("end", early);
       const problem = refusal(head.subarray(0, end).toString("latin1"));
       if (problem) return fail(new Error(problem));
+      clearTimeout(timer);
       if (head.length > end + 4) socket.unshift(head.subarray(end + 4));
       resolve(socket);
     };

@@ -10,7 +10,7 @@ import { type IpFamily, parseIp } from "../common/ip.js";
 import type { Logger } from "../common/log.js";
 import { Iptables } from "../dataplane/iptables/index.js";
 import type { NetNs } from "../dataplane/kernel/netns.js";
-import { Overlay, subnetEnvPath } from "../dataplane/overlay/index.js";
+import { Overlay, PUBLIC_IP, subnetEnvPath } from "../dataplane/overlay/index.js";
 import { capacity, goArch, nodeInfo } from "./host/machine.js";
 import { CniNetwork, NOT_READY } from "./host/network.js";
 import type { NodeFacts } from "./host/node-object.js";
@@ -29,6 +29,8 @@ import { wireOverlay } from "./wiring.js";
 
 const DEFAULT_MAX_PODS = 110;
 const RETRY_MS = 10_000;
+/** The kubelet looks at a pod again every minute or so. */
+const VOLUMES_MS = 60_000;
 /** Between SIGTERM and SIGKILL when the whole agent stops: the host is going, nobody is waited for long. */
 const STOP_GRACE_MS = 2000;
 
@@ -42,8 +44,8 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   return agent;
 }
 
-function factsOf(options: NodeAgentOptions): NodeFacts {
-  const { name, nodeIPs, labels = {}, taints = [], maxPods = DEFAULT_MAX_PODS, rootDir } = options;
+function factsOf(options: NodeAgentOptions, nodeIPs: readonly string[]): NodeFacts {
+  const { name, labels = {}, taints = [], maxPods = DEFAULT_MAX_PODS, rootDir } = options;
   const arch = goArch();
   return { name, nodeIPs, labels, taints, arch, info: nodeInfo(), capacity: capacity(maxPods, rootDir) };
 }
@@ -57,6 +59,11 @@ class Agent implements NodeAgent {
   readonly proxy: KubeProxy;
   readonly #options: NodeAgentOptions;
   readonly #log: Logger;
+  /**
+   * As the uplink has them now, one a family. The same array for all parts: each reads it when it needs an address.
+   * Only kube-proxy's nodePortAddresses "primary" is worked out at its start (the real one ends when they change).
+   */
+  readonly #nodeIPs: string[];
   /** One a family, the primary one first. */
   readonly #iptables: readonly [Iptables, ...Iptables[]];
   readonly #overlay: Overlay;
@@ -76,6 +83,7 @@ class Agent implements NodeAgent {
   constructor(options: NodeAgentOptions) {
     const { name, ns, rootDir, runDir, client, informers } = options;
     this.#options = options;
+    this.#nodeIPs = [...options.nodeIPs];
     this.name = name;
     this.ns = ns;
     this.#log = options.log;
@@ -101,7 +109,7 @@ class Agent implements NodeAgent {
     this.#overlay = this.#makeOverlay();
     this.#network = new CniNetwork({
       confDir: options.cniConfDir ?? join(rootDir, "etc/cni/net.d"),
-      binDirs: options.cniBinDirs ?? ["/opt/cni/bin"],
+      binDirs: options.cniBinDirs ?? ["/opt/cni/bin", "/usr/lib/cni"],
       // Who has which address is of no use to a machine that has started anew, and a file in memory is made in a
       // third of the time of one on a disk.
       stateDir: join(runDir, "cni"),
@@ -109,7 +117,7 @@ class Agent implements NodeAgent {
       hostNs: ns,
     });
     this.#registration = new Registration({
-      facts: factsOf(options),
+      facts: factsOf(options, this.#nodeIPs),
       client,
       nodes: informers.get(NODES),
       events: this.#events,
@@ -125,12 +133,12 @@ class Agent implements NodeAgent {
   }
 
   #makeProxy(): KubeProxy {
-    const { ns, name, nodeIPs, clusterCIDRs } = this.#options;
+    const { ns, name, clusterCIDRs } = this.#options;
     const configuration = checkKubeProxyConfiguration({ clusterCIDR: clusterCIDRs.join(",") }, "node");
     return new KubeProxy({
       ns,
       nodeName: name,
-      nodeIPs,
+      nodeIPs: this.#nodeIPs,
       iptables: this.#iptables,
       configuration,
       record: (...event) => this.#events.record(...event),
@@ -156,12 +164,13 @@ class Agent implements NodeAgent {
   }
 
   #podEnvironment(): PodEnvironment {
-    const { name, nodeIPs, ns, rootDir, client, informers, images = {}, timing } = this.#options;
+    const { name, ns, rootDir, client, informers, images = {}, timing } = this.#options;
     const services = informers.get(SERVICES);
     const resolver = "/etc/resolv.conf";
     return {
       nodeName: name,
-      nodeIPs,
+      nodeIPs: this.#nodeIPs,
+      allocatable: factsOf(this.#options, this.#nodeIPs).capacity,
       hostNs: ns,
       rootDir,
       client,
@@ -176,6 +185,7 @@ class Agent implements NodeAgent {
         restartBackoff: KUBELET_BACKOFF,
         imageBackoff: KUBELET_BACKOFF,
         retryMs: RETRY_MS,
+        volumesMs: VOLUMES_MS,
         ...timing,
       },
       log: this.#part("pods"),
@@ -233,8 +243,11 @@ class Agent implements NodeAgent {
     this.#registration.statusChanged();
   }
 
-  /** What the overlay announces: annotations now, the condition with the next status. */
+  /** What the overlay announces: annotations now; the condition, and addresses that are new, with the next status. */
   async #publish(annotations: Record<string, string>): Promise<void> {
+    for (const [n, ip] of this.#nodeIPs.entries())
+      this.#nodeIPs[n] = annotations[PUBLIC_IP[parseIp(ip).family]] ?? ip;
+    this.#registration.statusChanged();
     await this.#options.client.patch(NODES, this.name, "merge", { metadata: { annotations } });
   }
 

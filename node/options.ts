@@ -42,7 +42,7 @@ export interface NodeAgentOptions {
   images?: Readonly<Record<string, ImageSpec>>;
   /** Default <rootDir>/etc/cni/net.d. */
   cniConfDir?: string;
-  /** Default /opt/cni/bin. */
+  /** Default /opt/cni/bin and /usr/lib/cni (Debian's). */
   cniBinDirs?: readonly string[];
   iptables: VariantChoice;
   /** Capacity for pods; default 110, as the kubelet's. */

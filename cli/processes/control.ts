@@ -10,7 +10,7 @@ import { removeTree } from "../../lab/files.js";
 import { stopProcess } from "../../lab/launch.js";
 import { startPublishing } from "../../lab/publishing.js";
 import { API_PORT, bridgeAddresses, NODE_CIDR_MASK_SIZE, networksOf } from "../../lab/resolve.js";
-import { type ClusterPaths, clusterPaths, contextName, readConfig, removeIfEmpty } from "../../lab/state.js";
+import { type ClusterPaths, clusterPaths, contextName, readConfig, removeHome } from "../../lab/state.js";
 
 const dir = process.argv.find((argument) => argument.startsWith("--kubeplumb-control="))?.split("=")[1];
 if (!dir) throw new Error("this program is started by kubeplumb up");
@@ -28,7 +28,7 @@ async function removeAll({ dir, lock, home }: ClusterPaths): Promise<void> {
   await stopProcess(paths, "lab");
   removeTree(dir);
   rmSync(lock, { force: true });
-  removeIfEmpty(home);
+  removeHome(home);
 }
 
 log.debug({ ms: Math.round(performance.now()) }, "code loaded");

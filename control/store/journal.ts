@@ -84,8 +84,11 @@ export class Journal {
     file.size += record.length;
   }
 
-  /** Changes files when the active one is long; `flushed` tells when all records so far are safe elsewhere. */
-  rotate(flushed: () => Promise<unknown>, onError: (error: Error) => void): void {
+  /**
+   * Changes files when the active one is long; `flushed` tells when all records so far are safe elsewhere. If they
+   * cannot be, the file keeps them, and is written on when it is its turn again.
+   */
+  rotate(flushed: () => Promise<unknown>): void {
     const file = this.#files[this.#active] as JournalFile;
     if (this.#draining || file.size < ROTATE_BYTES) return;
     this.#draining = true;
@@ -94,9 +97,11 @@ export class Journal {
       .then(() => {
         ftruncateSync(file.fd, 0);
         file.size = 0;
-        this.#draining = false;
       })
-      .catch(onError);
+      .catch(() => undefined)
+      .finally(() => {
+        this.#draining = false;
+      });
   }
 
   close(): void {

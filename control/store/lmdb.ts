@@ -2,11 +2,11 @@
 // a write survive kill -9 before LMDB has committed it, and decoded current values stay in memory for readers.
 
 import { mkdirSync } from "node:fs";
-import { type Database, open, type RootDatabase } from "lmdb";
+import { open, type RootDatabase } from "lmdb";
 import { Journal, readJournal } from "./journal.js";
 import { lockDirectory, type Unlock } from "./lock.js";
 import { formatRecord, type HistoryRecord, parseRecord } from "./record.js";
-import { type FlushedWrite, openRecords, recover } from "./recovery.js";
+import { openRecords, recover } from "./recovery.js";
 import { SortedMap } from "./sorted-map.js";
 import {
   type Codec,
@@ -18,9 +18,11 @@ import {
   RevisionMismatch,
   type Store,
   type StoreEvent,
+  StoreWriteError,
   type Watch,
   type WatchSink,
 } from "./store.js";
+import { checkSpace, freeSpace, RecordWriter } from "./writer.js";
 
 export interface LmdbStoreOptions<V> {
   /** A directory of this store's own; made with mode 0700. */
@@ -47,24 +49,19 @@ interface OpenWatch<V> extends Watch {
 }
 
 export class LmdbStore<V> implements Store<V> {
-  readonly #root: RootDatabase<string, string>;
-  readonly #records: Database<string, number>;
+  readonly #records: RecordWriter;
   readonly #journal: Journal;
   readonly #unlock: Unlock;
   readonly #codec: Codec<V>;
   readonly #historyMs: number;
   readonly #historyLimit: number;
   readonly #entries = new SortedMap<Entry<V>>();
-  /** Records that LMDB has not committed yet: its readers do not see them. */
-  readonly #uncommitted = new Map<number, string>();
   readonly #watches = new Set<OpenWatch<V>>();
-  readonly #flushing = new Set<Promise<unknown>>();
   readonly #timer: NodeJS.Timeout;
   #checkpoints: { at: number; revision: number }[] = [];
   #revision: number;
   #compacted: number;
   #burst = 0;
-  #failure: Error | undefined;
   #closed = false;
 
   private constructor(
@@ -74,8 +71,7 @@ export class LmdbStore<V> implements Store<V> {
     unlock: Unlock,
   ) {
     this.#unlock = unlock;
-    this.#root = root;
-    this.#records = openRecords(root);
+    this.#records = new RecordWriter(options.path, root);
     this.#journal = journal;
     this.#codec = options.codec;
     this.#historyMs = options.historyMs ?? 5 * 60_000;
@@ -83,7 +79,7 @@ export class LmdbStore<V> implements Store<V> {
     // An empty store is at revision 1, as in etcd, and has no record of it.
     this.#compacted = Math.max(1, Number(root.get("compacted") ?? "0"));
     this.#revision = Math.max(1, Number(root.get("revision") ?? "0"));
-    this.#load();
+    this.#load(root);
     this.#checkpoints.push({ at: Date.now(), revision: this.#revision });
     this.#timer = setInterval(() => this.#age(), COMPACT_INTERVAL_MS);
     this.#timer.unref();
@@ -105,12 +101,15 @@ export class LmdbStore<V> implements Store<V> {
   }
 
   static async #openLocked<V>(options: LmdbStoreOptions<V>, unlock: Unlock): Promise<LmdbStore<V>> {
+    checkSpace(freeSpace(options.path));
     const root = open<string, string>({
       path: options.path,
       encoding: "string",
       noSubdir: false,
       maxDbs: 4,
       separateFlushed: true,
+      // The instruction that begins a batch has a promise that nobody is given, and so nobody can hear reject.
+      eventTurnBatching: false,
     });
     const format = root.get("format");
     if (format === undefined) root.putSync("format", FORMAT);
@@ -122,9 +121,9 @@ export class LmdbStore<V> implements Store<V> {
     return new LmdbStore(root, options, Journal.create(options.path), unlock);
   }
 
-  #load(): void {
+  #load(root: RootDatabase<string, string>): void {
     const live = new Map<string, HistoryRecord>();
-    for (const { key, value } of this.#records.getRange({})) {
+    for (const { key, value } of openRecords(root).getRange({})) {
       const record = parseRecord(key, value);
       this.#revision = Math.max(this.#revision, record.revision);
       if (record.deleted) live.delete(record.key);
@@ -141,12 +140,7 @@ export class LmdbStore<V> implements Store<V> {
 
   /** A record that is kept. @throws Error when it is not there: history without a gap is what watches live on. */
   #record(revision: number): HistoryRecord {
-    let data = this.#uncommitted.get(revision) ?? this.#records.get(revision);
-    if (data === undefined) {
-      // LMDB's reader may still stand on the snapshot of before the newest commit.
-      this.#root.resetReadTxn();
-      data = this.#records.get(revision);
-    }
+    const data = this.#records.get(revision);
     if (data === undefined) throw new Error(`store: record ${revision} is missing`);
     return parseRecord(revision, data);
   }
@@ -168,7 +162,7 @@ export class LmdbStore<V> implements Store<V> {
   }
 
   failure(): Error | undefined {
-    return this.#failure;
+    return this.#records.failure;
   }
 
   async get(key: string): Promise<Entry<V> | undefined> {
@@ -258,50 +252,26 @@ export class LmdbStore<V> implements Store<V> {
 
   #expect(key: string, expected: number | undefined): Entry<V> | undefined {
     if (this.#closed) throw new Error("the store is closed");
-    if (this.#failure) throw new Error("the store has failed", { cause: this.#failure });
+    const failure = this.failure();
+    if (failure) throw new StoreWriteError(failure);
     const entry = this.#entries.get(key);
     const actual = entry?.revision ?? 0;
     if (expected !== undefined && expected !== actual) throw new RevisionMismatch(key, expected, actual);
     return entry;
   }
 
-  /**
-   * Follows a write of LMDB until its thread has nothing more to do. Waiting only for the database's own `flushed`
-   * is not enough before a close: it names the newest batch, and the thread of an earlier one may still be running.
-   */
-  #follow(write: Promise<boolean>): void {
-    write.catch((error: Error) => this.#fail(error));
-    const { flushed } = write as FlushedWrite;
-    if (flushed === undefined || this.#flushing.has(flushed)) return;
-    this.#flushing.add(flushed);
-    flushed.then(
-      () => this.#flushing.delete(flushed),
-      (error: Error) => this.#fail(error),
-    );
-  }
-
-  /** Resolves when all writes so far are on disk. */
-  async #flushed(): Promise<void> {
-    await Promise.all(this.#flushing);
-  }
-
   /** Makes a record durable against the end of the process; throws before anything has changed. */
   #append(record: HistoryRecord): void {
     const data = formatRecord(record);
-    this.#journal.append(record.revision, data);
+    try {
+      this.#records.checkSpace(data.length);
+      this.#journal.append(record.revision, data);
+    } catch (error) {
+      throw new StoreWriteError(error as Error);
+    }
     this.#revision = record.revision;
-    this.#uncommitted.set(record.revision, data);
-    const write = this.#records.put(record.revision, data);
-    this.#follow(write);
-    write.then(
-      () => this.#uncommitted.delete(record.revision),
-      // #follow has taken the error: the store has failed, and readers go on with what is in memory.
-      () => undefined,
-    );
-    this.#journal.rotate(
-      () => this.#flushed(),
-      (error) => this.#fail(error),
-    );
+    this.#records.put(record.revision, data);
+    this.#journal.rotate(() => this.#records.flushed());
   }
 
   #dispatch(event: StoreEvent<V>): void {
@@ -346,20 +316,21 @@ export class LmdbStore<V> implements Store<V> {
   }
 
   async #compactStep(revision: number): Promise<void> {
+    // A record that LMDB has not taken yet is not to be forgotten: it would not be looked for in the journal.
+    await this.#records.committed();
+    if (this.#closed) return;
+    this.#records.checkSpace();
     const obsolete = this.#history(this.#compacted, revision);
     this.#compacted = revision;
-    // Writes of one turn of the event loop are one transaction.
-    const writes = [
-      this.#root.put("compacted", String(revision)),
-      // Tombstones go too, so the newest revision must be known without them.
-      this.#root.put("revision", String(this.#revision)),
-    ];
+    this.#records.set("compacted", String(revision));
+    // Tombstones go too, so the newest revision must be known without them.
+    this.#records.set("revision", String(this.#revision));
     for (const record of obsolete) {
-      if (record.previousRevision > 0) writes.push(this.#records.remove(record.previousRevision));
-      if (record.deleted) writes.push(this.#records.remove(record.revision));
+      // In this order: a value must never be left without the tombstone that follows it.
+      if (record.previousRevision > 0) this.#records.remove(record.previousRevision);
+      if (record.deleted) this.#records.remove(record.revision);
     }
-    for (const write of writes) this.#follow(write);
-    await Promise.all(writes);
+    await this.#records.committed();
   }
 
   #age(): void {
@@ -368,19 +339,14 @@ export class LmdbStore<V> implements Store<V> {
     let target = this.#revision - this.#historyLimit;
     while ((this.#checkpoints[0]?.at ?? now) < now - this.#historyMs)
       target = Math.max(target, this.#checkpoints.shift()?.revision ?? 0);
-    if (!this.#failure) this.compact(target).catch((error: Error) => this.#fail(error));
+    // What cannot be compacted now (a full disk) is compacted the next time.
+    this.compact(target).catch(() => undefined);
   }
 
-  #fail(error: Error): void {
-    if (this.#failure || this.#closed) return;
-    this.#failure = error;
-    this.#endWatches(new Error("the store has failed", { cause: error }));
-  }
-
-  #endWatches(error?: Error): void {
+  #endWatches(): void {
     const watches = [...this.#watches];
     this.#watches.clear();
-    for (const watch of watches) watch.sink.end(error);
+    for (const watch of watches) watch.sink.end();
   }
 
   async close(): Promise<void> {
@@ -388,9 +354,8 @@ export class LmdbStore<V> implements Store<V> {
     this.#closed = true;
     clearInterval(this.#timer);
     this.#endWatches();
-    if (!this.#failure) await this.#flushed();
+    await this.#records.close();
     this.#journal.close();
-    await this.#root.close();
     await this.#unlock();
   }
 }

@@ -46,7 +46,7 @@ export interface WatchSink<V> {
    * only take the event down: it runs inside the writer's call.
    */
   event(event: StoreEvent<V>): void;
-  /** The watch is over: the store was closed or has failed. */
+  /** The watch is over: the store was closed. */
   end(error?: Error): void;
 }
 
@@ -73,10 +73,10 @@ export interface Store<V> {
   /**
    * Writes; `expected` is the revision that the key must have (0: must not exist; absent: any).
    * Resolved means kept, also when the process is killed in the next moment.
-   * @throws RevisionMismatch
+   * @throws RevisionMismatch; StoreWriteError when it cannot be kept now (a full disk)
    */
   put(key: string, value: V, expected?: number): Promise<Entry<V>>;
-  /** @returns what was deleted, stamped with the revision of the delete. @throws RevisionMismatch */
+  /** @returns what was deleted, stamped with the revision of the delete. Throws as {@link put}. */
   delete(key: string, expected?: number): Promise<Entry<V>>;
   /**
    * Events after `from`, for keys that begin with `prefix`.
@@ -85,7 +85,7 @@ export interface Store<V> {
   watch(prefix: string, from: number, sink: WatchSink<V>): Promise<Watch>;
   /** Forgets history up to `revision`; ranges and watches before it then throw CompactedError. */
   compact(revision: number): Promise<void>;
-  /** Undefined while the store can be written to; else why not. */
+  /** Undefined while the store can be written to; else why not. Reads and watches go on meanwhile. */
   failure(): Error | undefined;
   close(): Promise<void>;
 }
@@ -101,6 +101,15 @@ export class RevisionMismatch extends Error {
     readonly actual: number,
   ) {
     super(`${key}: expected revision ${expected}, found ${actual}`);
+  }
+}
+
+/** The write could not be kept, and nothing of it is: the same may work later, when there is space on the disk again. */
+export class StoreWriteError extends Error {
+  override readonly name = "StoreWriteError";
+
+  constructor(cause: Error) {
+    super(`the store cannot be written to: ${cause.message}; is its disk full?`, { cause });
   }
 }
 

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import {
   type AttachmentOptions,
   addNetwork,
+  attachedConflist,
   DEFAULT_CONFLIST_NAME,
   defaultConflist,
   delNetwork,
@@ -99,12 +100,17 @@ export class CniNetwork implements PodNetwork {
     return ips;
   }
 
+  /**
+   * With the configuration of its ADD. While that fails (a plugin's program is gone, say) the pod stays and it is tried
+   * again, as containerd does: only the plugin knows what it holds outside the namespace.
+   */
   async remove(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<void> {
-    const conf = this.#readConf();
+    const { stateDir, confDir } = this.#options;
+    const made = attachedConflist({ containerId: sandboxId, ifName: IF_NAME, stateDir });
+    const conflist = made ?? this.#readConf()?.conflist;
     // Without a configuration nothing of it can be left but the namespace, which goes by itself.
-    if (!conf) return;
-    const attachment = this.#attachment(pod, sandboxId, ns, conf.path);
-    await inTurn(() => delNetwork(conf.conflist, attachment));
+    if (!conflist) return;
+    await inTurn(() => delNetwork(conflist, this.#attachment(pod, sandboxId, ns, confDir)));
   }
 
   async collectGarbage(): Promise<void> {

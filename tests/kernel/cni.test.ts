@@ -33,6 +33,7 @@ import {
 import { CommandError } from "../../dataplane/kernel/command.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { NetlinkError, RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
+import { CniNetwork } from "../../node/host/network.js";
 
 const dir = mkdtempSync(join(tmpdir(), "kubeplumb-cni-"));
 const stateDir = join(dir, "cni");
@@ -439,6 +440,87 @@ t.test("foreign plugins are chained by the protocol", async (t) => {
     message: /exited with 7: broken/,
   });
   await t.rejects(addNetwork(chain("missing"), options), { code: CODE.plugin, message: /missing is not in/ });
+  t.strictSame(await traces(), NOTHING);
+});
+
+/** What the machine itself has at /var/lib/cni: plugins of a host must leave it alone. */
+const machineState = () =>
+  existsSync("/var/lib/cni") ? readdirSync("/var/lib/cni", { recursive: true }).sort() : undefined;
+
+t.test("foreign plugins have the host's own /var/lib/cni", async (t) => {
+  const before = machineState();
+  plugin(
+    "keeps",
+    `mkdir -p /var/lib/cni/kept || exit
+case $CNI_COMMAND in ADD) echo "$conf" > /var/lib/cni/kept/$CNI_CONTAINERID; echo "$conf" | sed 's/.*"prevResult"://; s/}$//';;
+DEL) rm /var/lib/cni/kept/$CNI_CONTAINERID;; esac`,
+  );
+  const [own] = conflist.plugins;
+  const list: NetConfList = { ...conflist, plugins: [own as { type: string }, { type: "keeps" }] };
+  const kept = () => readdirSync(join(stateDir, "kept"));
+  const [one, other] = [newPod(), newPod()];
+  await addNetwork(list, one.options);
+  await addNetwork(list, other.options);
+  t.same(kept(), [one.options.containerId, other.options.containerId].sort(), "one for all its pods");
+  await delNetwork(list, one.options);
+  t.same(kept(), [other.options.containerId]);
+  await delNetwork(list, other.options);
+  t.same(machineState(), before, "nothing on the machine");
+  t.strictSame(await traces(), NOTHING);
+});
+
+const REAL = ["/opt/cni/bin", "/usr/lib/cni"].filter((path) => existsSync(join(path, "host-local")));
+
+t.test(
+  "the reference plugins bridge and host-local",
+  { skip: REAL.length === 0 && "containernetworking-plugins are not installed" },
+  async (t) => {
+    const before = machineState();
+    const ipam = { type: "host-local", ranges: [[{ subnet: "10.250.0.0/24" }]] };
+    const text = { cniVersion: "1.0.0", name: "real", plugins: [{ type: "bridge", bridge: "real0", ipam }] };
+    const list = parseConflist(JSON.stringify(text));
+    const pod = newPod();
+    const options = { ...pod.options, binDirs: REAL };
+    const ip = addressOf(await addNetwork(list, options));
+    t.match(ip, /^10\.250\.0\./);
+    const reserved = () => readdirSync(join(stateDir, "networks", "real")).filter((name) => isIP(name) !== 0);
+    t.same(reserved(), [ip], "the address is written down in the host's state");
+    await delNetwork(list, options);
+    t.same(reserved(), []);
+    t.same(machineState(), before, "nothing on the machine");
+    await rt.deleteLink("real0");
+  },
+);
+
+t.test("a pod leaves by the configuration it came by", async (t) => {
+  const calls = join(dir, "by-conf");
+  for (const name of ["first", "second"]) {
+    const added = `echo '{"cniVersion":"1.0.0","ips":[{"address":"10.9.9.9/24"}]}'`;
+    plugin(name, `echo "${name} $CNI_COMMAND" >> ${calls}\n[ "$CNI_COMMAND" != ADD ] || ${added}`);
+  }
+  const confDir = join(dir, "net.d");
+  mkdirSync(confDir);
+  const configure = (name: string) =>
+    writeFileSync(
+      join(confDir, "10.conflist"),
+      JSON.stringify({ cniVersion: "1.0.0", name, plugins: [{ type: name }] }),
+    );
+  configure("first");
+  const network = new CniNetwork({ confDir, binDirs: [binDir], stateDir, subnetFile, hostNs: host });
+  const identity = { namespace: "default", name: "web", uid: "u" };
+  const [one, other, third] = [newPod(), newPod(), newPod()];
+  for (const pod of [one, other]) await network.add(identity, pod.options.containerId, pod.ns);
+  configure("second");
+  await network.add(identity, third.options.containerId, third.ns);
+  await network.remove(identity, one.options.containerId, one.ns);
+  rmSync(join(confDir, "10.conflist"));
+  rmSync(join(binDir, "first"));
+  await t.rejects(network.remove(identity, other.options.containerId, other.ns), /first is not in/);
+  plugin("first", `echo "first again $CNI_COMMAND" >> ${calls}`);
+  await network.remove(identity, other.options.containerId, other.ns);
+  await network.remove(identity, third.options.containerId, third.ns);
+  const seen = readFileSync(calls, "utf8").trim().split("\n");
+  t.same(seen, ["first ADD", "first ADD", "second ADD", "first DEL", "first again DEL", "second DEL"]);
   t.strictSame(await traces(), NOTHING);
 });
 

@@ -19,7 +19,7 @@ import { join } from "node:path";
 import t from "tap";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
-import { createCluster, NODES } from "../../index.js";
+import { createCluster, NODES, PODS } from "../../index.js";
 import { isPrivileged, ownProcesses, runningProcess } from "../../lab/launch.js";
 import { clusterInfo, down, listClusters, publish, status, up } from "../../lab/lifecycle.js";
 import { clusterPaths, readJson } from "../../lab/state.js";
@@ -249,6 +249,60 @@ async function waitGoneFor<T>(list: () => T[]): Promise<T[]> {
   for (let i = 0; i < 1000 && list().length > 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
   return list();
 }
+
+t.test("up says so when control is there but silent", async (t) => {
+  const home = freshHome(t, "q");
+  await up({ name: "q", home, nodes: 1, ephemeral: true });
+  const pid = runningProcess(clusterPaths("q", home), "control")?.pid ?? 0;
+  process.kill(pid, "SIGSTOP");
+  await t.rejects(up({ name: "q", home, nodes: 1 }), {
+    code: "NOT_RUNNING",
+    message: new RegExp(`^the control process of cluster q \\(${pid}\\) is there but does not answer`),
+  });
+  process.kill(pid, "SIGCONT");
+  t.equal((await up({ name: "q", home, nodes: 1 })).outcome, "running", "it was left alone");
+  await down("q", { home });
+});
+
+t.test("a host's new underlay address is that of its Node and of published ports", async (t) => {
+  const cluster = await createCluster({ nodes: 1, home: freshHome(t, "n") });
+  t.teardown(() => cluster.stop());
+  const hostPort = await freePort();
+  await publish(cluster.name, { hostPort, nodePort: 30080 }, join(base, "n"));
+  await cluster.apply(`
+apiVersion: v1
+kind: Pod
+metadata: { name: web, labels: { app: web } }
+spec: { containers: [{ name: web, image: "registry.k8s.io/e2e-test-images/agnhost:2.53", args: [netexec] }] }
+---
+apiVersion: v1
+kind: Service
+metadata: { name: web }
+spec: { type: NodePort, externalTrafficPolicy: Local, selector: { app: web }, ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }] }
+`);
+  await cluster.waitFor(PODS, "web", "Ready");
+  await cluster.waitForSync();
+  const get = () => fetch(`http://127.0.0.1:${hostPort}/hostname`).then((answer) => answer.text());
+  t.equal(await get(), "web");
+  const [, prefix] = (await cluster.exec("node-1", ["ip", "-o", "-4", "addr", "show", "eth0"])).stdout.match(
+    /192\.168\.56\.11(\/\d+)/,
+  ) as string[];
+  for (const change of [`del 192.168.56.11${prefix}`, `add 192.168.56.77${prefix}`])
+    await cluster.exec("node-1", ["ip", "addr", ...change.split(" "), "dev", "eth0"]);
+  const internalIP = async () =>
+    (await cluster.client.get(NODES, "node-1")).status?.addresses?.find(({ type }) => type === "InternalIP")
+      ?.address;
+  await cluster.waitUntil(async () => (await internalIP()) === "192.168.56.77", { timeoutMs: 8000 });
+  await cluster.waitUntil(
+    () =>
+      get().then(
+        (text) => text === "web",
+        () => false,
+      ),
+    { timeoutMs: 8000 },
+  );
+  t.equal(await get(), "web");
+});
 
 t.test("stale, lost and foreign records", async (t) => {
   const home = freshHome(t, "d");

@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   rmSync,
   symlinkSync,
@@ -325,6 +326,25 @@ t.test("the state directory", async (t) => {
   t.equal(readJson(join(dir, "x.json")), undefined, "half a file is none");
 });
 
+t.test("directories above the state directory go with it when they were made for it", async (t) => {
+  const top = tempDir();
+  const paths = clusterPaths("one", join(top, "a", "b", "home"));
+  await withLock(paths, async () => mkdirSync(paths.dir));
+  t.ok(existsSync(paths.dir), "a cluster holds them");
+  await withLock(paths, async () => removeTree(paths.dir));
+  t.same(readdirSync(top), [], "another command removes all three");
+  mkdirSync(join(top, "a"));
+  await withLock(paths, async () => mkdirSync(paths.dir));
+  await withLock(paths, async () => removeTree(paths.dir));
+  t.same(readdirSync(top), ["a"], "what was there before stays");
+  const nowhere = clusterPaths("one", "/proc/kubeplumb/home");
+  await t.rejects(
+    withLock(nowhere, async () => {}),
+    { code: "ENOENT" },
+    "below /proc no directory can be made, and that is said",
+  );
+});
+
 t.test("one command at a time works on a cluster", async (t) => {
   const home = join(tempDir(), "home");
   const paths = clusterPaths("one", home);
@@ -477,9 +497,13 @@ t.test("connections through the lab's socket and a published port", async (t) =>
   await new Promise<void>((resolve) => target.listen(0, "127.0.0.1", resolve));
   const { port } = target.address() as AddressInfo;
   const lab = createServer();
+  const asked: string[] = [];
   lab.on("upgrade", (req, socket, head) => {
     const [, , ip = "", to = ""] = (req.url ?? "").split("/");
-    acceptDial(socket as Socket, head, ip, Number(to));
+    asked.push(ip);
+    // A host that drops what comes.
+    if (ip === "192.0.2.1") socket.once("end", () => socket.end());
+    else acceptDial(socket as Socket, head, ip, Number(to));
   });
   await new Promise<void>((resolve) => lab.listen(labSocket, resolve));
   t.teardown(() => {
@@ -494,8 +518,8 @@ t.test("connections through the lab's socket and a published port", async (t) =>
   await t.rejects(dial(labSocket, "127.0.0.1", free), /ECONNREFUSED/);
   await t.rejects(dial(join(dir, "none"), "127.0.0.1", free), { code: "ENOENT" });
 
-  const hosts = ["127.0.0.1", undefined];
-  const relay = new Relay({ labSocket, nextHost: () => hosts[0], log: silentLogger });
+  const hosts = ["127.0.0.1"];
+  const relay = new Relay({ labSocket, nextHosts: () => hosts, log: silentLogger });
   t.teardown(() => relay.close());
   const published = { hostPort: await freePort(), nodePort: port, address: "127.0.0.1" };
   await relay.open(published);
@@ -512,7 +536,21 @@ t.test("connections through the lab's socket and a published port", async (t) =>
     code: "PORT_IN_USE",
     message: `127.0.0.1:${port} is in use by another program; publish another port`,
   });
-  hosts[0] = undefined;
+  for (const [refused, silent] of [
+    ["127.0.0.2", "192.0.2.1"],
+    ["192.0.2.1", "127.0.0.2"],
+  ] as const) {
+    hosts.splice(0, 3, refused, silent, "127.0.0.1");
+    asked.length = 0;
+    const began = performance.now();
+    const patient = connect({ port: published.hostPort, host: "127.0.0.1", allowHalfOpen: true });
+    patient.end("x");
+    t.match(await text(patient), /^got 1\n/);
+    t.ok(performance.now() - began < 3000, "a silent host is given a second");
+    if (refused === "127.0.0.2") t.same(asked, hosts, "each host once");
+    else t.same(asked, ["127.0.0.1"], "the one that answered is asked first from then on");
+  }
+  hosts.length = 0;
   await t.rejects(
     text(connect({ port: published.hostPort, host: "127.0.0.1" })),
     { code: "ECONNRESET" },
