@@ -1,10 +1,10 @@
 // agnhost netexec: the HTTP and UDP server that the Kubernetes network tests talk to.
 
 import { request as httpRequest, type IncomingMessage, type ServerResponse } from "node:http";
+import { parseDuration } from "../../common/duration.js";
 import { hostPort } from "../../common/ip.js";
 import { withFlags } from "./echo.js";
 import { anyAddressFor, EmulatedProcess, GO_SIGTERM, goLog, peerOf } from "./emulated.js";
-import { parseGoDuration } from "./flags.js";
 import { resolveHost } from "./resolve.js";
 import type { ContainerContext, Workload } from "./types.js";
 
@@ -155,7 +155,7 @@ class NetexecServer {
   #exit(query: Query, response: ServerResponse): void {
     const duration = (name: string): number | undefined => {
       const value = query.get(name);
-      return value ? parseGoDuration(value) : 0;
+      return value ? parseDuration(value) : 0;
     };
     const [wait, timeout] = [duration("wait"), duration("timeout")];
     const codeText = query.get("code") || "0";

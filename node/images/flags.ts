@@ -1,27 +1,12 @@
 // Command-line flags as Go programs take them (pflag): --name=value, --name value, -name. Pure.
 
+import { parseDuration } from "../../common/duration.js";
+
 export class FlagError extends Error {
   override readonly name = "FlagError";
 }
 
 type Kind = "string" | "number" | "boolean" | "duration";
-
-/** A Go duration ("1m30s", "500ms", "0") in milliseconds; undefined when it is none. */
-export function parseGoDuration(text: string): number | undefined {
-  if (text === "0") return 0;
-  const units: Record<string, number> = {
-    ns: 1e-6,
-    us: 1e-3,
-    µs: 1e-3,
-    ms: 1,
-    s: 1000,
-    m: 60_000,
-    h: 3_600_000,
-  };
-  const matches = [...text.matchAll(/(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)/g)];
-  if (matches.length === 0 || matches.map((match) => match[0]).join("") !== text) return undefined;
-  return matches.reduce((sum, [, value, unit]) => sum + Number(value) * (units[unit ?? ""] ?? 0), 0);
-}
 
 function convert(name: string, text: string, kind: Kind): string | number | boolean {
   const bad = () => new FlagError(`invalid argument "${text}" for "--${name}" flag`);
@@ -31,7 +16,7 @@ function convert(name: string, text: string, kind: Kind): string | number | bool
     if (["false", "0", "f"].includes(text)) return false;
     throw bad();
   }
-  const value = kind === "number" ? Number(text || Number.NaN) : parseGoDuration(text);
+  const value = kind === "number" ? Number(text || Number.NaN) : parseDuration(text);
   if (value === undefined || Number.isNaN(value)) throw bad();
   return value;
 }

@@ -35,6 +35,8 @@ t.test("durations as Go writes them", async (t) => {
     ["", undefined],
     ["s", undefined],
     ["1 s", undefined],
+    ["1m x", undefined],
+    ["x1m", undefined],
     ["1d", undefined],
   ];
   for (const [text, ms] of cases) t.equal(parseDuration(text), ms, JSON.stringify(text));
