@@ -215,8 +215,8 @@ export async function measureKubeProxy(peer: PeerCase): Promise<Figures> {
       added.push(await timed(() => put(`extra${round}`, vip(20_000 + round), [pod(20_000 + round, 0)])));
     }
     const pid = child.pid ?? 0;
-    const memory = rssOf(pid);
     const idle = idleSeconds > 0 ? await idleCpu(pid, idleSeconds) : undefined;
+    const memory = rssOf(pid);
     return { cold, endpoint, service: added, memory, ...(idle !== undefined && { idle }) };
   } finally {
     child.kill("SIGTERM");

@@ -33,7 +33,7 @@ export interface Figures {
   service: number[];
   /** The same kernel with the same rules, one chain of one rule by hand: what no proxy can be faster than. */
   floor?: number[];
-  /** Resident set of the process after the rounds, MB. */
+  /** Resident set of the process after the rounds and the idle time, MB. */
   memory: number;
   /** CPU milliseconds of a minute in which nothing changes; undefined when not asked for. */
   idle?: number;
@@ -112,8 +112,8 @@ async function measureOurs(kind: Kind, count: number, folder: string): Promise<F
       }),
     );
   }
-  const memory = process.memoryUsage.rss() / 1e6;
   const idle = idleSeconds > 0 ? await idleCpu(process.pid, idleSeconds) : undefined;
+  const memory = process.memoryUsage.rss() / 1e6;
   await proxy.stop();
   const floor: number[] = [];
   for (let round = 0; round < rounds; round++) {

@@ -2,6 +2,7 @@
 // cluster, against the API server over TLS. And the servers that a host's own proxy has.
 
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { type Cluster, createCluster, DEPLOYMENTS } from "../../index.js";
@@ -99,6 +100,7 @@ t.test("the API server goes away: rules stay, and follow when it is back", async
   const found = await cluster.exec("node-2", ["pgrep", "-n", "-f", "hostname-override node-1"]);
   const inside = ["nsenter", "-n", "-t", found.stdout.trim()];
   await cluster.kill("control");
+  await sleep(process.env.KUBEPLUMB_LONG_TESTS ? 60_000 : 3000);
   t.strictSame(await serviceRules("node-2", inside), before);
   const { stdout } = await cluster.exec("node-2", [...inside, "curl", "-sI", `http://${vip}/`]);
   t.match(stdout, /200 OK/, "and route");
