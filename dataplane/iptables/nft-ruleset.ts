@@ -22,12 +22,20 @@ import { quoteWord, splitWords } from "./words.js";
 /** Inputs with more lines are sent in portions: new chains first, as nothing leads into them. */
 const LARGE = 2000;
 
+/**
+ * How long a socket waits for the next change. It keeps the namespace alive, so it is not kept for good; and the kernel
+ * takes 10 ms and more to close it, in which a thread is not there for others.
+ */
+const LINGER_MS = 1000;
+
 /** nf_tables of one namespace and family, written as iptables-nft writes. Calls must not overlap. */
 export class NftRuleset {
   readonly #ns: NetNs;
   readonly #family: 4 | 6;
   readonly #memory = new ChainMemory();
   readonly #pace: Pace = { slow: false };
+  #socket: NetlinkSocket | undefined;
+  #closing: NodeJS.Timeout | undefined;
 
   constructor(ns: NetNs, family: 4 | 6) {
     this.#ns = ns;
@@ -44,18 +52,13 @@ export class NftRuleset {
     try {
       const plans = plansOf(input);
       large = plans.reduce((lines, plan) => lines + this.#linesToSend(plan), 0) > LARGE;
-      // Not kept open: it keeps the namespace alive.
-      const socket = NetlinkSocket.open(this.#ns, NETLINK_NETFILTER);
-      try {
-        await new Restore(socket, this.#family, { memory: this.#memory, pace: this.#pace }, options).run(
-          plans,
-          large,
-        );
-        return undefined;
-      } finally {
-        socket.closeSlowly();
-      }
+      const state = { memory: this.#memory, pace: this.#pace };
+      await new Restore(this.#open(), this.#family, state, options).run(plans, large);
+      this.#closeSoon();
+      return undefined;
     } catch (error) {
+      // With answers in it, perhaps, that nobody has read.
+      this.#close();
       if (error instanceof UnsupportedRule) return error.message;
       this.#memory.clear();
       // No netlink (rights, an old kernel): the tool will say it in its own way.
@@ -65,6 +68,22 @@ export class NftRuleset {
       if (!large || !error.line || error.refusal.code !== "ENOENT") return error.message;
       throw new RestoreError(this.#ns.name, input, wordsFor(error.line), error.refusal);
     }
+  }
+
+  #open(): NetlinkSocket {
+    clearTimeout(this.#closing);
+    this.#socket ??= NetlinkSocket.open(this.#ns, NETLINK_NETFILTER);
+    return this.#socket;
+  }
+
+  #closeSoon(): void {
+    this.#closing = setTimeout(() => this.#close(), LINGER_MS).unref();
+  }
+
+  #close(): void {
+    clearTimeout(this.#closing);
+    this.#socket?.closeSlowly();
+    this.#socket = undefined;
   }
 
   /** See readRuleset. */
