@@ -172,6 +172,7 @@ function farewell(
   const rows = [
     [url, "the NodePort, in a browser"],
     ...(withKubectl ? [[`${kubectl} get pods -o wide`, connected ? "the current context" : ""]] : []),
+    [`${self} explain${name} kubernetes-bootcamp`, "what happens to a packet, and why"],
     [`${self} exec${name} ${host} -- iptables-save -t nat`, "the rules of a host"],
     [`${self} shell${name} ${host}`, "look around in it"],
     [`${self} down${name}`, "stop, and leave nothing behind"],
