@@ -134,6 +134,9 @@ for (const target of ["default/kube-proxy", "node-1"]) {
 t.test("healthCheckNodePort tells which nodes have endpoints", async (t) => {
   const port = await kubectl("get", "service", "web", "-o", "jsonpath={.spec.healthCheckNodePort}");
   const [one, two] = cluster.hosts.map(({ ip }) => `http://${ip}:${port}/`);
+  await kubectl("rollout", "status", "deployment/web", "--timeout=30s");
+  const told = async () => JSON.parse((await get("node-2", one ?? "")).body).localEndpoints;
+  await cluster.waitUntil(async () => (await told()) === 3, { timeoutMs: 10_000 });
   const here = await get("node-2", one ?? "");
   t.equal(here.code, 200);
   t.match(JSON.parse(here.body), {
