@@ -1,9 +1,9 @@
 // The cluster configuration: reads it strictly, fills in every default, and says what is wrong with it.
 // Pure; knows nothing of files or processes.
 
+import { type Field, readValue, readYaml } from "../common/fields.js";
 import type { Taint } from "../common/k8s.js";
 import { knownImages, resolveImage } from "../node/images/index.js";
-import { type Field, readValue, readYaml } from "./fields.js";
 import {
   dnsLabelProblem,
   labelKeyProblem,
@@ -28,7 +28,7 @@ import {
   type Publish,
 } from "./types.js";
 
-export { ConfigError, type ConfigProblem } from "./fields.js";
+export { ConfigError, type ConfigProblem } from "../common/fields.js";
 export { bridgeAddresses, publishProblem, resolveConfig, resolvePublish } from "./resolve.js";
 export type { ClusterConfig, ResolvedConfig } from "./types.js";
 

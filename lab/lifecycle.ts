@@ -2,12 +2,11 @@
 // inside is theirs. One command at a time works on a cluster (lock); each leaves it whole or as it was.
 
 import { existsSync, mkdirSync, statfsSync, statSync } from "node:fs";
-import { overrideConfig, publishProblem, resolveConfig, resolvePublish } from "./config.js";
 import { ClusterError, hasCode, messageOf } from "./errors.js";
 import { removeTree } from "./files.js";
 import { residentBytes } from "./identity.js";
 import { type Launched, launch, logTail, runningProcess, stopProcess } from "./launch.js";
-import { DEFAULT_NAME } from "./resolve.js";
+import { DEFAULT_NAME, publishProblem, resolveConfig, resolvePublish } from "./resolve.js";
 import {
   type ClusterPaths,
   clusterNames,
@@ -62,6 +61,8 @@ const LEAST_SPACE = 4 << 20;
  *   INVALID_NAME, PATH_TOO_LONG.
  */
 export async function up(options: UpOptions = {}): Promise<UpResult> {
+  // The YAML reader and the images take most of the time that this file takes to load; only here are they needed.
+  const { overrideConfig } = await import("./config.js");
   const asked = overrideConfig(options.config ?? {}, options);
   const wanted = resolveConfig(asked);
   const paths = clusterPaths(wanted.name, options.home);

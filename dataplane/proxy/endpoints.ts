@@ -1,7 +1,7 @@
 // From EndpointSlices to the endpoints of each port of a Service.
 // Pure; rules of the EndpointSlice API (discovery/v1) for absent fields, of kube-proxy for what is ignored.
 
-import type { Endpoint as ApiEndpoint, EndpointSlice, Stored } from "../../common/k8s.js";
+import type { EndpointHints, EndpointSlice, Stored } from "../../common/k8s.js";
 import { addressOf } from "./addresses.js";
 import type { Endpoint } from "./model.js";
 
@@ -39,9 +39,6 @@ function hintNames(hints: readonly { readonly name: string }[] | undefined): rea
   return hints?.length ? hints.map(({ name }) => name) : NO_HINTS;
 }
 
-/** The types of this API version do not have forNodes yet (KEP-3015, v1 since 1.35). */
-type Hints = NonNullable<ApiEndpoint["hints"]> & { forNodes?: { name: string }[] };
-
 /** Only the first address of an endpoint counts; ports without a name field or number are ignored. */
 export function sliceEndpoints(
   slice: Stored<EndpointSlice>,
@@ -64,7 +61,7 @@ export function sliceEndpoints(
         serving: conditions?.serving ?? true,
         terminating: conditions?.terminating ?? false,
         zoneHints: hintNames(hints?.forZones),
-        nodeHints: hintNames((hints as Hints | undefined)?.forNodes),
+        nodeHints: hintNames((hints as EndpointHints | undefined)?.forNodes),
       });
     }
     out.set(portKey(name, protocol), list);

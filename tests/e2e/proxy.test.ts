@@ -152,6 +152,44 @@ t.test("healthCheckNodePort tells which nodes have endpoints", async (t) => {
   t.pass("the port is closed with the Service");
 });
 
+t.test("a Service prefers endpoints of the client's zone, and follows a node's label", async (t) => {
+  const server = (node: string) => `
+apiVersion: v1
+kind: Pod
+metadata: { name: near-${node}, labels: { app: near } }
+spec: { nodeName: ${node}, terminationGracePeriodSeconds: 0, containers: [{ name: web, image: nginx }] }`;
+  const labels = (node: string, zone: string) =>
+    kubectl("label", "--overwrite", "node", node, `topology.kubernetes.io/zone=${zone}`);
+  await labels("node-1", "a");
+  await labels("node-2", "b");
+  await cluster.apply(`${server("node-1")}
+---${server("node-2")}
+---
+apiVersion: v1
+kind: Service
+metadata: { name: near }
+spec: { selector: { app: near }, ports: [{ port: 80 }], trafficDistribution: PreferSameZone }`);
+  await kubectl("wait", "--for=condition=Ready", "pod/near-node-1", "pod/near-node-2", "--timeout=30s");
+  const ip = (node: string) => kubectl("get", "pod", `near-${node}`, "-o", "jsonpath={.status.podIP}");
+  const [one, two] = [await ip("node-1"), await ip("node-2")];
+  const backends = async (node: string) =>
+    (await serviceRules(node))
+      .filter((rule) => rule.includes("default/near") && / -j DNAT /.test(rule))
+      .map((rule) => rule.replace(/.*--to-destination (.*):80$/, "$1"))
+      .sort();
+  const become = (node: string, wanted: string[]) =>
+    cluster.waitUntil(async () => JSON.stringify(await backends(node)) === JSON.stringify(wanted.sort()), {
+      what: `${node} sends to ${wanted}`,
+      timeoutMs: 15_000,
+    });
+  await become("node-1", [one]);
+  await become("node-2", [two]);
+  await labels("node-1", "b");
+  await become("node-1", [one, two]);
+  await become("node-2", [one, two]);
+  t.pass("both nodes are in one zone now");
+});
+
 t.test("--cleanup removes what is ours and nothing else", async (t) => {
   await cluster.apply(pod("other", ["sleep", "600"]));
   await kubectl("wait", "--for=condition=Ready", "pod/other", "--timeout=30s");

@@ -163,8 +163,13 @@ function skipDuplicateDetection(ns: NetNs): void {
 }
 
 /** "pod-1 10.244.1.3", or the code of the error. */
-export async function ask(from: NetNs, host: string, port: number, localAddress?: string): Promise<string> {
-  const socket = from.connect({ host, port, timeout: 800, ...(localAddress && { localAddress }) });
+export async function ask(
+  from: NetNs,
+  host: string,
+  port: number,
+  { timeout = 800, localAddress }: { timeout?: number; localAddress?: string } = {},
+): Promise<string> {
+  const socket = from.connect({ host, port, timeout, ...(localAddress && { localAddress }) });
   let text = "";
   socket.setEncoding("utf8").on("data", (chunk: string) => {
     text += chunk;

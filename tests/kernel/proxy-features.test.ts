@@ -66,7 +66,8 @@ for (const family of [4, 6] as const) {
         loadBalancerSourceRanges: [`${CLIENT_IP[family]}/${family === 4 ? 32 : 128}`],
       });
       t.equal(await ask(outside, LB[family], 80), masqueraded, "within the source ranges");
-      const stranger = (ip: string, port: number) => ask(outside, ip, port, STRANGER[family]);
+      const stranger = (ip: string, port: number) =>
+        ask(outside, ip, port, { localAddress: STRANGER[family] });
       t.equal(await stranger(LB[family], 80), "ETIMEDOUT", "outside of them");
       t.equal(await stranger(NODE_IP[family], 30080), masqueraded, "node ports are not asked");
       await cluster.service({ ...balanced, loadBalancerSourceRanges: ["203.0.113.0/24", "2001:db8:9::/48"] });

@@ -27,6 +27,7 @@ import {
   sourceFor,
   walk,
 } from "../../dataplane/trace/index.js";
+import { ask as askTcp } from "../helpers/proxy-lab.js";
 import { service, slice } from "../helpers/service-objects.js";
 
 const PODS = 3;
@@ -188,28 +189,15 @@ class World {
 
 /** Answers of a kernel: "pod-1 10.244.1.2", "refused", "timeout", or the code of another error. */
 async function ask(from: NetNs, { protocol, dst, dport }: Packet, ms: number): Promise<string> {
-  return protocol === "tcp" ? askTcp(from, dst, dport, ms) : askUdp(from, dst, dport, ms);
+  if (protocol !== "tcp") return askUdp(from, dst, dport, ms);
+  return verdictOf(await askTcp(from, dst, dport, { timeout: ms }));
 }
 
-function verdictOf(error: unknown): string {
-  const code = (error as NodeJS.ErrnoException).code ?? String(error);
+/** An answer stays as it is. */
+function verdictOf(code: string): string {
   // EPERM is how a datagram fails that a rule of OUTPUT drops.
   if (code === "ETIMEDOUT" || code === "EPERM") return "timeout";
   return code === "ECONNREFUSED" ? "refused" : code;
-}
-
-async function askTcp(from: NetNs, host: string, port: number, timeout: number): Promise<string> {
-  const socket = from.connect({ host, port, timeout });
-  let text = "";
-  socket.setEncoding("utf8").on("data", (chunk: string) => {
-    text += chunk;
-  });
-  try {
-    await once(socket, "close");
-    return text;
-  } catch (error) {
-    return verdictOf(error);
-  }
 }
 
 async function askUdp(from: NetNs, host: string, port: number, ms: number): Promise<string> {
@@ -223,7 +211,7 @@ async function askUdp(from: NetNs, host: string, port: number, ms: number): Prom
     const [data] = await Promise.race([answer, sleep(ms).then(() => [undefined])]);
     return data ? String(data) : "timeout";
   } catch (error) {
-    return verdictOf(error);
+    return verdictOf((error as NodeJS.ErrnoException).code ?? String(error));
   } finally {
     socket.close();
   }

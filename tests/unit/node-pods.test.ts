@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { Volume } from "kubernetes-types/core/v1.js";
 import t from "tap";
 import { CONFIG_MAPS, PODS, SECRETS } from "../../common/client.js";
-import type { Pod, PodStatus, Stored } from "../../common/k8s.js";
+import type { Pod } from "../../common/k8s.js";
 import { type Payload, writeAtomically } from "../../node/pods/atomic-files.js";
 import { containerEnv } from "../../node/pods/env.js";
 import type { PodEnvironment } from "../../node/pods/environment.js";
@@ -15,23 +15,7 @@ import { volumePayload } from "../../node/pods/payload.js";
 import { resourceValue } from "../../node/pods/resource-field.js";
 import { PodWorker } from "../../node/pods/worker.js";
 import { FakeClient } from "./helpers/node-fake-client.js";
-
-function pod(spec: Partial<Pod["spec"]> = {}, metadata: object = {}, status?: PodStatus): Stored<Pod> {
-  return {
-    apiVersion: "v1",
-    kind: "Pod",
-    metadata: {
-      name: "web-1",
-      namespace: "shop",
-      uid: "u-1",
-      resourceVersion: "1",
-      creationTimestamp: "2026-11-21T00:00:00Z",
-      ...metadata,
-    },
-    spec: { containers: [], ...spec } as NonNullable<Pod["spec"]>,
-    ...(status ? { status } : {}),
-  };
-}
+import { pod } from "./helpers/node-objects.js";
 
 const files = (entries: Record<string, string>, mode = 0o644): Payload =>
   new Map(Object.entries(entries).map(([path, text]) => [path, { data: Buffer.from(text), mode }]));

@@ -64,23 +64,7 @@ import { parseStat } from "../../node/reaper.js";
 import { exitStatusMessage, parseRemoteCommandQuery } from "../../node/streams/remote-command.js";
 import { wireOverlay } from "../../node/wiring.js";
 import { FakeClient } from "./helpers/node-fake-client.js";
-
-function pod(spec: Partial<Pod["spec"]> = {}, metadata: object = {}, status?: PodStatus): Stored<Pod> {
-  return {
-    apiVersion: "v1",
-    kind: "Pod",
-    metadata: {
-      name: "web-1",
-      namespace: "shop",
-      uid: "u-1",
-      resourceVersion: "1",
-      creationTimestamp: "2026-11-21T00:00:00Z",
-      ...metadata,
-    },
-    spec: { containers: [], ...spec } as NonNullable<Pod["spec"]>,
-    ...(status ? { status } : {}),
-  };
-}
+import { pod } from "./helpers/node-objects.js";
 
 const service = (name: string, namespace: string, spec: Service["spec"]): Stored<Service> => ({
   apiVersion: "v1",

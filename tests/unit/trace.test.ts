@@ -18,9 +18,7 @@ import {
   renderRestore,
 } from "../../dataplane/iptables/index.js";
 import { renderAll } from "../../dataplane/proxy/render.js";
-import type { RuleContext } from "../../dataplane/proxy/rules/context.js";
 import { entryJumps } from "../../dataplane/proxy/rules/fixed.js";
-import { localDetector } from "../../dataplane/proxy/rules/local-detector.js";
 import { ChangeTracker } from "../../dataplane/proxy/tracker.js";
 import {
   addressOn,
@@ -31,6 +29,7 @@ import {
   sourceFor,
   walk,
 } from "../../dataplane/trace/index.js";
+import { CONTEXT } from "../helpers/proxy-memory.js";
 import { type ServiceOptions, service, slice } from "../helpers/service-objects.js";
 
 const NODE = "192.168.56.11";
@@ -367,20 +366,6 @@ t.test("a host as ip(8) tells it", async (t) => {
   t.equal(parseHost(`${text}\n`, 6).forwarding, false);
   t.match(ends(rules(), { dst: "10.8.3.3" }, host), [{ fate: "local" }]);
 });
-
-const CONTEXT: RuleContext = {
-  family: 4,
-  place: { name: "node-1", zone: undefined },
-  nodeIP: NODE,
-  localDetector: localDetector({ mode: "ClusterCIDR", cidrs: ["10.244.0.0/16"] }, 4),
-  masqueradeAll: false,
-  masqueradeMark: "0x4000",
-  nodePortIPs: undefined,
-  localhostNodePorts: true,
-  endpointComments: true,
-  randomFully: true,
-  tcpBeLiberal: false,
-};
 
 function object<T extends Node | Pod>(name: string, rest: Partial<T>, namespace?: string): Stored<T> {
   const metadata = { name, uid: name, resourceVersion: "1", creationTimestamp: "2026-01-01T00:00:00Z" };
