@@ -287,9 +287,13 @@ t.test("a node's zone moves traffic; nothing is sent when it does not", async (t
   await sync();
   t.same(used(), ["10.244.2.2"]);
   const { length } = kernel.inputs;
+  const syncs = async () =>
+    /sync_proxy_rules_duration_seconds_count\{.*\} (\d+)/.exec(await proxy.metrics())?.[1];
+  const before = await syncs();
   proxy.nodeChanged(inZone("b", { unschedulable: true }));
-  await sync();
+  await settle();
   t.equal(kernel.inputs.length, length, "a heartbeat is no news");
+  t.equal(await syncs(), before, "and no reason to sync");
   proxy.nodeChanged(inZone("c"));
   await sync();
   t.same(used(), ["10.244.1.2", "10.244.2.2"], "nobody is hinted for our zone: all of them");
