@@ -116,15 +116,16 @@ class Agent implements NodeAgent {
       subnetFile: subnetEnvPath(runDir),
       hostNs: ns,
     });
+    const facts = factsOf(options, this.#nodeIPs);
     this.#registration = new Registration({
-      facts: factsOf(options, this.#nodeIPs),
+      facts,
       client,
       nodes: informers.get(NODES),
       events: this.#events,
       health: () => ({ networkProblem: this.#networkProblem(), overlayUp: this.#overlayUp }),
       log: this.#part("registration"),
     });
-    this.#pods = new PodManager(this.#podEnvironment(), informers.get(PODS));
+    this.#pods = new PodManager(this.#podEnvironment(facts.capacity), informers.get(PODS));
     this.#api = new KubeletApi({ nodeName: name, rootDir, pods: this.#pods, log: this.#part("kubelet") });
   }
 
@@ -163,14 +164,14 @@ class Agent implements NodeAgent {
     });
   }
 
-  #podEnvironment(): PodEnvironment {
+  #podEnvironment(allocatable: NodeFacts["capacity"]): PodEnvironment {
     const { name, ns, rootDir, client, informers, images = {}, timing } = this.#options;
     const services = informers.get(SERVICES);
     const resolver = "/etc/resolv.conf";
     return {
       nodeName: name,
       nodeIPs: this.#nodeIPs,
-      allocatable: factsOf(this.#options, this.#nodeIPs).capacity,
+      allocatable,
       hostNs: ns,
       rootDir,
       client,
