@@ -1,5 +1,6 @@
 // Generates control/api/schema.generated.json: the schema of every kind we serve, as OpenAPI v3 component schemas
-// with protobuf field numbers beside them, from the published type declarations of the kubernetes-types package. Plain Node: it runs before the compiler.
+// with protobuf field numbers beside them, from the published type declarations of the kubernetes-types package. Plain
+// Node: it runs before the compiler.
 // Facts those declarations lack (integer widths, strategic-merge keys, fields newer than the package) are tables here.
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -25,6 +26,8 @@ const ROOTS = {
     "NodeList",
     "Pod",
     "PodList",
+    "ReplicationController",
+    "ReplicationControllerList",
     "Secret",
     "SecretList",
     "Service",
@@ -32,12 +35,33 @@ const ROOTS = {
     "ServiceAccount",
     "ServiceAccountList",
   ],
-  "apps/v1": ["Deployment", "DeploymentList", "ReplicaSet", "ReplicaSetList"],
-  "autoscaling/v1": ["Scale"],
+  "apps/v1": [
+    "ControllerRevision",
+    "ControllerRevisionList",
+    "DaemonSet",
+    "DaemonSetList",
+    "Deployment",
+    "DeploymentList",
+    "ReplicaSet",
+    "ReplicaSetList",
+    "StatefulSet",
+    "StatefulSetList",
+  ],
+  "authentication/v1": ["SelfSubjectReview", "TokenRequest", "TokenReview"],
+  "authorization/v1": [
+    "LocalSubjectAccessReview",
+    "SelfSubjectAccessReview",
+    "SelfSubjectRulesReview",
+    "SubjectAccessReview",
+  ],
+  "autoscaling/v1": ["HorizontalPodAutoscaler", "HorizontalPodAutoscalerList", "Scale"],
+  "autoscaling/v2": ["HorizontalPodAutoscaler", "HorizontalPodAutoscalerList"],
+  "batch/v1": ["CronJob", "CronJobList", "Job", "JobList"],
   "coordination/v1": ["Lease", "LeaseList"],
   "discovery/v1": ["EndpointSlice", "EndpointSliceList"],
   "events/v1": ["Event", "EventList"],
-  "policy/v1": ["Eviction"],
+  "networking/v1": ["Ingress", "IngressClass", "IngressClassList", "IngressList"],
+  "policy/v1": ["Eviction", "PodDisruptionBudget", "PodDisruptionBudgetList"],
   "meta/v1": [
     "APIGroup",
     "APIGroupList",
@@ -67,10 +91,12 @@ const INT64 = new Set([
   "gracePeriodSeconds",
   "observedGeneration",
   "remainingItemCount",
+  "revision",
   "runAsGroup",
   "runAsUser",
   "seconds",
   "sizeBytes",
+  "startingDeadlineSeconds",
   "supplementalGroups",
   "terminationGracePeriodSeconds",
   "tolerationSeconds",
@@ -115,6 +141,12 @@ const PATCH = {
   "DeploymentSpec.strategy": ["retainKeys"],
   "DeploymentStatus.conditions": ["merge", "type"],
   "ReplicaSetStatus.conditions": ["merge", "type"],
+  "ReplicationControllerStatus.conditions": ["merge", "type"],
+  "StatefulSetStatus.conditions": ["merge", "type"],
+  "DaemonSetStatus.conditions": ["merge", "type"],
+  "JobStatus.conditions": ["merge", "type"],
+  "HorizontalPodAutoscalerStatus.conditions": ["merge", "type"],
+  "PodDisruptionBudgetStatus.conditions": ["merge", "type"],
 };
 
 /** Fields that Kubernetes has gained since the version of kubernetes-types: [owner, name, type, description]. */
