@@ -12,6 +12,7 @@ import { NetNs } from "../dataplane/kernel/netns.js";
 import { node, service, slice } from "../tests/helpers/service-objects.js";
 import { idleCpu, rssOf } from "./memory.js";
 import type { Figures } from "./proxy.js";
+import { Traffic } from "./traffic.js";
 
 const METRICS_PORT = 10249;
 /** Of IPv4, where both families are told apart. */
@@ -45,17 +46,21 @@ interface Stored {
   metadata: { namespace?: string; name?: string; resourceVersion?: string };
 }
 
-/** Lists and watches of a few kinds, as JSON whatever was asked for. */
+/** What is served of one kind; each watch with the version that it asked for. */
+interface Kind {
+  list: string;
+  items: Map<string, Stored>;
+  watches: Map<ServerResponse, string>;
+}
+
+/** Lists and watches of a few kinds, as JSON whatever was asked for, in the version of the path. */
 class Objects {
-  readonly #kinds = new Map<
-    string,
-    { list: string; items: Map<string, Stored>; watches: Set<ServerResponse> }
-  >();
+  readonly #kinds = new Map<string, Kind>();
   #version = 1;
 
   constructor(kinds: Readonly<Record<string, string>>) {
     for (const [resource, list] of Object.entries(kinds)) {
-      this.#kinds.set(resource, { list, items: new Map(), watches: new Set() });
+      this.#kinds.set(resource, { list, items: new Map(), watches: new Map() });
     }
   }
 
@@ -66,7 +71,7 @@ class Objects {
     const type = kind.items.has(key) ? "MODIFIED" : "ADDED";
     object.metadata.resourceVersion = String(++this.#version);
     kind.items.set(key, object);
-    for (const watch of kind.watches) watch.write(`${JSON.stringify({ type, object })}\n`);
+    for (const [watch, apiVersion] of kind.watches) tell(watch, type, { ...object, apiVersion });
   }
 
   answer = (incoming: IncomingMessage, response: ServerResponse): void => {
@@ -79,35 +84,35 @@ class Objects {
     }
     const found = [parts.at(-1), parts.at(-2)].map((part) => this.#kinds.get(part ?? ""));
     const [whole, one] = found;
+    // kube-proxy before 1.21 knows EndpointSlices as discovery.k8s.io/v1beta1.
+    const apiVersion = parts[0] === "apis" ? `${parts[1]}/${parts[2]}` : "v1";
     const item = one?.items.get(`/${parts.at(-1)}`);
     if (!whole) {
       const status = { kind: "Status", apiVersion: "v1", status: "Failure", reason: "NotFound", code: 404 };
       response.writeHead(item ? 200 : 404).end(JSON.stringify(item ?? status));
     } else if (["1", "true"].includes(url.searchParams.get("watch") ?? "")) {
-      this.#watch(whole, url.searchParams.get("sendInitialEvents") === "true", response);
+      this.#watch(whole, apiVersion, url.searchParams.get("sendInitialEvents") === "true", response);
     } else {
       const metadata = { resourceVersion: String(this.#version) };
-      const items = [...whole.items.values()];
-      response.end(JSON.stringify({ kind: whole.list, apiVersion: "v1", metadata, items }));
+      const items = [...whole.items.values()].map((object) => ({ ...object, apiVersion }));
+      response.end(JSON.stringify({ kind: whole.list, apiVersion, metadata, items }));
     }
   };
 
-  #watch(
-    kind: { items: Map<string, Stored>; watches: Set<ServerResponse> },
-    initial: boolean,
-    response: ServerResponse,
-  ): void {
+  #watch(kind: Kind, apiVersion: string, initial: boolean, response: ServerResponse): void {
     response.flushHeaders();
     if (initial) {
-      for (const object of kind.items.values())
-        response.write(`${JSON.stringify({ type: "ADDED", object })}\n`);
+      for (const object of kind.items.values()) tell(response, "ADDED", { ...object, apiVersion });
       const annotations = { "k8s.io/initial-events-end": "true" };
-      const object = { metadata: { resourceVersion: String(this.#version), annotations } };
-      response.write(`${JSON.stringify({ type: "BOOKMARK", object })}\n`);
+      tell(response, "BOOKMARK", { metadata: { resourceVersion: String(this.#version), annotations } });
     }
-    kind.watches.add(response);
+    kind.watches.set(response, apiVersion);
     response.once("close", () => kind.watches.delete(response));
   }
+}
+
+function tell(watch: ServerResponse, type: string, object: object): void {
+  watch.write(`${JSON.stringify({ type, object })}\n`);
 }
 
 /** Seconds since the epoch at which the last sync ended; 0 before the first and while nobody answers. */
@@ -160,7 +165,7 @@ export async function measureKubeProxy(peer: PeerCase): Promise<Figures> {
   const program = kubeProxyPath();
   if (!program) throw new Error("no kube-proxy in $KUBE_PROXY or on the PATH");
   using ns = NetNs.create(`kube-proxy-${variant}-${count}`);
-  await ns.exec("ip", ["link", "set", "lo", "up"]);
+  const traffic = await Traffic.open(ns);
   const objects = new Objects({
     services: "ServiceList",
     endpointslices: "EndpointSliceList",
@@ -170,13 +175,18 @@ export async function measureKubeProxy(peer: PeerCase): Promise<Figures> {
   const addresses = [{ type: "InternalIP", address: "127.0.0.1" }];
   objects.put("nodes", { ...node("node-1"), status: { addresses } } as Stored);
   const put = (name: string, ip: string, endpoints: string[]) => {
-    objects.put("services", service(`default/${name}`, ip, [{ name: "http", port: 80 }]) as Stored);
+    objects.put(
+      "services",
+      service(`default/${name}`, ip, [{ name: "http", port: 80, protocol: "TCP" }]) as Stored,
+    );
     move(name, endpoints);
   };
   const move = (name: string, endpoints: string[]) => {
     const port = { name: "http", port: 8080, protocol: "TCP" };
     objects.put("endpointslices", slice(`default/${name}`, [port], endpoints) as Stored);
   };
+  const [first = "", second = ""] = Traffic.ENDPOINTS;
+  put("moving", Traffic.VIP, [first]);
   for (let i = 0; i < count; i++) put(`s${i}`, vip(i), endpointsOf(i));
   const server = createServer(objects.answer);
   const { port } = await ns.listen(server, { host: "127.0.0.1", port: 0 });
@@ -214,13 +224,21 @@ export async function measureKubeProxy(peer: PeerCase): Promise<Figures> {
       endpoint.push(await timed(() => move(`s${i}`, [pod(i, 0), pod(i, 1), pod(round, 3)])));
       added.push(await timed(() => put(`extra${round}`, vip(20_000 + round), [pod(20_000 + round, 0)])));
     }
+    const moved: number[] = [];
+    for (let round = 0; round < rounds; round++) {
+      const to = round % 2 === 0 ? second : first;
+      // Till the sync before is over, with its successor.
+      await sleep(100);
+      moved.push(await traffic.moved(to, () => move("moving", [to])));
+    }
     const pid = child.pid ?? 0;
     const idle = idleSeconds > 0 ? await idleCpu(pid, idleSeconds) : undefined;
     const memory = rssOf(pid);
-    return { cold, endpoint, service: added, memory, ...(idle !== undefined && { idle }) };
+    return { cold, endpoint, service: added, moved, memory, ...(idle !== undefined && { idle }) };
   } finally {
     child.kill("SIGTERM");
     await ended;
+    await traffic.close();
     server.closeAllConnections();
     server.close();
   }

@@ -1,5 +1,5 @@
 // The service proxy with 100 to 10,000 Services of three endpoints, iptables-nft and -legacy: first load, one endpoint
-// changed, one Service added, memory, CPU of an idle minute. The floor is one chain of one rule by hand beside all
+// changed, one Service added, an endpoint changed till a connection reaches the new one, memory, CPU of an idle minute. The floor is one chain of one rule by hand beside all
 // those. The same proxy through iptables-nft-restore and, where $KUBE_PROXY or the PATH has one, kube-proxy are measured
 // in the same run; figures in brackets are theirs divided by ours. Namespaces of its own:
 //   unshare -Urnm node dist/bench/proxy.js [--sizes 100,1000] [--kinds nft,legacy,nft-tools] [--rounds 30]
@@ -9,6 +9,7 @@ import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import type { EndpointSlice, Stored } from "../common/k8s.js";
@@ -19,7 +20,8 @@ import { ServiceProxy } from "../dataplane/proxy/index.js";
 import { service, slice } from "../tests/helpers/service-objects.js";
 import { kubeProxyPath, measureKubeProxy } from "./kube-proxy.js";
 import { idleCpu } from "./memory.js";
-import { machine, median, percentile, printTable, timed } from "./report.js";
+import { figure, machine, median, percentile, printTable, timed } from "./report.js";
+import { Traffic } from "./traffic.js";
 
 /** nft-tools: our proxy, but every input goes through iptables-nft-restore. */
 const KINDS = ["nft", "legacy", "nft-tools", "kube-proxy-nft", "kube-proxy-legacy"] as const;
@@ -31,6 +33,8 @@ export interface Figures {
   /** Milliseconds, one a round, from the proxy's ear to the kernel. */
   endpoint: number[];
   service: number[];
+  /** Milliseconds, one a round, from the proxy's ear to the first connection that the new endpoint answers. */
+  moved: number[];
   /** The same kernel with the same rules, one chain of one rule by hand: what no proxy can be faster than. */
   floor?: number[];
   /** Resident set of the process after the rounds and the idle time, MB. */
@@ -79,6 +83,9 @@ async function measureOurs(kind: Kind, count: number, folder: string): Promise<F
     log: silentLogger,
   });
   const slices: Stored<EndpointSlice>[] = [];
+  const moving = Traffic.ENDPOINTS.map((ip) => slice("default/moving", BACKENDS, [ip]));
+  proxy.serviceChanged(undefined, service("default/moving", Traffic.VIP, PORTS));
+  proxy.endpointSliceChanged(undefined, moving[0]);
   for (let i = 0; i < count; i++) {
     proxy.serviceChanged(undefined, service(`default/s${i}`, vip(i), PORTS));
     const endpoints = slice(`default/s${i}`, BACKENDS, endpointsOf(i));
@@ -112,6 +119,20 @@ async function measureOurs(kind: Kind, count: number, folder: string): Promise<F
       }),
     );
   }
+  const traffic = await Traffic.open(ns);
+  const moved: number[] = [];
+  for (let round = 1; round <= rounds; round++) {
+    const [from, to] = [(round - 1) % 2, round % 2];
+    // The kernel is still busy with the change before.
+    await sleep(100);
+    moved.push(
+      await traffic.moved(Traffic.ENDPOINTS[to] ?? "", () =>
+        proxy.endpointSliceChanged(moving[from], moving[to]),
+      ),
+    );
+    await proxy.flush();
+  }
+  await traffic.close();
   const idle = idleSeconds > 0 ? await idleCpu(process.pid, idleSeconds) : undefined;
   const memory = process.memoryUsage.rss() / 1e6;
   await proxy.stop();
@@ -120,7 +141,7 @@ async function measureOurs(kind: Kind, count: number, folder: string): Promise<F
     const rule = `-A BENCH -p tcp -j DNAT --to-destination ${pod(round, 3)}:80`;
     floor.push((await timed(() => iptables.restore(`*nat\n:BENCH - [0:0]\n${rule}\nCOMMIT\n`))).ms);
   }
-  return { cold, endpoint, service: added, floor, memory, ...(idle !== undefined && { idle }) };
+  return { cold, endpoint, service: added, moved, floor, memory, ...(idle !== undefined && { idle }) };
 }
 
 async function measureCase(kind: Kind, count: number): Promise<Figures> {
@@ -181,14 +202,17 @@ function print(results: readonly { kind: Kind; count: number; figures: Figures }
     "p90",
     "Service added ms",
     "p90",
+    "traffic moved ms",
+    "p90",
     "floor ms",
     "MB",
     "idle ms/min",
   ];
-  const rows = results.map(({ kind, count, figures: { cold, endpoint, service, floor, memory, idle } }) => {
+  const rows = results.map(({ kind, count, figures }) => {
+    const { cold, endpoint, service, moved, floor, memory, idle } = figures;
     const ours = results.find((other) => other.kind === PEERS[kind] && other.count === count)?.figures;
     const against = (value: number, own: number | undefined) =>
-      own === undefined ? value : `${value.toPrecision(3)} (${(value / own).toFixed(1)}×)`;
+      own === undefined ? value : `${figure(value)} (${(value / own).toFixed(1)}×)`;
     return [
       kind,
       String(count),
@@ -197,6 +221,8 @@ function print(results: readonly { kind: Kind; count: number; figures: Figures }
       percentile(endpoint, 90),
       against(median(service), ours && median(ours.service)),
       percentile(service, 90),
+      against(median(moved), ours && median(ours.moved)),
+      percentile(moved, 90),
       floor ? median(floor) : "",
       against(memory, ours?.memory),
       idle === undefined ? "" : against(idle, ours?.idle),

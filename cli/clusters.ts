@@ -20,9 +20,12 @@ export interface TargetOptions {
 
 export const targetArgument: ArgumentSpec = {
   flags: "<target>",
-  description: "a host or a pod",
+  description: "a host, a pod, or underlay: beside the hosts, where traffic from outside begins",
   complete: "targets",
 };
+
+/** The place beside the hosts: the wire's own namespace. */
+export const OUTSIDE = "underlay";
 
 /** How a target is named more closely; they make {@link TargetOptions}. */
 export const targetOptions: readonly OptionSpec[] = [
@@ -42,7 +45,7 @@ export async function requireCluster(name: string): Promise<ClusterInfo> {
 }
 
 /**
- * `HOST`, `NAMESPACE/POD` or, when no host is called so or a namespace or container is given, `POD`.
+ * `HOST`, `underlay`, `NAMESPACE/POD` or, when no host is called so or a namespace or container is given, `POD`.
  * @throws UsageError for text that is none of these; Error when there is neither host nor pod of that name.
  */
 export async function findTarget(
@@ -64,7 +67,7 @@ export async function findTarget(
     return podTarget(info, first, second, options.container);
   }
   const plainPod = options.namespace !== undefined || options.container !== undefined || text !== first;
-  if (!plainPod && info.nodes.some((node) => node.name === first)) {
+  if (!plainPod && (first === OUTSIDE || info.nodes.some((node) => node.name === first))) {
     return { label: first, kind: "host", socketPath: info.labSocket, path: `/hosts/${first}/exec` };
   }
   const namespace = options.namespace ?? "default";

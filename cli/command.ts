@@ -6,7 +6,14 @@ import type { Streams } from "./streams.js";
 import type { Style } from "./style.js";
 
 /** What a value can be completed to in a shell. */
-export type Completion = "clusters" | "hosts" | "targets" | "files" | readonly string[];
+export type Completion =
+  | "clusters"
+  | "hosts"
+  | "targets"
+  | "services"
+  | "places"
+  | "files"
+  | readonly string[];
 
 export interface ArgumentSpec {
   /** `<host>`, `[part]`, `<words...>` */

@@ -77,7 +77,7 @@ export interface CurlResult {
  *     await using cluster = await createCluster({ nodes: 3 });
  *     await cluster.apply(yaml);
  *     await cluster.waitFor(DEPLOYMENTS, "web", "Available");
- *     const { stdout } = await cluster.exec("node-1", ["curl", "-s", "http://10.96.0.10"]);
+ *     const { stdout } = await cluster.exec("node-1", ["curl", "-s", "http://10.96.0.80"]);
  *
  * @throws ConfigError for a configuration that cannot be used; ClusterError START_FAILED with the end of the log.
  */

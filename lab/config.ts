@@ -5,7 +5,9 @@ import { type Field, readValue, readYaml } from "../common/fields.js";
 import type { Taint } from "../common/k8s.js";
 import { knownImages, resolveImage } from "../node/images/index.js";
 import {
+  addressRangesProblem,
   dnsLabelProblem,
+  domainProblem,
   labelKeyProblem,
   labelValueProblem,
   loopbackProblem,
@@ -15,6 +17,7 @@ import {
 import {
   NODE_CIDR_MASK_SIZE,
   networkProblems,
+  poolProblems,
   publishProblems,
   resolveConfig,
   sizeProblems,
@@ -48,6 +51,7 @@ function readConfigFields(root: Field): ClusterConfig {
     "kind",
     "name",
     "networking",
+    "dns",
     "nodes",
     "images",
     "publish",
@@ -58,6 +62,7 @@ function readConfigFields(root: Field): ClusterConfig {
   set(out, "kind", fields.kind.oneOf([CONFIG_KIND]));
   set(out, "name", fields.name.string(dnsLabelProblem));
   if (!fields.networking.absent) out.networking = readNetworking(fields.networking);
+  if (!fields.dns.absent) out.dns = readDns(fields.dns);
   set(out, "nodes", readNodes(fields.nodes));
   if (!fields.images.absent) out.images = readImages(fields.images);
   if (!fields.publish.absent) out.publish = readPublish(fields.publish);
@@ -72,6 +77,7 @@ const NETWORKING = [
   "podSubnet",
   "serviceSubnet",
   "nodeSubnet",
+  "loadBalancerPool",
   "iptables",
   "nodePortRange",
 ] as const;
@@ -98,8 +104,17 @@ function readNetworking(field: Field): NonNullable<ClusterConfig["networking"]> 
       fields[name].string((text) => subnetProblem(text, prefixes)),
     );
   }
+  set(out, "loadBalancerPool", fields.loadBalancerPool.string(addressRangesProblem));
   set(out, "iptables", fields.iptables.oneOf(["auto", "nft", "legacy"]));
   set(out, "nodePortRange", fields.nodePortRange.string(portRangeProblem));
+  return out;
+}
+
+function readDns(field: Field): NonNullable<ClusterConfig["dns"]> {
+  const fields = field.object(["enabled", "domain"]);
+  const out: NonNullable<ClusterConfig["dns"]> = {};
+  set(out, "enabled", fields.enabled.boolean());
+  set(out, "domain", fields.domain.string(domainProblem));
   return out;
 }
 
@@ -212,7 +227,10 @@ function checkWhole(config: ClusterConfig, fields: Record<"networking" | "nodes"
   const networking = fields.networking.object(NETWORKING);
   const unfit = networkProblems(resolved);
   for (const { field, message } of unfit) networking[field].wrong(message);
-  if (unfit.length === 0) for (const message of sizeProblems(resolved)) fields.nodes.wrong(message);
+  if (unfit.length === 0) {
+    for (const message of sizeProblems(resolved)) fields.nodes.wrong(message);
+    for (const message of poolProblems(resolved)) networking.loadBalancerPool.wrong(message);
+  }
   const seen = new Map<string, number>();
   const items = fields.nodes.isList ? fields.nodes.list() : [];
   for (const [index, { name }] of resolved.nodes.entries()) {

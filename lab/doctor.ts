@@ -196,11 +196,7 @@ async function kubectl(): Promise<Check> {
   const { code, stdout, stderr } = await run(["kubectl", "version", "--client", "--output=json"]);
   const version = /"gitVersion":\s*"(v[^"]+)"/.exec(stdout)?.[1];
   if (code !== 0 || !version) return { name, status: "warn", detail: stderr || "does not tell its version" };
-  const minor = Number(/^v1\.(\d+)/.exec(version)?.[1] ?? 0);
-  // Before 1.31 exec, attach and port-forward speak SPDY, which kubeplumb does not (KEP-4006).
-  if (minor >= 31) return { name, status: "ok", detail: version };
-  const detail = `${version}: exec, attach and port-forward need 1.31 or newer`;
-  return { name, status: "warn", detail, remedy: "see https://kubernetes.io/docs/tasks/tools/" };
+  return { name, status: "ok", detail: version };
 }
 
 interface RunResult {

@@ -1,11 +1,17 @@
 // What one value of a configuration must look like: each function says what is wrong, or undefined. Pure.
 
-import { Cidr, type IpFamily, ipFamily } from "../common/ip.js";
+import { Cidr, type IpFamily, ipFamily, parseIp } from "../common/ip.js";
 
 /** What is wrong with `name` as a DNS-1123 label, or undefined. */
 export function dnsLabelProblem(name: string): string | undefined {
   if (/^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$/.test(name)) return undefined;
   return "allowed are 1 to 63 of a-z, 0-9 and -, the first and the last not -";
+}
+
+/** What is wrong with `name` as a domain of several labels or one, or undefined. */
+export function domainProblem(name: string): string | undefined {
+  const good = name.length <= 253 && name.split(".").every((label) => dnsLabelProblem(label) === undefined);
+  return good ? undefined : "a domain of DNS labels is expected, like cluster.local";
 }
 
 const EXAMPLES: Record<IpFamily, string> = { 4: "10.244.0.0/16", 6: "fd00:10:244::/56" };
@@ -52,6 +58,17 @@ export function portRangeProblem(text: string): string | undefined {
   const [first, last] = [Number(match?.[1]), Number(match?.[2])];
   if (match && first >= 1 && last <= 65535 && first <= last) return undefined;
   return "first-last with 1 <= first <= last <= 65535 is expected, like 30000-32767";
+}
+
+/** What is wrong with a range of addresses, first-last, or with one of several with commas between them. */
+export function addressRangesProblem(text: string): string | undefined {
+  for (const one of text === "" ? [] : text.split(",")) {
+    const [first = "", last = "", ...more] = one.split("-");
+    const sane = more.length === 0 && ipFamily(first) !== 0 && ipFamily(first) === ipFamily(last);
+    if (!sane || parseIp(first).value > parseIp(last).value)
+      return "first-last, two addresses, is expected, like 192.168.56.200-192.168.56.250";
+  }
+  return undefined;
 }
 
 export function loopbackProblem(text: string): string | undefined {

@@ -8,11 +8,8 @@ import { constants } from "node:os";
 import * as libc from "../dataplane/kernel/libc.js";
 import type { NetNs } from "../dataplane/kernel/netns.js";
 import { openPty } from "../node/streams/pty.js";
-import {
-  RemoteCommandError,
-  type RemoteCommandOptions,
-  type RemoteProcess,
-} from "../node/streams/remote-command.js";
+import type { RemoteCommandOptions, RemoteProcess } from "../node/streams/remote-command.js";
+import { UpgradeError } from "../node/streams/upgrade.js";
 
 export interface HostFiles {
   /** Shown at /run. */
@@ -114,7 +111,7 @@ export class HostShell implements Disposable {
 
 /**
  * Starts a remote command in the host.
- * @throws RemoteCommandError 400 for an empty command.
+ * @throws UpgradeError 400 for an empty command.
  */
 export async function launchInHost(
   shell: HostShell,
@@ -122,7 +119,7 @@ export async function launchInHost(
   environment: Record<string, string>,
 ): Promise<RemoteProcess> {
   const [program, ...args] = options.command;
-  if (!program) throw new RemoteCommandError(400, "BadRequest", "you must specify a command");
+  if (!program) throw new UpgradeError(400, "BadRequest", "you must specify a command");
   const pty = options.tty ? openPty() : undefined;
   const input = options.stdin ? "pipe" : "ignore";
   try {

@@ -14,17 +14,21 @@ import type { Underlay } from "./underlay.js";
 const HOST_BIN = "/run/kubeplumb/bin";
 const HOST_PATH = `${HOST_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`;
 
-/** One host. */
-export interface Host {
-  node: ResolvedNode;
+/** Where a command can run. */
+export interface Place {
   ns: NetNs;
-  /** The host's /var: container logs, CNI state, volumes. Outlives the lab process, as a disk does. */
-  rootDir: string;
-  /** The host's /run. Does not. */
+  /** Its /run: as long-lived as the lab process. */
   runDir: string;
   shell: HostShell;
-  /** Environment of a process started in the host. */
+  /** Environment of a process started there. */
   env: Record<string, string>;
+}
+
+/** One host. */
+export interface Host extends Place {
+  node: ResolvedNode;
+  /** The host's /var: container logs, CNI state, volumes. Outlives the lab process, as a disk does. */
+  rootDir: string;
 }
 
 /** Makes every host of the configuration on the wire. On failure those that were made are closed again. */
@@ -60,20 +64,36 @@ function makeHost(
     mkdirSync(dir, { recursive: true });
   }
   linkIptables(join(runDir, "kubeplumb", "bin"), shared.iptables);
+  return { node, rootDir, ...makePlace(node.name, ns, { base, runDir, etcHosts: shared.etcHosts }) };
+}
+
+/** The wire's own namespace: where one stands who is in none of the hosts, and knows their names. */
+export function makeOutside(name: string, ns: NetNs, config: ResolvedConfig): Place {
+  const base = join(LAB_RUN, "outside");
+  const runDir = join(base, "run");
+  for (const dir of [join(runDir, "lock"), join(base, "etc")]) mkdirSync(dir, { recursive: true });
+  return makePlace(name, ns, { base, runDir, etcHosts: hostsFile(config) });
+}
+
+function makePlace(
+  name: string,
+  ns: NetNs,
+  { base, runDir, etcHosts }: { base: string; runDir: string; etcHosts: string },
+): Place {
   const files = { "/etc/hosts": join(base, "etc", "hosts"), "/etc/hostname": join(base, "etc", "hostname") };
-  writeFileSync(files["/etc/hosts"], shared.etcHosts);
-  writeFileSync(files["/etc/hostname"], `${node.name}\n`);
+  writeFileSync(files["/etc/hosts"], etcHosts);
+  writeFileSync(files["/etc/hostname"], `${name}\n`);
   const env = {
     PATH: HOST_PATH,
     HOME: "/root",
     USER: "root",
     LOGNAME: "root",
     SHELL: "/bin/sh",
-    HOSTNAME: node.name,
+    HOSTNAME: name,
     LANG: process.env.LANG ?? "C.UTF-8",
     XTABLES_LOCKFILE: "/run/xtables.lock",
   };
-  return { node, ns, rootDir, runDir, shell: new HostShell(ns, node.name, { runDir, files }), env };
+  return { ns, runDir, shell: new HostShell(ns, name, { runDir, files }), env };
 }
 
 /** Every host knows every other by name. */

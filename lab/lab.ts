@@ -2,28 +2,32 @@
 // Runs in namespaces of its own; control is reached over its unix socket and may come and go.
 
 import { readdirSync } from "node:fs";
-import type { IncomingMessage, Server } from "node:http";
+import type { Server } from "node:http";
 import { connect, createServer as createTcpServer, type Server as TcpServer } from "node:net";
-import type { Duplex } from "node:stream";
+import { join as joinPath } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ApiClient } from "../client/api-client.js";
 import { NODES, PODS } from "../common/client.js";
 import { InformerFactory } from "../common/informer.js";
 import type { Logger } from "../common/log.js";
+import { Iptables } from "../dataplane/iptables/index.js";
 import type { NodeAgent, NodeAgentOptions } from "../node/index.js";
+import { EventRecorder } from "../node/pods/events.js";
 import { serveRemoteCommand } from "../node/streams/remote-command.js";
+import { installClusterDns } from "./cluster-dns.js";
 import { messageOf } from "./errors.js";
 import { launchInHost } from "./host-process.js";
-import { type Host, makeHosts } from "./hosts.js";
+import { type Host, makeHosts, makeOutside, type Place } from "./hosts.js";
 import { residentBytes } from "./identity.js";
+import { LoadBalancer } from "./load-balancer.js";
 import { assertOwnNetwork, privateRun } from "./machine.js";
-import { API_PORT, bridgeAddresses, networksOf } from "./resolve.js";
-import { type LabDoors, type NodeDoor, startLabServer } from "./server.js";
+import { API_PORT, bridgeAddresses, dnsAddresses, networksOf } from "./resolve.js";
+import { type HostDoor, type LabDoors, type NodeDoor, startLabServer } from "./server.js";
 import type { ClusterPaths } from "./state.js";
 import { dataPlaneInSync } from "./sync.js";
 import { dialApi, join } from "./tunnel.js";
 import type { LabStatus, ResolvedConfig } from "./types.js";
-import { Underlay } from "./underlay.js";
+import { BRIDGE, Underlay } from "./underlay.js";
 
 export interface LabOptions {
   config: ResolvedConfig;
@@ -50,7 +54,7 @@ export async function startLab(options: LabOptions): Promise<Lab> {
   options.onHosts?.(Math.round(performance.now() - begin));
   log.info({ hosts: hosts.length, ms: Math.round(performance.now() - begin) }, "hosts made");
   await controlListens(paths.controlSocket);
-  const lab = new Lab(options, hosts);
+  const lab = new Lab(options, underlay, hosts);
   await lab.start();
   log.info({ ms: Math.round(performance.now() - begin) }, "all nodes are Ready");
   return lab;
@@ -105,21 +109,37 @@ export class Lab implements LabDoors {
   readonly #agents = new Map<string, NodeAgent>();
   readonly #client: ApiClient;
   readonly #informers: InformerFactory;
+  readonly #events: EventRecorder;
+  readonly #loadBalancer: LoadBalancer;
+  /** The place beside the hosts. */
+  readonly #outside: Place;
   readonly #since = Date.now();
   #server: Server | undefined;
   #gateways: readonly TcpServer[] = [];
 
-  constructor(options: LabOptions, hosts: readonly Host[]) {
+  constructor(options: LabOptions, underlay: Underlay, hosts: readonly Host[]) {
     this.#options = options;
+    this.#outside = makeOutside(BRIDGE, underlay.root, options.config);
     this.#hosts = new Map(hosts.map((host) => [host.node.name, host]));
-    const userAgent = "kubeplumb-lab";
+    // As whom it writes, in managedFields.
+    const userAgent = "kubelet";
     this.#client = new ApiClient({ socketPath: options.paths.controlSocket, userAgent });
     this.#informers = new InformerFactory(this.#client, { log: options.log.child({ part: "informer" }) });
+    const log = options.log.child({ part: "load-balancer" });
+    this.#events = new EventRecorder({ client: this.#client, component: "kubeplumb", host: "", log });
+    this.#loadBalancer = new LoadBalancer({
+      underlay,
+      nodes: options.config.nodes,
+      informers: this.#informers,
+      events: this.#events,
+      log,
+    });
   }
 
   /** Starts the agents and lab.sock; resolves when every node is Ready. */
   async start(): Promise<void> {
     const { config, log, paths } = this.#options;
+    this.#loadBalancer.start();
     this.#informers.start();
     // Before the agents: control may ask a kubelet as soon as its Node is there.
     const socketPath = paths.labSocket;
@@ -129,6 +149,12 @@ export class Lab implements LabDoors {
     );
     const agents = await Promise.all([...this.#hosts.values()].map((host) => this.#startAgent(host)));
     await Promise.all(agents.map((agent) => agent.ready));
+    // Not before: all its pods would go to the first host that is Ready. Nobody waits for it.
+    if (config.dns?.enabled) {
+      const { serviceSubnet } = config.networking;
+      const options = { domain: config.dns.domain, serviceSubnet, log };
+      void installClusterDns(this.#client, paths.clusterDnsMark, options);
+    }
   }
 
   async #startAgent({ node, ns, rootDir, runDir }: Host): Promise<NodeAgent> {
@@ -146,6 +172,9 @@ export class Lab implements LabDoors {
       labels: node.labels,
       taints: node.taints,
       images: config.images,
+      ...(config.dns?.enabled
+        ? { clusterDNS: dnsAddresses(config.networking.serviceSubnet)[0], clusterDomain: config.dns.domain }
+        : {}),
       iptables: config.networking.iptables,
       log: log.child({ node: node.name }),
     });
@@ -157,12 +186,20 @@ export class Lab implements LabDoors {
     return this.#agents.get(name);
   }
 
-  host(name: string): { exec(req: IncomingMessage, socket: Duplex, head: Buffer): void } | undefined {
-    const host = this.#hosts.get(name);
+  host(name: string): HostDoor | undefined {
+    const host = this.#hosts.get(name) ?? (name === BRIDGE ? this.#outside : undefined);
     if (!host) return undefined;
+    const { ns, runDir, shell, env } = host;
+    const { config, log } = this.#options;
+    const variant = config.networking.iptables;
+    const lockFile = joinPath(runDir, "xtables.lock");
     return {
       exec: (req, socket, head) =>
-        serveRemoteCommand(req, socket, head, (command) => launchInHost(host.shell, command, host.env)),
+        serveRemoteCommand(req, socket, head, (command) => launchInHost(shell, command, env)),
+      connect: (ip, port) => ns.connect({ host: ip, port }),
+      // A driver of its own: a change of the host's proxy must not wait while thousands of rules are read.
+      rules: async ({ family, chains }) =>
+        Iptables.open(ns, { family, variant, lockFile, log: log.child({ node: name }) }).print(chains),
     };
   }
 
@@ -196,7 +233,9 @@ export class Lab implements LabDoors {
     this.#server?.close();
     for (const gateway of this.#gateways) gateway.close();
     await Promise.all([...this.#agents.values()].map((agent) => agent.stop(options)));
-    for (const { shell } of this.#hosts.values()) shell[Symbol.dispose]();
+    await this.#loadBalancer.stop();
+    this.#events.stop();
+    for (const { shell } of [...this.#hosts.values(), this.#outside]) shell[Symbol.dispose]();
     this.#informers.stop();
     await this.#client.close();
   }

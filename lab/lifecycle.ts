@@ -106,6 +106,9 @@ function checkSame(existing: ResolvedConfig, wanted: ResolvedConfig, asked: Clus
   for (const key of Object.keys(asked.controlPlane ?? {}) as (keyof ResolvedConfig["controlPlane"])[]) {
     compare(`controlPlane.${key}`, existing.controlPlane[key], wanted.controlPlane[key]);
   }
+  for (const key of Object.keys(asked.dns ?? {}) as ("enabled" | "domain")[]) {
+    compare(`dns.${key}`, existing.dns?.[key], wanted.dns?.[key]);
+  }
   if (asked.images) compare("images", existing.images, wanted.images);
   if (differences.length === 0) return;
   throw new ClusterError(

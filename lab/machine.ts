@@ -1,8 +1,8 @@
 // The lab's own file system view: a private /run, names of the hosts' namespaces in /run/netns. Runs inside the
 // lab's mount namespace, once, before anything else; changes nothing outside it.
 
-import { closeSync, mkdirSync, openSync, readFileSync, realpathSync } from "node:fs";
-import { sep } from "node:path";
+import { closeSync, mkdirSync, openSync, readFileSync, realpathSync, writeFileSync } from "node:fs";
+import { dirname, sep } from "node:path";
 import { MS_BIND, MS_REC, mount } from "../dataplane/kernel/libc.js";
 
 const RUN = "/run";
@@ -13,6 +13,9 @@ export const NETNS_DIR = "/run/netns";
 /** Everything of the lab that lives as long as its processes: gone with the last of them. */
 export const LAB_RUN = "/run/kubeplumb";
 
+/** Where systemd-resolved is, only a link into /run; without the file there would be no place to show a pod its own. */
+const RESOLV_CONF = "/etc/resolv.conf";
+
 /**
  * Covers /run with an empty file system. Whatever of `keep` lies below /run (the state directory under
  * /run/user/UID, say) is shown again at its old place.
@@ -20,6 +23,7 @@ export const LAB_RUN = "/run/kubeplumb";
  */
 export function privateRun(keep: readonly string[]): void {
   const inside = [...new Set(keep.map((path) => realpathSync(path)))].filter((path) => isBelow(path, RUN));
+  const resolver = fileIn(RUN, RESOLV_CONF);
   const held = inside.map((path) => ({ path, fd: openSync(path, "r") }));
   try {
     mount("tmpfs", RUN, "tmpfs", 0, "mode=0755");
@@ -31,6 +35,20 @@ export function privateRun(keep: readonly string[]): void {
     for (const { fd } of held) closeSync(fd);
   }
   for (const dir of [NETNS_DIR, LAB_RUN]) mkdirSync(dir, { recursive: true });
+  if (!resolver) return;
+  mkdirSync(dirname(resolver.path), { recursive: true });
+  writeFileSync(resolver.path, resolver.text);
+}
+
+/** What `path` leads to below `top`, if it does. */
+function fileIn(top: string, path: string): { path: string; text: string } | undefined {
+  try {
+    const real = realpathSync(path);
+    return isBelow(real, top) ? { path: real, text: readFileSync(real, "utf8") } : undefined;
+  } catch {
+    // A machine without a resolver: pods get a file all the same, in a root of their own.
+    return undefined;
+  }
 }
 
 function isBelow(path: string, top: string): boolean {

@@ -19,7 +19,15 @@ const KNOWN: readonly resources.Resource[] = [
   resources.SERVICE_ACCOUNTS,
   resources.DEPLOYMENTS,
   resources.REPLICA_SETS,
+  resources.REPLICATION_CONTROLLERS,
+  resources.STATEFUL_SETS,
+  resources.DAEMON_SETS,
+  resources.CONTROLLER_REVISIONS,
+  resources.POD_DISRUPTION_BUDGETS,
   resources.ENDPOINT_SLICES,
+  resources.INGRESSES,
+  resources.INGRESS_CLASSES,
+  resources.SERVICE_CIDRS,
   resources.LEASES,
 ];
 

@@ -1,6 +1,6 @@
 // A checked configuration with every default filled in, and what only the whole shows to be wrong. Pure.
 
-import { Cidr, type IpFamily } from "../common/ip.js";
+import { Cidr, type IpFamily, type IpValue, parseIp } from "../common/ip.js";
 import { loopbackProblem } from "./formats.js";
 import type {
   ClusterConfig,
@@ -13,6 +13,7 @@ import type {
 
 export const DEFAULT_NAME = "kubeplumb";
 const DEFAULT_NODES = 3;
+const DEFAULT_DOMAIN = "cluster.local";
 /** Those of pods and Services are kind's. */
 const DEFAULT_SUBNETS: Record<Subnet, Record<IpFamily, string>> = {
   podSubnet: { 4: "10.244.0.0/16", 6: "fd00:10:244::/56" },
@@ -24,8 +25,18 @@ const DEFAULT_NODE_PORTS: [number, number] = [30000, 32767];
 /** --node-cidr-mask-size-ipv4 and -ipv6 of kube-controller-manager, its defaults. */
 export const NODE_CIDR_MASK_SIZE: Record<IpFamily, number> = { 4: 24, 6: 64 };
 
-/** The primary family first. */
 const FAMILIES: Record<IpFamilies, readonly IpFamily[]> = { ipv4: [4], ipv6: [6], dual: [4, 6] };
+
+/** The primary family first: that of the first network of Services, as for kube-apiserver, or of what else is given. */
+function familiesOf({
+  ipFamily = "ipv4",
+  serviceSubnet,
+  podSubnet,
+  nodeSubnet,
+}: Partial<Record<Subnet, string>> & { ipFamily?: IpFamilies }): readonly IpFamily[] {
+  const [first = ""] = (serviceSubnet ?? podSubnet ?? nodeSubnet ?? "").split(",");
+  return ipFamily === "dual" && first.includes(":") ? [6, 4] : FAMILIES[ipFamily];
+}
 
 /** The first host's place in the node network; the bridge has place 1, the places between stay free. */
 const FIRST_HOST = 11;
@@ -35,7 +46,10 @@ export function resolveConfig(config: ClusterConfig): ResolvedConfig {
   const networking = config.networking ?? {};
   const { ipFamily = "ipv4" } = networking;
   const subnet = (name: Subnet) =>
-    networking[name] ?? FAMILIES[ipFamily].map((family) => DEFAULT_SUBNETS[name][family]).join(",");
+    networking[name] ??
+    familiesOf(networking)
+      .map((family) => DEFAULT_SUBNETS[name][family])
+      .join(",");
   const nodeSubnet = subnet("nodeSubnet");
   const range = networking.nodePortRange?.split("-").map(Number);
   return {
@@ -45,10 +59,13 @@ export function resolveConfig(config: ClusterConfig): ResolvedConfig {
       podSubnet: subnet("podSubnet"),
       serviceSubnet: subnet("serviceSubnet"),
       nodeSubnet,
+      loadBalancerPool:
+        networking.loadBalancerPool ?? defaultPool(networksOf(nodeSubnet), countOf(config.nodes)),
       iptables: networking.iptables ?? "auto",
       nodePortRange: range ? [range[0] as number, range[1] as number] : DEFAULT_NODE_PORTS,
     },
     nodes: resolveNodes(config.nodes ?? DEFAULT_NODES, networksOf(nodeSubnet)),
+    dns: { enabled: config.dns?.enabled ?? true, domain: config.dns?.domain ?? DEFAULT_DOMAIN },
     images: config.images ?? {},
     publish: (config.publish ?? []).map(resolvePublish),
     controlPlane: {
@@ -57,6 +74,28 @@ export function resolveConfig(config: ClusterConfig): ResolvedConfig {
       defaultTolerationSeconds: config.controlPlane?.defaultTolerationSeconds ?? 300,
     },
   };
+}
+
+/** The first place of the default pool, when no host has it, and how many there are: MetalLB's examples have as many. */
+const POOL_PLACE = 200;
+const POOL_SIZE = 51;
+
+function countOf(nodes: ClusterConfig["nodes"] = DEFAULT_NODES): number {
+  return typeof nodes === "number" ? nodes : nodes.length;
+}
+
+/** In each network from place 200 on, in a smaller one its last addresses, and always behind the last host. */
+function defaultPool(subnets: readonly Cidr[], hosts: number): string {
+  const ranges = subnets.map((subnet) => {
+    const end = subnet.size - 2n;
+    const wanted = end < BigInt(POOL_PLACE + POOL_SIZE) ? end - BigInt(POOL_SIZE - 1) : BigInt(POOL_PLACE);
+    const behind = BigInt(FIRST_HOST + hosts);
+    const first = wanted > behind ? wanted : behind;
+    const last = first + BigInt(POOL_SIZE - 1) < end ? first + BigInt(POOL_SIZE - 1) : end;
+    return first > last ? "" : `${subnet.at(first)}-${subnet.at(last)}`;
+  });
+  // Half a pool would leave Services of two families without any address.
+  return ranges.includes("") ? "" : ranges.join(",");
 }
 
 export function resolvePublish({ hostPort, nodePort, address = "127.0.0.1" }: Publish): Required<Publish> {
@@ -81,6 +120,11 @@ function resolveNodes(nodes: number | NodeConfig[], subnets: readonly Cidr[]): R
 /** Where the API server is for pods: this port of the bridge's address (kubeadm's default port). */
 export const API_PORT = 6443;
 
+/** Where the cluster's DNS is: the tenth address of each network of Services, as kubeadm has it. */
+export function dnsAddresses(serviceSubnet: string): string[] {
+  return networksOf(serviceSubnet).map((one) => one.at(10));
+}
+
 /** The addresses of the underlay bridge: the first of each node network. */
 export function bridgeAddresses(config: ResolvedConfig): { address: string; prefix: number }[] {
   return networksOf(config.networking.nodeSubnet).map((one) => ({ address: one.at(1), prefix: one.prefix }));
@@ -103,7 +147,7 @@ type Subnet = "podSubnet" | "serviceSubnet" | "nodeSubnet";
 
 export function networkProblems({ networking }: ResolvedConfig): { field: Subnet; message: string }[] {
   const names: Subnet[] = ["podSubnet", "serviceSubnet", "nodeSubnet"];
-  const wanted = FAMILIES[networking.ipFamily];
+  const wanted = familiesOf(networking);
   const out: { field: Subnet; message: string }[] = [];
   for (const [index, field] of names.entries()) {
     const mine = networksOf(networking[field]);
@@ -144,6 +188,35 @@ export function sizeProblems({ nodes, networking }: ResolvedConfig): string[] {
     }
   }
   return out;
+}
+
+/** The pool's addresses must be of the node network, and nobody else's. */
+export function poolProblems(config: ResolvedConfig): string[] {
+  const { networking, nodes } = config;
+  const taken = new Map(nodes.flatMap(({ name, ips }) => ips.map((ip) => [ip, name] as const)));
+  for (const { address } of bridgeAddresses(config)) taken.set(address, "the underlay bridge");
+  const subnets = networksOf(networking.nodeSubnet);
+  const out: string[] = [];
+  for (const range of networking.loadBalancerPool === "" ? [] : networking.loadBalancerPool.split(",")) {
+    const [first, last] = range.split("-").map((ip) => parseIp(ip)) as [IpValue, IpValue];
+    const subnet = subnets.find((one) => one.family === first.family);
+    if (!subnet || !inside(subnet, first) || !inside(subnet, last)) {
+      out.push(`${range} is not in networking.nodeSubnet ${networking.nodeSubnet}`);
+      continue;
+    }
+    for (const [ip, who] of taken) {
+      if (ip === "") continue;
+      const { family, value } = parseIp(ip);
+      if (family === first.family && value >= first.value && value <= last.value)
+        out.push(`${range} contains ${ip}, the address of ${who}`);
+    }
+  }
+  return out;
+}
+
+/** Neither the network's own address nor its last one, which is IPv4's broadcast. */
+function inside(subnet: Cidr, { value }: IpValue): boolean {
+  return value > subnet.base && value < subnet.base + subnet.size - 1n;
 }
 
 export function publishProblems({

@@ -5,21 +5,36 @@ import { chmodSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
+import { json } from "node:stream/consumers";
 import { ipFamily } from "../common/ip.js";
 import type { Logger } from "../common/log.js";
-import { refuseUpgrade } from "../node/streams/remote-command.js";
+import type { ChainAt, Printout } from "../dataplane/iptables/index.js";
+import { refuseUpgrade } from "../node/streams/upgrade.js";
 import { messageOf } from "./errors.js";
-import { acceptDial } from "./tunnel.js";
+import { acceptDial, type HostDialer } from "./tunnel.js";
 
 /** What the server needs of a lab; the lab itself is one. */
 export interface LabDoors {
   node(name: string): NodeDoor | undefined;
-  host(name: string): { exec(req: IncomingMessage, socket: Duplex, head: Buffer): void } | undefined;
+  host(name: string): HostDoor | undefined;
   status(): Promise<unknown>;
   /** Resolves when every host's rules reflect what the API holds now. */
   sync(): Promise<void>;
   /** Ends the process, after the answer has been sent. */
   stop(): void;
+}
+
+/** The inside of a host. */
+export interface HostDoor extends HostDialer {
+  exec(req: IncomingMessage, socket: Duplex, head: Buffer): void;
+  rules(query: RulesQuery): Promise<Printout>;
+}
+
+/** Which of a host's rules; the body of POST /hosts/NAME/rules. */
+export interface RulesQuery {
+  family: 4 | 6;
+  /** Those of these that there are. Default: all. */
+  chains?: readonly ChainAt[];
 }
 
 /** The kubelet API of a node. */
@@ -52,12 +67,15 @@ function route(req: IncomingMessage, res: ServerResponse, doors: LabDoors, log: 
   const { segments, rest } = parse(req.url);
   const [kind, name = ""] = segments;
   const node = kind === "nodes" ? doors.node(name) : undefined;
+  const host = kind === "hosts" ? doors.host(name) : undefined;
   const action = `${req.method} /${segments.join("/")}`;
   if (node) {
     req.url = rest;
     node.handleRequest(req, res);
   } else if (kind === "nodes") answer(res, 404, { message: `there is no node ${name} in this lab` });
-  else if (action === "GET /status") void reply(res, () => doors.status(), log);
+  else if (host && action === `POST /hosts/${name}/rules`) {
+    void reply(res, async () => host.rules((await json(req)) as RulesQuery), log);
+  } else if (action === "GET /status") void reply(res, () => doors.status(), log);
   else if (action === "POST /sync") void reply(res, () => doors.sync(), log);
   else if (action === "POST /stop") {
     res.once("finish", () => doors.stop());
@@ -82,19 +100,21 @@ function answer(res: ServerResponse, code: number, body: unknown): void {
 
 function routeUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer, doors: LabDoors): void {
   const { segments, rest } = parse(req.url);
-  const [kind, name = "", last = ""] = segments;
+  const [kind, name = "", last = "", ip = "", port = ""] = segments;
   const node = kind === "nodes" ? doors.node(name) : undefined;
-  const host = kind === "hosts" && last === "exec" ? doors.host(name) : undefined;
+  const host = kind === "hosts" ? doors.host(name) : undefined;
   if (node) {
     req.url = rest;
     node.handleUpgrade(req, socket, head);
-  } else if (host) host.exec(req, socket, head);
+  } else if (host && last === "exec") host.exec(req, socket, head);
+  else if (host && last === "dial") dialInto(socket as Socket, head, ip, Number(port), host);
   else if (kind === "dial") dialInto(socket as Socket, head, name, Number(last));
   else refuseUpgrade(socket, 404, "NotFound", `there is no ${segments.slice(0, 2).join(" ")} in this lab`);
 }
 
-function dialInto(socket: Socket, head: Buffer, ip: string, port: number): void {
-  if (ipFamily(ip) && Number.isInteger(port) && port > 0 && port < 65_536) acceptDial(socket, head, ip, port);
+function dialInto(socket: Socket, head: Buffer, ip: string, port: number, host?: HostDialer): void {
+  if (ipFamily(ip) && Number.isInteger(port) && port > 0 && port < 65_536)
+    acceptDial(socket, head, ip, port, host);
   else refuseUpgrade(socket, 400, "BadRequest", "/dial/<literal address>/<port from 1 to 65535> is expected");
 }
 

@@ -1,6 +1,7 @@
 // Two TCP connections made one, and the way through lab.sock to an address inside the lab. Knows sockets only.
 
 import { connect, type Socket } from "node:net";
+import { dialError } from "../common/dial-error.js";
 
 /**
  * Copies both directions, each ending on its own: a half-closed connection stays half open (the sockets must have
@@ -27,6 +28,14 @@ export function join(a: Socket, b: Socket): void {
  */
 export function dial(labSocket: string, ip: string, port: number, timeoutMs?: number): Promise<Socket> {
   return upgrade(labSocket, `/dial/${ip}/${port}`, timeoutMs);
+}
+
+/**
+ * The same from inside a host, by GET /hosts/NAME/dial/IP/PORT: from there all pods can be reached.
+ * @throws Error in Go's words, dial tcp IP:PORT: …, when the address does not answer.
+ */
+export function dialFromHost(labSocket: string, host: string, ip: string, port: number): Promise<Socket> {
+  return upgrade(labSocket, `/hosts/${encodeURIComponent(host)}/dial/${ip}/${port}`);
 }
 
 /** A connection to the API server's TLS port, from inside the lab, by GET /api of relay.sock. Throws as {@link dial}. */
@@ -73,13 +82,24 @@ function refusal(head: string): string | undefined {
 
 const DIAL_TIMEOUT_MS = 10_000;
 
-/** The other end: connects and answers the upgrade. `head` is what came after the request. */
-export function acceptDial(client: Socket, head: Buffer, ip: string, port: number): void {
-  const upstream = connect({ host: ip, port, allowHalfOpen: true, noDelay: true });
-  const timer = setTimeout(() => upstream.destroy(new Error(`${ip}:${port} timed out`)), DIAL_TIMEOUT_MS);
+/** Connections from inside a host. */
+export interface HostDialer {
+  connect(ip: string, port: number): Socket;
+}
+
+/**
+ * The other end: connects and answers the upgrade. `head` is what came after the request; `host` connects in a network
+ * of its own.
+ */
+export function acceptDial(client: Socket, head: Buffer, ip: string, port: number, host?: HostDialer): void {
+  const upstream = host?.connect(ip, port) ?? connect({ host: ip, port });
+  upstream.allowHalfOpen = true;
+  upstream.setNoDelay(true);
+  const late = Object.assign(new Error(`${ip}:${port} timed out`), { code: "ETIMEDOUT" });
+  const timer = setTimeout(() => upstream.destroy(late), DIAL_TIMEOUT_MS);
   const refuse = (error: Error) => {
     clearTimeout(timer);
-    const text = error.message.replaceAll(/[\r\n]+/g, " ");
+    const text = dialError(error, ip, port).replaceAll(/[\r\n]+/g, " ");
     client.end(
       `HTTP/1.1 502 Bad Gateway\r\nX-Error: ${text}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`,
     );

@@ -42,7 +42,10 @@ export interface ClusterConfig {
   /** DNS label; default `kubeplumb`. */
   name?: string;
   networking?: {
-    /** Default `ipv4`. With `dual` each of the networks below is two, IPv4 first and a comma between them. */
+    /**
+     * Default `ipv4`. With `dual` each of the networks below is two with a comma between them, in all of them the same
+     * family first: the primary one, IPv4 when none is given.
+     */
     ipFamily?: IpFamilies;
     /** Network of the pods, a /24 (IPv4) or /64 (IPv6) of it for each host. Default 10.244.0.0/16, fd00:10:244::/56. */
     podSubnet?: string;
@@ -50,11 +53,18 @@ export interface ClusterConfig {
     serviceSubnet?: string;
     /** Network of the hosts. Default 192.168.56.0/21, fd00:192:168:56::/64. */
     nodeSubnet?: string;
+    /**
+     * Addresses of the node network for Services of type LoadBalancer, `first-last`; with `dual` two ranges. Default
+     * 51 of them from 192.168.56.200 on, or behind the last host; "" is none.
+     */
+    loadBalancerPool?: string;
     /** Default `auto`. */
     iptables?: IptablesMode;
     /** `first-last`, both inclusive. Default 30000-32767. */
     nodePortRange?: string;
   };
+  /** The cluster's DNS (Service kube-system/kube-dns): on by default, for names that end in cluster.local. */
+  dns?: { enabled?: boolean; domain?: string };
   /** How many hosts, or what each is. Default 3. */
   nodes?: number | NodeConfig[];
   images?: Record<string, ImageMapping>;
@@ -87,9 +97,13 @@ export interface ResolvedConfig {
     podSubnet: string;
     serviceSubnet: string;
     nodeSubnet: string;
+    /** Empty when there is no address left for it. */
+    loadBalancerPool: string;
     iptables: IptablesMode;
     nodePortRange: [number, number];
   };
+  /** Absent in what older versions have kept: no DNS. */
+  dns?: { enabled: boolean; domain: string };
   nodes: ResolvedNode[];
   images: Record<string, ImageMapping>;
   publish: Required<Publish>[];

@@ -1,10 +1,10 @@
 // The wire between the hosts: a bridge in the lab's root namespace, a veth to each host's eth0, addresses, the
-// default route. Knows devices and addresses, nothing of Kubernetes.
+// default route; and single addresses that lead to a host. Knows devices and addresses, nothing of Kubernetes.
 
 import { ipFamily, ipToBytes } from "../common/ip.js";
 import { CommandError } from "../dataplane/kernel/command.js";
 import { NetNs } from "../dataplane/kernel/netns.js";
-import { RtNetlink } from "../dataplane/kernel/rtnetlink.js";
+import { NetlinkError, RtNetlink } from "../dataplane/kernel/rtnetlink.js";
 
 export const BRIDGE = "underlay";
 export const UPLINK = "eth0";
@@ -48,7 +48,8 @@ export class Underlay implements Disposable {
   readonly #netlink: RtNetlink;
   readonly #gateways: readonly BridgeAddress[];
   readonly #ipv6: boolean;
-  #ports = 0;
+  /** Name of the bridge port of each host. */
+  readonly #ports = new Map<string, string>();
 
   private constructor(root: NetNs, netlink: RtNetlink, gateways: readonly BridgeAddress[]) {
     this.root = root;
@@ -83,7 +84,9 @@ export class Underlay implements Disposable {
       this.#prepare(ns);
       await bridgeCalls(ns);
       const peer = { name: UPLINK, ns, mac: macOf(ips[0] ?? "") };
-      await this.#netlink.addVeth({ name: `host${++this.#ports}`, peer, mtu: MTU, master: BRIDGE, up: true });
+      const port = `host${this.#ports.size + 1}`;
+      await this.#netlink.addVeth({ name: port, peer, mtu: MTU, master: BRIDGE, up: true });
+      this.#ports.set(name, port);
       const netlink = RtNetlink.open(ns);
       try {
         await netlink.setLink("lo", { up: true });
@@ -101,6 +104,35 @@ export class Underlay implements Disposable {
       ns.close();
       throw error;
     }
+  }
+
+  /**
+   * Lets an address of the wire lead to a host, in place of where it led before: a route of the one who is outside,
+   * as a router keeps it that heard of the address from a host (MetalLB's BGP mode).
+   */
+  async route(address: string, host: string): Promise<void> {
+    await this.#netlink.addRoute({ dst: blockOf(address), via: host, dev: BRIDGE });
+  }
+
+  async unroute(address: string): Promise<void> {
+    try {
+      await this.#netlink.deleteRoute({ dst: blockOf(address), dev: BRIDGE });
+    } catch (error) {
+      if (!(error instanceof NetlinkError && error.code === "ESRCH")) throw error;
+    }
+  }
+
+  /** The hosts whose end of the wire is up, as a switch sees it. */
+  async connected(): Promise<Set<string>> {
+    const running = new Set((await this.#netlink.listLinks()).filter((l) => l.running).map((l) => l.name));
+    return new Set([...this.#ports].flatMap(([host, port]) => (running.has(port) ? [host] : [])));
+  }
+
+  /** Calls `listener` when an end of the wire may have gone up or down. Returns how to end that. */
+  onConnection(listener: () => void): () => void {
+    return this.#netlink.onLink((event) => {
+      if (event.type === "link-changed" || event.type === "lost") listener();
+    });
   }
 
   #prepare(ns: NetNs): void {
@@ -148,6 +180,10 @@ function setIfPresent(ns: NetNs, key: string, value: number): boolean {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     return false;
   }
+}
+
+function blockOf(address: string): string {
+  return `${address}/${ipFamily(address) === 6 ? 128 : 32}`;
 }
 
 /** Locally administered and the same for the same address, as a machine keeps its card: neighbours stay valid. */

@@ -7,7 +7,7 @@ import { root, setup } from "./setup.mjs";
 
 /** Need namespaces of their own around them: they make hosts without a lab. */
 const BARE = new Set(["proxy", "proxy-sync"]);
-const LIBRARIES = new Set(["report", "memory", "bare-objects"]);
+const LIBRARIES = new Set(["report", "memory", "bare-objects", "kube-proxy", "traffic", "api-peers"]);
 
 setup();
 const names = readdirSync(join(root, "bench"))

@@ -6,6 +6,7 @@
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { ATOMIC_MAPS, ATOMIC_TYPES, KEY_DEFAULTS, LIST_TYPES } from "./list-types.mjs";
 
 const root = resolve(dirname(fileURLToPath(import.meta.url)), "..");
 const typesDir = join(root, "node_modules/kubernetes-types");
@@ -60,7 +61,17 @@ const ROOTS = {
   "coordination/v1": ["Lease", "LeaseList"],
   "discovery/v1": ["EndpointSlice", "EndpointSliceList"],
   "events/v1": ["Event", "EventList"],
-  "networking/v1": ["Ingress", "IngressClass", "IngressClassList", "IngressList"],
+  "metrics/v1beta1": ["NodeMetrics", "NodeMetricsList", "PodMetrics", "PodMetricsList"],
+  "networking/v1": [
+    "IPAddress",
+    "IPAddressList",
+    "Ingress",
+    "IngressClass",
+    "IngressClassList",
+    "IngressList",
+    "ServiceCIDR",
+    "ServiceCIDRList",
+  ],
   "policy/v1": ["Eviction", "PodDisruptionBudget", "PodDisruptionBudgetList"],
   "meta/v1": [
     "APIGroup",
@@ -78,6 +89,7 @@ const PACKAGES = {
   "api/resource": "io.k8s.apimachinery.pkg.api.resource",
   runtime: "io.k8s.apimachinery.pkg.runtime",
   version: "io.k8s.apimachinery.pkg.version",
+  "metrics/v1beta1": "io.k8s.metrics.pkg.apis.metrics.v1beta1",
 };
 const INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 
@@ -133,6 +145,7 @@ const PATCH = {
   "ContainerStatus.volumeMounts": ["merge", "mountPath"],
   "ServiceSpec.ports": ["merge", "port"],
   "ServiceStatus.conditions": ["merge", "type"],
+  "ServiceCIDRStatus.conditions": ["merge", "type"],
   "ServiceAccount.secrets": ["merge", "name"],
   "NodeSpec.podCIDRs": ["merge"],
   "NodeStatus.addresses": ["merge", "type"],
@@ -147,6 +160,7 @@ const PATCH = {
   "JobStatus.conditions": ["merge", "type"],
   "HorizontalPodAutoscalerStatus.conditions": ["merge", "type"],
   "PodDisruptionBudgetStatus.conditions": ["merge", "type"],
+  "PodDisruptionBudgetSpec.selector": ["replace"],
 };
 
 /** Fields that Kubernetes has gained since the version of kubernetes-types: [owner, name, type, description]. */
@@ -202,6 +216,12 @@ const NEWER = [
     "The number of terminating pods of this replica set.",
   ],
   [
+    "autoscaling/v2:HPAScalingRules",
+    "tolerance",
+    "Quantity",
+    "The tolerance on the ratio between the current and desired metric value under which no updates are made to the desired number of replicas.",
+  ],
+  [
     "discovery/v1:EndpointHints",
     "forNodes",
     "Array<ForNode>",
@@ -220,6 +240,53 @@ const NEWER = [
     "The strategy for picking the leader for coordinated leader election.",
   ],
 ];
+/** Declarations of groups that the package lacks, in its own form; from the published metrics.k8s.io types. */
+const DECLARED = {
+  "metrics/v1beta1": `
+import { ListMeta, ObjectMeta, Time } from "../meta/v1";
+import { Quantity } from "../api/resource";
+/** ContainerMetrics sets resource usage metrics of a container. */
+export interface ContainerMetrics {
+  /** Container name corresponding to the one from pod.spec.containers. */
+  name: string;
+  /** The memory usage is the memory working set. */
+  usage: {
+    [name: string]: Quantity;
+  };
+}
+${["Node", "Pod"]
+  .map(
+    (kind) => `
+/** ${kind}Metrics sets resource usage metrics of a ${kind.toLowerCase()}. */
+export interface ${kind}Metrics {
+  apiVersion?: "metrics.k8s.io/v1beta1";
+  kind?: "${kind}Metrics";
+  metadata?: ObjectMeta;
+  /** The end of the interval in which the usage was measured. */
+  timestamp: Time;
+  /** The length of that interval, as Go writes durations. */
+  window: string;
+  ${
+    kind === "Pod"
+      ? "/** Metrics for all containers are collected within the same time window. */\n  containers: Array<ContainerMetrics>;"
+      : "/** The memory usage is the memory working set. */\n  usage: {\n    [name: string]: Quantity;\n  };"
+  }
+}
+/** ${kind}MetricsList is a list of ${kind}Metrics. */
+export interface ${kind}MetricsList {
+  apiVersion?: "metrics.k8s.io/v1beta1";
+  items: Array<${kind}Metrics>;
+  kind?: "${kind}MetricsList";
+  metadata?: ListMeta;
+}`,
+  )
+  .join("")}
+`,
+};
+
+/** Versions whose types the package has only under an older name: all of that file's types, with the new version. */
+const GRADUATED = { "networking/v1": "networking/v1alpha1" };
+
 const NEWER_INTERFACES = {
   "discovery/v1": {
     ForNode: {
@@ -234,7 +301,8 @@ const NEWER_INTERFACES = {
  * and regular; a line that fits nothing known is an error, so that a new form cannot be lost silently.
  */
 function parseDeclarations(file) {
-  const lines = readFileSync(join(typesDir, `${file}.d.ts`), "utf8").split("\n");
+  const text = DECLARED[file] ?? readFileSync(join(typesDir, `${file}.d.ts`), "utf8");
+  const lines = text.split("\n");
   const out = { imports: new Map(), interfaces: new Map(), aliases: new Map() };
   let comment = "";
   let current;
@@ -280,6 +348,16 @@ function parseDeclarations(file) {
     } else {
       throw new Error(`${file}:${i + 1}: cannot read ${JSON.stringify(line)}`);
     }
+  }
+  if (GRADUATED[file]) {
+    const older = parseDeclarations(GRADUATED[file]);
+    const [from, to] = [GRADUATED[file], file].map((name) => name.slice(name.indexOf("/")));
+    for (const [name, target] of older.imports) out.imports.set(name, target);
+    for (const [name, { description, fields }] of older.interfaces)
+      out.interfaces.set(name, {
+        description,
+        fields: fields.map((field) => ({ ...field, type: field.type.replace(`${from}"`, `${to}"`) })),
+      });
   }
   for (const [owner, name, type, description] of NEWER) {
     const [ownerFile, ownerName] = owner.split(":");
@@ -341,6 +419,21 @@ function withDefault(schema, description) {
   };
 }
 
+/** What server-side apply has to know of a field. */
+function applyFacts(owner, property) {
+  const facts = {};
+  if (property.type === "array") {
+    const [strategy = "", mergeKey] = PATCH[owner] ?? [];
+    const merges = strategy.split(",").includes("merge");
+    const type = LIST_TYPES[owner] ?? (mergeKey ? [mergeKey] : merges ? "set" : "atomic");
+    facts["x-kubernetes-list-type"] = Array.isArray(type) ? "map" : type;
+    if (Array.isArray(type)) facts["x-kubernetes-list-map-keys"] = type;
+  }
+  if (ATOMIC_MAPS.has(owner)) facts["x-kubernetes-map-type"] = "atomic";
+  if (KEY_DEFAULTS[owner]) facts.default = KEY_DEFAULTS[owner];
+  return facts;
+}
+
 function define(fromFile, name) {
   const file = declarations(fromFile).imports.get(name) ?? fromFile;
   const id = `${packageOf(file)}.${name}`;
@@ -357,6 +450,7 @@ function define(fromFile, name) {
   const found = interfaces.get(name);
   if (!found) throw new Error(`${file}: no interface ${name}`);
   const schema = { description: found.description, type: "object" };
+  if (ATOMIC_TYPES.has(name)) schema["x-kubernetes-map-type"] = "atomic";
   schemas[id] = schema;
   if (found.fields.length === 0) return id;
   const properties = {};
@@ -368,6 +462,7 @@ function define(fromFile, name) {
     const [strategy, mergeKey] = PATCH[owner] ?? [];
     if (strategy) properties[field.name]["x-kubernetes-patch-strategy"] = strategy;
     if (mergeKey) properties[field.name]["x-kubernetes-patch-merge-key"] = mergeKey;
+    Object.assign(properties[field.name], applyFacts(owner, properties[field.name]));
     if (!field.optional) required.push(field.name);
     const literal = /^"([^"]*)"$/.exec(field.type);
     if (literal) literals[field.name] = literal[1];
@@ -390,7 +485,7 @@ const known = new Set(
     Object.keys(s.properties ?? {}).map((p) => `${id.slice(id.lastIndexOf(".") + 1)}.${p}`),
   ),
 );
-for (const owner of [...Object.keys(PATCH), ...BYTES])
+for (const owner of [...Object.keys(PATCH), ...BYTES, ...Object.keys(LIST_TYPES), ...ATOMIC_MAPS])
   if (!known.has(owner)) throw new Error(`${owner}: named in a table here, absent from the types`);
 
 // Typed clients (kubectl create deployment) send protobuf: numbers of fields, and the optional scalars whose zero

@@ -20,6 +20,9 @@ const PROGRAMS = [
   ["nsenter", "util-linux"],
 ];
 
+/** What only tests start: without it they skip what needs it, and say so. */
+const TEST_PROGRAMS = [["dig", "bind9-dnsutils"]];
+
 /** What the compiler reads, and what decides how. */
 const SOURCES = [
   "index.ts",
@@ -85,13 +88,14 @@ function isInstalled(program) {
   });
 }
 
-function installPrograms() {
-  const missing = PROGRAMS.filter(([program]) => !isInstalled(program));
+function installPrograms(programs, { optional = false } = {}) {
+  const missing = programs.filter(([program]) => !isInstalled(program));
   if (missing.length === 0) return;
   const names = missing.map(([program]) => program).join(", ");
   const packages = [...new Set(missing.map(([, name]) => name))];
   const isRoot = process.getuid?.() === 0;
   if (!isRoot || !isInstalled("apt-get")) {
+    if (optional) return;
     throw new SetupError(
       `missing: ${names}. Install them and try again:\n\n  sudo apt-get install -y ${packages.join(" ")}\n`,
     );
@@ -149,11 +153,12 @@ function build() {
   writeFileSync(STAMP, `${started.toISOString()}\n`);
 }
 
-/** Everything, in order. Ends the process with 1 and a message when something cannot be done. */
-export function setup() {
+/** Everything, in order; with `tests` what they need too. Ends the process with 1 and a message when something cannot be done. */
+export function setup({ tests = false } = {}) {
   try {
     checkNode();
-    installPrograms();
+    installPrograms(PROGRAMS);
+    if (tests) installPrograms(TEST_PROGRAMS, { optional: true });
     installPackages();
     build();
   } catch (error) {

@@ -173,7 +173,7 @@ function lint() {
   return false;
 }
 
-setup();
+setup({ tests: true });
 const filters = process.argv.slice(2).map((path) => path.replace(/^\.\//, "").replace(/\.ts$/, ".js"));
 let passed = 0;
 let failed = 0;

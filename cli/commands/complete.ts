@@ -1,6 +1,8 @@
 // kubeplumb __complete: what the completion scripts call at each TAB. Silent when it knows nothing.
 
-import { PODS } from "../../common/client.js";
+import { PODS, type Resource, SERVICES } from "../../common/client.js";
+import { type KubeObject, keyOf, type Stored } from "../../common/k8s.js";
+import { OUTSIDE } from "../clusters.js";
 import { type CommandSpec, DEFAULT_NAME } from "../command.js";
 import { complete, type Providers } from "../completion/candidates.js";
 import { commands } from "./index.js";
@@ -32,22 +34,28 @@ const providers: Providers = {
     return clusterInfo(cluster)?.nodes.map((node) => node.name) ?? [];
   },
   async targets(cluster) {
-    const { clusterInfo } = await import("../../lab/lifecycle.js");
-    const info = clusterInfo(cluster);
-    if (!info) return [];
-    const hosts = info.nodes.map((node) => node.name);
-    return [...hosts, ...(await pods(info.controlSocket))];
+    const [hosts, pods] = await Promise.all([providers.hosts(cluster), providers.pods(cluster)]);
+    return [...hosts, OUTSIDE, ...pods];
+  },
+  async pods(cluster) {
+    return (await list(cluster, PODS)).map(keyOf);
+  },
+  async services(cluster) {
+    const services = await list(cluster, SERVICES);
+    return services.filter(({ spec }) => spec?.clusterIP && spec.clusterIP !== "None").map(keyOf);
   },
 };
 
-async function pods(socketPath: string): Promise<string[]> {
+async function list<T extends KubeObject>(cluster: string, resource: Resource<T>): Promise<Stored<T>[]> {
+  const { clusterInfo } = await import("../../lab/lifecycle.js");
+  const info = clusterInfo(cluster);
+  if (!info) return [];
   const { ApiClient } = await import("../../client/api-client.js");
-  const client = new ApiClient({ socketPath, timeoutMs: TIMEOUT_MS });
+  const client = new ApiClient({ socketPath: info.controlSocket, timeoutMs: TIMEOUT_MS });
   try {
-    const { items } = await client.list(PODS);
-    return items.map(({ metadata }) => `${metadata.namespace}/${metadata.name}`);
+    return (await client.list(resource)).items;
   } catch {
-    // The cluster does not run: its hosts are all there is to offer, and an error at the prompt helps nobody.
+    // The cluster does not run: an error at the prompt helps nobody.
     return [];
   } finally {
     await client.close();

@@ -19,8 +19,8 @@ interface Options extends TargetOptions {
 
 const spec: CommandSpec<Options> = {
   description:
-    "TARGET is a host, NAMESPACE/POD, or a pod of the default namespace. Standard input is passed on when it is " +
-    "no terminal (or with -i); the exit code is the command's, 126 and 127 as in a shell.",
+    "TARGET is a host, NAMESPACE/POD, a pod of the default namespace, or underlay: beside the hosts. Standard " +
+    "input is passed on when it is no terminal (or with -i); the exit code is the command's, 126 and 127 as in a shell.",
   arguments: [targetArgument],
   options: [
     ...targetOptions,
@@ -31,6 +31,7 @@ const spec: CommandSpec<Options> = {
   takesCommand: true,
   examples: [
     ["a ClusterIP from a host", "kubeplumb exec node-1 -- curl -s 10.96.0.10:8080"],
+    ["a load balancer's address from outside", "kubeplumb exec underlay -- curl -s 192.168.56.200"],
     ["the rules that a host has", "kubeplumb exec node-1 -- iptables-save -t nat"],
     ["from a pod to the address of another", "kubeplumb exec default/web-0 -- ping -c1 10.244.2.3"],
   ],

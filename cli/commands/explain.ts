@@ -15,11 +15,15 @@ const spec: CommandSpec<Options> = {
     "DESTINATION is SERVICE, NAMESPACE/SERVICE, either with :PORT (name or number), or IP:PORT[/PROTOCOL]. The rules " +
     "are read from the host where the packet begins and walked as the kernel would; a Service is followed by each of " +
     "its addresses. From where, unless told: a node for a ClusterIP, outside for a NodePort.",
-  arguments: [{ flags: "<destination>", description: "a Service or an address" }],
+  arguments: [{ flags: "<destination>", description: "a Service or an address", complete: "services" }],
   options: [
     nameOption,
     { flags: "-n, --namespace <namespace>", description: "of names without one", default: "default" },
-    { flags: "--from <place>", description: "pod/NAME, pod/NAMESPACE/NAME, node/NAME or external" },
+    {
+      flags: "--from <place>",
+      description: "pod/NAME, pod/NAMESPACE/NAME, node/NAME or external",
+      complete: "places",
+    },
     outputOption("tree", "json"),
   ],
   examples: [

@@ -19,7 +19,11 @@ const spec: CommandSpec<Options> = {
     "The number before a rule is its place in the chain, as iptables --line-numbers counts.",
   arguments: [
     { flags: "<host>", description: "whose rules", complete: "hosts" },
-    { flags: "[service]", description: "only of this Service: SERVICE or NAMESPACE/SERVICE" },
+    {
+      flags: "[service]",
+      description: "only of this Service: SERVICE or NAMESPACE/SERVICE",
+      complete: "services",
+    },
   ],
   options: [
     nameOption,
@@ -41,7 +45,7 @@ const spec: CommandSpec<Options> = {
       { ClusterView },
       { readRules },
       { findService, portText },
-      { groupsOf, rawText, ruleText },
+      { chainsFor, groupsOf, rawText, ruleText },
       { parseSave },
     ] = await Promise.all([
       import("../explain/cluster.js"),
@@ -51,10 +55,16 @@ const spec: CommandSpec<Options> = {
       import("../../dataplane/iptables/index.js"),
     ]);
     const family = options.ipv6 ? 6 : 4;
-    const [view, text] = await Promise.all([ClusterView.read(info), readRules(info, host, family)]);
     const key = service === undefined || service.includes("/") ? service : `${options.namespace}/${service}`;
+    // All of it takes as long as the API's lists do.
+    const [view, all] = await Promise.all([
+      ClusterView.read(info),
+      key === undefined ? readRules(info, host, family) : undefined,
+    ]);
     if (key !== undefined) findService(view, key);
-    const groups = groupsOf(parseSave(text), view.names(family), key);
+    const names = view.names(family);
+    const { text } = all ?? (await readRules(info, host, family, chainsFor(names, key)));
+    const groups = groupsOf(parseSave(text), names, key);
     if (options.output === "json") context.print(JSON.stringify(groups.map(groupJson), null, 2));
     else if (options.raw) context.print(rawText(text, groups));
     else show(context, groups, { ruleText, portText });
@@ -94,17 +104,18 @@ interface Texts {
 function show({ style, print }: Context, groups: readonly Group[], { ruleText, portText }: Texts): void {
   for (const [index, { title, port, parts }] of groups.entries()) {
     const addresses = port && [port.clusterIP, ...port.externalIPs, ...port.loadBalancerIPs].join(", ");
-    print(`${index > 0 ? "\n" : ""}${style.bold(title)}${port ? `  ${portText(port)} at ${addresses}` : ""}`);
+    const lines = [`${style.bold(title)}${port ? `  ${portText(port)} at ${addresses}` : ""}`];
     const notes = parts.flatMap(({ rules }) => rules.map(({ note }) => note.length));
     const width = Math.min(NOTE_WIDTH, Math.max(0, ...notes));
     for (const { chain, note, rules } of parts) {
       const policy = chain.policy && chain.policy !== "ACCEPT" ? `policy ${chain.policy}` : "";
       const words = [note, policy].filter(Boolean).join(", ");
-      print(`  ${style.cyan(`${chain.table} ${chain.name}`)}${words ? `  ${style.dim(words)}` : ""}`);
+      lines.push(`  ${style.cyan(`${chain.table} ${chain.name}`)}${words ? `  ${style.dim(words)}` : ""}`);
       for (const { number, note: what, rule } of rules) {
-        print(`${String(number).padStart(6)}  ${what.padEnd(width)}  ${style.dim(ruleText(rule))}`);
+        lines.push(`${String(number).padStart(6)}  ${what.padEnd(width)}  ${style.dim(ruleText(rule))}`);
       }
     }
+    print(`${index > 0 ? "\n" : ""}${lines.join("\n")}`);
   }
 }
 

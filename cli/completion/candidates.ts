@@ -14,6 +14,10 @@ export interface Providers {
   hosts(cluster: string): Promise<string[]>;
   /** Hosts and NAMESPACE/POD. */
   targets(cluster: string): Promise<string[]>;
+  /** NAMESPACE/POD. */
+  pods(cluster: string): Promise<string[]>;
+  /** NAMESPACE/SERVICE of those that rules are made for. */
+  services(cluster: string): Promise<string[]>;
 }
 
 export interface Candidates {
@@ -76,14 +80,16 @@ async function completeCommand(
   // The command that follows "--" is somebody else's.
   if (before.includes("--")) return { candidates: [], files: spec.takesCommand === true };
   const options = known(spec.options ?? []);
-  const { positionals, pending, cluster = defaultCluster } = read(before, options);
-  const context = { providers, cluster };
+  const { positionals, pending, given } = read(before, options);
+  const cluster = given.get("--name") ?? defaultCluster;
+  const context = { providers, cluster, namespace: given.get("--namespace") ?? "default", typed: current };
   if (pending)
     return only(current, await values(pending.choices ?? pending.complete, context), pending.complete);
   const inline = /^(--[^=]+)=(.*)$/.exec(current);
   if (inline) {
     const option = options.find((one) => one.long === inline[1]);
-    const found = option ? await values(option.choices ?? option.complete, context) : [];
+    const inside = { ...context, typed: inline[2] ?? "" };
+    const found = option ? await values(option.choices ?? option.complete, inside) : [];
     const whole = found.map(({ value }) => ({ value: `${inline[1]}=${value}` }));
     return only(current, whole, option?.complete);
   }
@@ -111,14 +117,14 @@ function known(specs: readonly OptionSpec[]): KnownOption[] {
   });
 }
 
-/** How many arguments stand before the cursor, and the option whose value is being written. */
+/** How many arguments stand before the cursor, the option whose value is being written, and the values of others. */
 function read(before: readonly string[], options: readonly KnownOption[]) {
+  const given = new Map<string | undefined, string>();
   let positionals = 0;
   let pending: KnownOption | undefined;
-  let cluster: string | undefined;
   for (const word of before) {
     if (pending) {
-      if (pending.long === "--name") cluster = word;
+      given.set(pending.long, word);
       pending = undefined;
       continue;
     }
@@ -127,11 +133,11 @@ function read(before: readonly string[], options: readonly KnownOption[]) {
       continue;
     }
     const [flag = "", value] = word.split("=", 2);
-    if (flag === "--name" && value) cluster = value;
     const option = options.find((one) => one.long === flag || one.short === flag);
+    if (option && value) given.set(option.long, value);
     if (option?.takesValue && value === undefined) pending = option;
   }
-  return { positionals, pending, cluster };
+  return { positionals, pending, given };
 }
 
 function optionCandidates(options: readonly KnownOption[], before: readonly string[]): Candidate[] {
@@ -144,14 +150,42 @@ function optionCandidates(options: readonly KnownOption[], before: readonly stri
     .map(({ long, short, description }) => ({ value: long ?? short ?? "", description }));
 }
 
-async function values(
-  what: Completion | undefined,
-  { providers, cluster }: { providers: Providers; cluster: string },
-): Promise<Candidate[]> {
+interface Circumstances {
+  providers: Providers;
+  cluster: string;
+  /** Of names without one. */
+  namespace: string;
+  /** The beginning of the value. */
+  typed: string;
+}
+
+async function values(what: Completion | undefined, context: Circumstances): Promise<Candidate[]> {
   if (what === undefined || what === "files") return [];
-  if (typeof what !== "string") return what.map((value) => ({ value }));
-  const found = what === "clusters" ? await providers.clusters() : await providers[what](cluster);
+  const found = typeof what === "string" ? await namesOf(what, context) : what;
   return found.map((value) => ({ value }));
+}
+
+async function namesOf(
+  what: "clusters" | "hosts" | "targets" | "services" | "places",
+  { providers, cluster, namespace, typed }: Circumstances,
+): Promise<string[]> {
+  if (what === "clusters") return providers.clusters();
+  if (what === "services") return shortened(await providers.services(cluster), namespace, typed !== "");
+  if (what !== "places") return providers[what](cluster);
+  const [hosts, pods] = await Promise.all([providers.hosts(cluster), providers.pods(cluster)]);
+  return [
+    ...hosts.map((host) => `node/${host}`),
+    ...shortened(pods, namespace, typed.startsWith("pod/")).map((pod) => `pod/${pod}`),
+    "external",
+  ];
+}
+
+/** Names without their namespace where it is the usual one; `both`: with it too. */
+function shortened(names: readonly string[], namespace: string, both: boolean): string[] {
+  const isOwn = (name: string) => name.startsWith(`${namespace}/`);
+  const own = names.filter(isOwn);
+  const short = own.map((name) => name.slice(namespace.length + 1));
+  return [...short, ...(both ? names : names.filter((name) => !isOwn(name)))];
 }
 
 function only(current: string, candidates: readonly Candidate[], complete?: Completion): Candidates {

@@ -3,6 +3,7 @@
 
 import {
   type Chain,
+  type ChainAt,
   chainsOf,
   isBuiltIn,
   type Rule,
@@ -11,7 +12,14 @@ import {
 } from "../../dataplane/iptables/index.js";
 import type { ServicePort } from "../../dataplane/proxy/index.js";
 import { isPortChain, KUBE_NODEPORTS } from "../../dataplane/proxy/names.js";
-import { type Names, noteOf, type Owner, placeText, portOf } from "../../dataplane/trace/index.js";
+import {
+  type Names,
+  noteOf,
+  type Owner,
+  placeText,
+  portOf,
+  SHARED_CHAINS,
+} from "../../dataplane/trace/index.js";
 
 export interface AnnotatedRule {
   /** In its chain, from 1. */
@@ -44,6 +52,12 @@ const ROLES: Readonly<Record<Owner["role"], string>> = {
 };
 const ORDER: readonly Owner["role"][] = ["firewall", "external", "cluster", "local", "endpoint"];
 
+/** The chains that {@link groupsOf} needs for a Service. */
+export function chainsFor(names: Names, service: string | undefined): ChainAt[] {
+  const own = [...names.owners].filter(([, { port }]) => port.service === service);
+  return [...SHARED_CHAINS, ...own.map(([chain]) => ({ table: "nat" as const, chain }))];
+}
+
 /** The whole ruleset, or with `service` (`namespace/name`) only what belongs to that Service. Empty groups are left out. */
 export function groupsOf(rules: Ruleset, names: Names, service?: string): Group[] {
   const parts = chainsOf(rules)
@@ -51,11 +65,12 @@ export function groupsOf(rules: Ruleset, names: Names, service?: string): Group[
       ({ name }) => service === undefined || (names.owners.get(name)?.port.service ?? service) === service,
     )
     .map((chain) => partOf(chain, names));
+  const ofPorts = partsByPort(parts, names);
   const groups = names.ports
     .filter(({ port }) => service === undefined || port.service === service)
     .map(({ port }) => port)
     .sort((a, b) => (a.key < b.key ? -1 : 1))
-    .map((port) => ({ title: port.id, port, parts: partsOfPort(port, parts, names) }));
+    .map((port) => ({ title: port.id, port, parts: ofPorts.get(port) ?? [] }));
   if (service !== undefined) return groups.filter(isFilled);
   const isKube = ({ chain }: ChainPart) => chain.name.startsWith("KUBE-");
   const isEntry = ({ chain }: ChainPart) => isBuiltIn(chain.table, chain.name);
@@ -104,18 +119,40 @@ function only(
     .filter(({ rules }) => rules.length > 0);
 }
 
-/** Its rules in shared chains first, then its own chains in the order in which packets meet them. */
-function partsOfPort(port: ServicePort, parts: readonly ChainPart[], names: Names): ChainPart[] {
-  const shared = parts.filter(({ chain }) => !names.owners.has(chain.name));
-  const own = parts.filter(({ chain }) => names.owners.get(chain.name)?.port === port);
+/** Of each service port its rules in shared chains first, then its own chains in the order in which packets meet them. */
+function partsByPort(parts: readonly ChainPart[], names: Names): Map<ServicePort, ChainPart[]> {
+  const shared = new Map<ServicePort, ChainPart[]>();
+  const own = new Map<ServicePort, ChainPart[]>();
+  for (const part of parts) {
+    const owner = names.owners.get(part.chain.name);
+    if (owner) put(own, owner.port, part);
+    else for (const [port, rules] of rulesByPort(part, names)) put(shared, port, { ...part, rules });
+  }
   const place = ({ chain }: ChainPart) => {
     const { role = "endpoint", endpoint } = names.owners.get(chain.name) ?? {};
     return `${ORDER.indexOf(role)} ${endpoint?.text ?? ""}`;
   };
-  return [
-    ...natFirst(only(shared, (rule, part) => belongsTo(rule, part, names) === port)),
-    ...own.sort((a, b) => (place(a) < place(b) ? -1 : 1)),
-  ];
+  return new Map(
+    names.ports.map(({ port }) => {
+      const chains = (own.get(port) ?? []).sort((a, b) => (place(a) < place(b) ? -1 : 1));
+      return [port, [...natFirst(shared.get(port) ?? []), ...chains]];
+    }),
+  );
+}
+
+function rulesByPort(part: ChainPart, names: Names): Map<ServicePort, AnnotatedRule[]> {
+  const found = new Map<ServicePort, AnnotatedRule[]>();
+  for (const rule of part.rules) {
+    const port = belongsTo(rule, part, names);
+    if (port) put(found, port, rule);
+  }
+  return found;
+}
+
+function put<K, V>(lists: Map<K, V[]>, key: K, value: V): void {
+  const list = lists.get(key);
+  if (list) list.push(value);
+  else lists.set(key, [value]);
 }
 
 /** The nat table decides where to; the filter table only says no. */

@@ -1,34 +1,57 @@
-// What a host of the lab decides by: its rules and its addresses and routes, read in one go.
-// Knows the lab's exec protocol and two programs of the host; what the texts mean is dataplane's business.
+// What a host of the lab decides by: its rules, its addresses and routes.
+// Knows the lab's socket and ip(8) of the host; what the texts mean is dataplane's business.
 
 import { Writable } from "node:stream";
 import { remoteCommand } from "../../client/remote-command.js";
-import { parseSave, type Ruleset } from "../../dataplane/iptables/index.js";
-import { HOST_FACTS_SCRIPT, type Host, parseHost } from "../../dataplane/trace/index.js";
+import type { ChainAt, Printout } from "../../dataplane/iptables/index.js";
+import {
+  HOST_FACTS_SCRIPT,
+  type Host,
+  type Packet,
+  parseHost,
+  type Trace,
+} from "../../dataplane/trace/index.js";
+import type { RulesQuery } from "../../lab/server.js";
 import type { ClusterInfo } from "../../lab/types.js";
+import { requestJson } from "../../lab/unix-http.js";
 import { explained } from "../clusters.js";
+import { LazyRules } from "./lazy-rules.js";
 
+/** What is known of a host, of one family. */
 export interface HostState {
-  readonly rules: Ruleset;
   readonly facts: Host;
+  /** The packet's ways by the host's rules, see {@link LazyRules.walk}. */
+  walk(packet: Packet): Promise<Trace>;
 }
 
-const SEPARATOR = "=== rules end here ===";
+/** Where the nft form is not ours, iptables-save reads, which may take minutes for 10,000 Services. */
+const READ_TIMEOUT_MS = 600_000;
 
 /**
- * Rules and facts of one family.
- * @throws Error with what the programs say, or that the cluster does not run.
+ * Addresses and routes now, rules when a packet comes to them.
+ * @throws Error with what the programs say, or that the cluster does not run; so does {@link HostState.walk}.
  */
 export async function readHost(info: ClusterInfo, host: string, family: 4 | 6): Promise<HostState> {
-  const save = family === 4 ? "iptables-save" : "ip6tables-save";
-  const script = `${save} || exit\necho '${SEPARATOR}'\n${HOST_FACTS_SCRIPT}`;
-  const [rules = "", facts = ""] = (await output(info, host, ["sh", "-c", script])).split(`${SEPARATOR}\n`);
-  return { rules: parseSave(rules), facts: parseHost(facts, family) };
+  const facts = parseHost(await output(info, host, ["sh", "-c", HOST_FACTS_SCRIPT]), family);
+  const rules = new LazyRules((chains) => readRules(info, host, family, chains));
+  return { facts, walk: (packet) => rules.walk(facts, packet) };
 }
 
-/** What iptables-save prints on the host, all tables. Throws as {@link readHost}. */
-export function readRules(info: ClusterInfo, host: string, family: 4 | 6): Promise<string> {
-  return output(info, host, [family === 4 ? "iptables-save" : "ip6tables-save"]);
+/** The host's rules, all or the given chains, as iptables-save prints them. Throws as {@link readHost}. */
+export async function readRules(
+  info: ClusterInfo,
+  host: string,
+  family: 4 | 6,
+  chains?: readonly ChainAt[],
+): Promise<Printout> {
+  const body: RulesQuery = { family, ...(chains && { chains }) };
+  const path = `/hosts/${encodeURIComponent(host)}/rules`;
+  const { labSocket: socketPath } = info;
+  try {
+    return await requestJson({ socketPath, method: "POST", path, body, timeoutMs: READ_TIMEOUT_MS });
+  } catch (error) {
+    throw explained(error, info.name);
+  }
 }
 
 async function output(info: ClusterInfo, host: string, command: readonly string[]): Promise<string> {

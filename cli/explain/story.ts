@@ -14,8 +14,8 @@ import {
   type Step,
   sourceFor,
   type Trace,
-  walk,
 } from "../../dataplane/trace/index.js";
+import { OUTSIDE as BESIDE } from "../clusters.js";
 import type { ClusterView } from "./cluster.js";
 import type { HostState } from "./hosts.js";
 import type { Destination, Source } from "./question.js";
@@ -67,7 +67,7 @@ export class Storyteller {
   /** @throws Error when there is no way to begin: no address of the family, no host. */
   async tell(source: Source, destination: Destination): Promise<Story> {
     const { family, port: dport, protocol } = destination;
-    const host = this.#firstHost(source, destination);
+    const host = await this.#firstHost(source, destination);
     const dst = destination.ip ?? this.#view.nodeIP(host, family);
     if (dst === undefined) throw new Error(`${host} has no IPv${family} address`);
     const { facts } = await this.#read(host, family);
@@ -89,9 +89,14 @@ export class Storyteller {
     return { destination, source, leg, results: resultsOf(leg) };
   }
 
-  /** From outside: the node that is addressed, else any that the packet is routed by. */
-  #firstHost(source: Source, { ip }: Destination): string {
-    const host = source.kind === "external" ? ip && this.#view.nodeWith(ip) : source.node;
+  /** From outside: the node that is addressed, that an address of a load balancer leads to, else any. */
+  async #firstHost(source: Source, { ip, way, family }: Destination): Promise<string> {
+    let host = source.kind === "external" ? ip && this.#view.nodeWith(ip) : source.node;
+    if (!host && ip && way === "load balancer") {
+      const { facts } = await this.#read(BESIDE, family);
+      const via = routeOf(facts, ip)?.via;
+      host = via && this.#view.nodeWith(via);
+    }
     const first = host ?? this.#view.hosts[0];
     if (first === undefined) throw new Error("the cluster has no hosts");
     return first;
@@ -99,8 +104,7 @@ export class Storyteller {
 
   /** `further`: how many more hosts may be gone through. */
   async #follow(host: string, packet: Packet, family: 4 | 6, further: number): Promise<Leg> {
-    const { rules, facts } = await this.#read(host, family);
-    const trace = walk(rules, facts, packet);
+    const trace = await (await this.#read(host, family)).walk(packet);
     const onward: { end: End; leg: Leg }[] = [];
     for (const { end } of further > 0 ? outcomes(trace) : []) {
       const next = end.fate === "leaves" ? this.#view.nodeWith(end.packet.dst) : undefined;

@@ -11,6 +11,7 @@ import { stopProcess } from "../../lab/launch.js";
 import { startPublishing } from "../../lab/publishing.js";
 import { API_PORT, bridgeAddresses, NODE_CIDR_MASK_SIZE, networksOf } from "../../lab/resolve.js";
 import { type ClusterPaths, clusterPaths, contextName, readConfig, removeHome } from "../../lab/state.js";
+import { dialFromHost } from "../../lab/tunnel.js";
 
 const dir = process.argv.find((argument) => argument.startsWith("--kubeplumb-control="))?.split("=")[1];
 if (!dir) throw new Error("this program is started by kubeplumb up");
@@ -35,7 +36,7 @@ log.debug({ ms: Math.round(performance.now()) }, "code loaded");
 try {
   const config = readConfig(paths);
   if (!config) throw new Error(`${paths.config} is missing or unreadable`);
-  const { networking, controlPlane } = config;
+  const { networking, controlPlane, dns } = config;
   // Left by a killed predecessor; `up` has made sure that it is dead.
   rmSync(paths.controlSocket, { force: true });
   const control = await startControl({
@@ -48,7 +49,10 @@ try {
     nodeCIDRMaskSize: NODE_CIDR_MASK_SIZE[4],
     serviceCIDRs: networksOf(networking.serviceSubnet).map(String),
     nodePortRange: networking.nodePortRange,
+    loadBalancerPool: networking.loadBalancerPool,
+    ...(dns ? { clusterDomain: dns.domain } : {}),
     kubelet: (node) => ({ socketPath: paths.labSocket, pathPrefix: `/nodes/${node.metadata.name}` }),
+    dial: (node, ip, port) => dialFromHost(paths.labSocket, node, ip, port),
     nodeMonitorGracePeriodSeconds: controlPlane.nodeMonitorGracePeriodSeconds,
     defaultTolerationSeconds: controlPlane.defaultTolerationSeconds,
     log,

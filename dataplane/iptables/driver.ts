@@ -9,15 +9,17 @@ import { CommandError, type CommandResult } from "../kernel/command.js";
 import { NetlinkError } from "../kernel/netlink/socket.js";
 import { NetNs } from "../kernel/netns.js";
 import { meansAbsent, RestoreError } from "./errors.js";
+import { KernelCounters, type PacketCounters } from "./nfacct.js";
 import { UnsupportedRule } from "./nft-extensions.js";
 import { askNft, type NftKernel } from "./nft-kernel.js";
+import { type Printed, type Reading, rulesetOf, textOf } from "./nft-read.js";
 import { NftRuleset } from "./nft-ruleset.js";
-import { chainsOf, parseSave } from "./parse.js";
+import { chainsOf, parseSave, ruleOfWords } from "./parse.js";
 import { renderRestore, renderTables } from "./render.js";
 import { rollbackInput, sectionsOf, type TableSection } from "./rollback.js";
-import { isBuiltIn, type RuleAt, type Ruleset, type TableName } from "./rules.js";
+import { type ChainAt, isBuiltIn, type RuleAt, type Ruleset, type TableName } from "./rules.js";
 import { findTools, type Tools, type Variant, type VariantChoice } from "./variant.js";
-import { quoteWord } from "./words.js";
+import { printWords, quoteWord, splitWords } from "./words.js";
 
 export interface RestoreOptions {
   /** Keep what the input does not mention (--noflush). Default true. */
@@ -28,6 +30,15 @@ export interface RestoreOptions {
   before?: Ruleset;
 }
 
+/** Rules as iptables-save prints them, without counters of rules. */
+export interface Printout {
+  readonly text: string;
+  /** All tables are in it, whichever chains were asked for: how legacy reads, where a part costs as much. */
+  readonly whole: boolean;
+  /** Each change of any rule of the namespace makes another one; undefined where there is none. */
+  readonly version?: number;
+}
+
 export type Position = "prepend" | "append";
 
 /** What the proxy and the overlay need of iptables; MemoryIptables is the other implementation. */
@@ -36,6 +47,8 @@ export interface IptablesDriver {
   readonly variant: Variant;
   readonly version: string;
   readonly randomFully: boolean;
+  /** For the match `nfacct`; one set for both families. */
+  readonly counters: PacketCounters;
   restore(input: string, options?: RestoreOptions): Promise<void>;
   save(table?: TableName): Promise<string>;
   read(table?: TableName): Promise<Ruleset>;
@@ -73,6 +86,7 @@ const LOCK_WAIT = "30";
 /** A driver of iptables for one namespace. Calls of one object run one after the other. */
 export class Iptables implements IptablesDriver {
   readonly family: 4 | 6;
+  readonly counters: PacketCounters;
   readonly #ns: NetNs;
   readonly #tools: Tools;
   readonly #env: NodeJS.ProcessEnv;
@@ -90,6 +104,7 @@ export class Iptables implements IptablesDriver {
     this.#env = lockFile ? { ...process.env, XTABLES_LOCKFILE: lockFile } : process.env;
     this.#nft = path === "auto" && tools.readsNetlinkRules ? new NftRuleset(ns, family) : undefined;
     this.#log = log;
+    this.counters = new KernelCounters(ns, family, log);
     const { variant, version } = tools;
     log.debug({ host: ns.name, family, variant, version, path: this.path }, "iptables driver");
   }
@@ -131,10 +146,9 @@ export class Iptables implements IptablesDriver {
       ...(counters ? ["--counters"] : []),
       ...this.#restoreWait(),
     ];
-    const sections = sectionsOf(input);
     return this.#inTurn(async () => {
       if (noflush && (await this.#restoreOverNetlink(input, counters))) return;
-      const earlier = sections.slice(0, -1);
+      const earlier = sectionsOf(input).slice(0, -1);
       const saved = options.before ? "" : await this.#saveTables(earlier.map(({ table }) => table));
       try {
         await this.#restoreOnce(flags, input);
@@ -183,19 +197,38 @@ export class Iptables implements IptablesDriver {
     const args = table ? ["-t", table] : [];
     return this.#inTurn(async () => {
       if (this.#isEmpty()) return new Map();
-      if (this.#nft) {
-        try {
-          return await this.#nft.read(table);
-        } catch (error) {
-          if (!(error instanceof UnsupportedRule || error instanceof NetlinkError)) throw error;
-          this.#log.debug(
-            { host: this.#ns.name, why: error.message },
-            "iptables-save is called instead of netlink",
-          );
-        }
-      }
-      return parseSave((await this.#exec(this.#tools.save, args)).stdout);
+      const printed = await this.#readOverNetlink({ table, rule: ruleOfWords });
+      return printed ? rulesetOf(printed) : parseSave((await this.#exec(this.#tools.save, args)).stdout);
     });
+  }
+
+  /**
+   * The rules as text, all or those of the given chains that there are: {@link save} at the speed of {@link read}.
+   * Other calls do not wait for it.
+   */
+  async print(chains?: readonly ChainAt[]): Promise<Printout> {
+    const printed = await this.#readOverNetlink({ chains, rule: printWords });
+    if (printed) return { text: textOf(printed), whole: chains === undefined, version: printed.generation };
+    return { text: (await this.#exec(this.#tools.save, [])).stdout, whole: true };
+  }
+
+  async #readOverNetlink<Rule>(reading: Omit<Reading<Rule>, "foreign">): Promise<Printed<Rule> | undefined> {
+    const told = (tool: string, why: Error) =>
+      this.#log.debug({ host: this.#ns.name, why: why.message }, `${tool} is called instead of netlink`);
+    const foreign = async ({ table, chain }: ChainAt, why: UnsupportedRule) => {
+      told("iptables -S", why);
+      const { stdout } = await this.#exec(this.#tools.iptables, this.#args(table, ["-S", chain]));
+      const lines = stdout.split("\n").filter((text) => text.startsWith("-A "));
+      return lines.map((text) => splitWords(text).slice(2));
+    };
+    try {
+      return await this.#nft?.read({ ...reading, foreign });
+    } catch (error) {
+      const isKnown = [UnsupportedRule, NetlinkError, CommandError].some((kind) => error instanceof kind);
+      if (!isKnown) throw error;
+      told("iptables-save", error as Error);
+      return undefined;
+    }
   }
 
   /**

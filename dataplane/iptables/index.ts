@@ -6,10 +6,12 @@ export {
   type IptablesDriver,
   type IptablesOptions,
   type Position,
+  type Printout,
   type RestoreOptions,
 } from "./driver.js";
 export { RestoreError } from "./errors.js";
 export { MemoryIptables } from "./memory.js";
+export type { PacketCounters } from "./nfacct.js";
 export { chainsOf, ParseError, parseSave, ruleOfWords } from "./parse.js";
 export { fixedPoint, probabilityText } from "./probability.js";
 export {
@@ -23,6 +25,7 @@ export {
 export {
   BUILT_IN_CHAINS,
   type Chain,
+  type ChainAt,
   type Counters,
   isBuiltIn,
   isTable,

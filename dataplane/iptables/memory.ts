@@ -4,6 +4,7 @@
 import { canonicalRule } from "./canonical.js";
 import type { IptablesDriver, Position, RestoreOptions } from "./driver.js";
 import { RestoreError } from "./errors.js";
+import type { PacketCounters } from "./nfacct.js";
 import { parseCounters, ruleOfWords } from "./parse.js";
 import { renderRestore } from "./render.js";
 import {
@@ -33,12 +34,28 @@ const TARGETS = new Set(
   ),
 );
 
+/** Counters that somebody has to count with; `supported` false: a kernel without. */
+class MemoryCounters implements PacketCounters {
+  supported = true;
+  readonly values = new Map<string, number>();
+
+  ensure(names: readonly string[]): boolean {
+    if (this.supported) for (const name of names) this.values.set(name, this.values.get(name) ?? 0);
+    return this.supported;
+  }
+
+  packets(name: string): number | undefined {
+    return this.values.get(name);
+  }
+}
+
 /** The in-memory driver. `inputs` keeps every restore input that was applied. */
 export class MemoryIptables implements IptablesDriver {
   readonly family: 4 | 6;
   readonly variant: Variant = "nft";
   readonly version = "1.8.9";
   readonly randomFully = true;
+  readonly counters = new MemoryCounters();
   readonly inputs: string[] = [];
   /** When set, called before each restore; a throw is the failure of that restore. */
   beforeRestore: ((input: string) => void | Promise<void>) | undefined;
@@ -77,12 +94,17 @@ export class MemoryIptables implements IptablesDriver {
         table = undefined;
         return;
       }
-      const problem = applyLine(tableName, table, text);
+      const problem = this.#counterMissing(text) ?? applyLine(tableName, table, text);
       if (problem) throw fail(problem);
     });
     if (table) throw new RestoreError("memory", input, "no COMMIT at the end", undefined);
     this.#tables = next;
     this.inputs.push(input);
+  }
+
+  #counterMissing(text: string): string | undefined {
+    const name = / --nfacct-name (\S+)/.exec(text)?.[1];
+    return name !== undefined && !this.counters.values.has(name) ? `no counter ${name}` : undefined;
   }
 
   read(table?: TableName): Promise<Ruleset> {

@@ -295,6 +295,19 @@ const recent: ExtensionFormat = {
   },
 };
 
+const NFACCT = { bytes: 40, name: 32 };
+const nfacct: ExtensionFormat = {
+  revision: 1,
+  encode(options) {
+    const name = options.plain("--nfacct-name") ?? "";
+    if (name === "" || Buffer.byteLength(name) >= NFACCT.name) throw new UnsupportedRule("nfacct");
+    const out = struct(NFACCT.bytes);
+    out.write(name);
+    return out;
+  },
+  decode: (info) => ["--nfacct-name", cString(info.subarray(0, NFACCT.name))],
+};
+
 const EVERY_PORT = 0xffff;
 /** tcp and udp without ports; ports themselves are expressions of nf_tables (nft-expressions.ts). */
 function portless(size: number): ExtensionFormat {
@@ -363,6 +376,7 @@ export const MATCHES: ReadonlyMap<string, ExtensionFormat> = new Map([
   ["addrtype", addrtype],
   ["statistic", statistic],
   ["recent", recent],
+  ["nfacct", nfacct],
   ["tcp", portless(16)],
   ["udp", portless(16)],
   ["sctp", sctp],

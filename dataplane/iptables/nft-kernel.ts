@@ -83,13 +83,17 @@ export class NftKernel {
   }
 
   hasChain(table: string, chain: string): boolean {
+    return this.chain(table, chain) !== undefined;
+  }
+
+  chain(table: string, chain: string): KernelChain | undefined {
     const label = { operation: "getChain", detail: `${table} ${chain}` };
     const build = (w: MessageWriter) => {
       header(w, this.#family);
       w.string(CHAIN_ATTRIBUTE.table, table);
       w.string(CHAIN_ATTRIBUTE.name, chain);
     };
-    return this.#unlessAbsent(() => this.#socket.get(label, MESSAGE.getChain, build, () => true)) ?? false;
+    return this.#unlessAbsent(() => this.#socket.get(label, MESSAGE.getChain, build, decodeChain));
   }
 
   /** All chains of the family. */

@@ -14,9 +14,9 @@ import type { NftKernel } from "./nft-kernel.js";
 import { type Found, findRule } from "./nft-match.js";
 import { ChainMemory } from "./nft-memory.js";
 import { plansOf, type RuleLine, type TablePlan } from "./nft-plan.js";
-import { readRuleset } from "./nft-read.js";
+import { type Printed, type Reading, readChains } from "./nft-read.js";
 import { type Pace, Refused, Restore, type WriteOptions } from "./nft-restore.js";
-import type { RuleAt, Ruleset, TableName } from "./rules.js";
+import type { RuleAt } from "./rules.js";
 import { quoteWord, splitWords } from "./words.js";
 
 /** Inputs with more lines are sent in portions: new chains first, as nothing leads into them. */
@@ -86,9 +86,9 @@ export class NftRuleset {
     this.#socket = undefined;
   }
 
-  /** See readRuleset. */
-  read(table?: TableName): Promise<Ruleset> {
-    return readRuleset(this.#ns, this.#family, table);
+  /** See {@link readChains}. */
+  read<Rule>(reading: Reading<Rule>): Promise<Printed<Rule>> {
+    return readChains(this.#ns, this.#family, reading);
   }
 
   /** Of a chain that is remembered little is sent, or it is there already. */

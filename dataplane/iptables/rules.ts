@@ -45,10 +45,14 @@ export interface Chain {
 /** What a packet sees: every chain of every table that was read, in the order of the text. */
 export type Ruleset = ReadonlyMap<TableName, ReadonlyMap<string, Chain>>;
 
-/** Where a rule stands or shall stand. */
-export interface RuleAt {
+/** Which chain. */
+export interface ChainAt {
   readonly table: TableName;
   readonly chain: string;
+}
+
+/** Where a rule stands or shall stand. */
+export interface RuleAt extends ChainAt {
   readonly rule: readonly string[];
 }
 

@@ -32,7 +32,7 @@ export function splitWords(line: string): string[] {
 }
 
 // What needs no quotes: everything that the splitter passes through and no shell-minded reader stumbles over.
-const PLAIN = /^[A-Za-z0-9_./:,@%+=!-]+$/;
+const PLAIN = /^[A-Za-z0-9_./:,@%+=![\]-]+$/;
 
 /**
  * One word for the text, quoted only when it must be.
@@ -43,5 +43,24 @@ export function quoteWord(word: string): string {
   if (word === "" || /[\n\r\0]/.test(word)) {
     throw new RangeError(`an iptables argument must be one non-empty line: ${JSON.stringify(word)}`);
   }
-  return `"${word.replace(/["\\]/g, "\\$&")}"`;
+  return quoted(word);
+}
+
+/** Options whose value iptables-save quotes more often than it must. */
+const STRING_OPTIONS: ReadonlySet<string> = new Set(["--comment", "--nfacct-name"]);
+
+/** Words of a rule as iptables-save prints them (xtables_save_string). Throws as {@link quoteWord}. */
+export function printWords(words: readonly string[]): string {
+  return words
+    .map((word, i) => {
+      const text = quoteWord(word);
+      return text === word && STRING_OPTIONS.has(words[i - 1] ?? "") && /[^\w-]/.test(word)
+        ? quoted(word)
+        : text;
+    })
+    .join(" ");
+}
+
+function quoted(word: string): string {
+  return `"${word.replace(/["'\\]/g, "\\$&")}"`;
 }

@@ -2,6 +2,7 @@
 // Knows prom-client; what is counted is told by the sync, and by who serves /healthz and /livez.
 
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { PACKET_COUNTERS } from "./names.js";
 
 /** 1 ms doubled fourteen times, as upstream. */
 const SYNC_BUCKETS = Array.from({ length: 15 }, (_, i) => 0.001 * 2 ** i);
@@ -109,4 +110,34 @@ export function createMetrics(registry = new Registry()): ProxyMetrics {
     healthz: counter("proxy_healthz_total", "Answers of /healthz", ["code"]),
     livez: counter("proxy_livez_total", "Answers of /livez", ["code"]),
   };
+}
+
+const PACKET_METRICS = [
+  {
+    name: "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
+    help: "Packets that conntrack calls INVALID, dropped",
+    counter: PACKET_COUNTERS.invalidDropped,
+  },
+  {
+    name: "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
+    help: "Packets to NodePorts on 127.0.0.0/8, accepted",
+    counter: PACKET_COUNTERS.localhostAccepted,
+  },
+] as const;
+
+/** Shows the kernel's counters, read whenever somebody asks; two proxies of one node show the same ones. */
+export function showPacketCounters(registry: Registry, read: (counter: string) => number | undefined): void {
+  for (const { name, help, counter } of PACKET_METRICS) {
+    if (registry.getSingleMetric(name)) continue;
+    new Counter({
+      name,
+      help,
+      registers: [registry],
+      collect() {
+        this.remove();
+        const packets = read(counter);
+        if (packets !== undefined) this.inc(packets);
+      },
+    });
+  }
 }

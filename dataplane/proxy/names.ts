@@ -79,6 +79,12 @@ export function endpointChain(
   return `KUBE-SEP-${chainHash(port.id + port.protocol + endpoint.text)}`;
 }
 
+/** nfacct objects; the kernel keeps them when the rules go. */
+export const PACKET_COUNTERS = {
+  invalidDropped: "ct_state_invalid_dropped_pkts",
+  localhostAccepted: "localhost_nps_accepted_pkts",
+} as const;
+
 /** Chains made per service port: whatever of these is in the kernel and not wanted is stale. */
 export function isPortChain(name: string): boolean {
   return /^KUBE-(SVC|SVL|EXT|FW|SEP)-[A-Z2-7]{16}$/.test(name);

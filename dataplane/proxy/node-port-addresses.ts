@@ -42,6 +42,8 @@ export function nodePortAddresses(
   };
 }
 
+/** A loopback address stands for one that nobody knows. */
 function primaryOf(nodeIPs: readonly string[]): string[] {
-  return nodeIPs.map((ip) => `${ip}/${ip.includes(":") ? 128 : 32}`);
+  const known = nodeIPs.filter((ip) => !ip.startsWith("127.") && ip !== "::1");
+  return known.map((ip) => `${ip}/${ip.includes(":") ? 128 : 32}`);
 }

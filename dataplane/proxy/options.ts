@@ -84,6 +84,7 @@ export interface HostFacts {
   /** Addresses of the namespace's interfaces. */
   readonly addresses: readonly string[];
   readonly tcpBeLiberal: boolean;
+  readonly packetCounters: boolean;
   readonly endpointComments: boolean;
 }
 
@@ -91,7 +92,7 @@ export interface HostFacts {
 export function ruleContext(
   options: ServiceProxyOptions,
   nodePorts: NodePortAddresses,
-  { node, addresses, tcpBeLiberal, endpointComments }: HostFacts,
+  { node, addresses, tcpBeLiberal, packetCounters, endpointComments }: HostFacts,
 ): RuleContext {
   const {
     iptables,
@@ -114,5 +115,6 @@ export function ruleContext(
     endpointComments,
     randomFully,
     tcpBeLiberal,
+    packetCounters,
   };
 }

@@ -12,9 +12,10 @@ import { DesiredRuleset } from "./desired.js";
 import { FlushWaiters } from "./flush-waiters.js";
 import { type ProxyHealth, type ServiceHealthCheck, ServiceHealthChecks, SyncHealth } from "./health.js";
 import type { RestoreInput } from "./input.js";
-import { createMetrics, type FamilyLabel, type ProxyMetrics } from "./metrics.js";
+import { createMetrics, type FamilyLabel, type ProxyMetrics, showPacketCounters } from "./metrics.js";
 import type { PortState } from "./model.js";
 import { FlushMonitor } from "./monitor.js";
+import { PACKET_COUNTERS } from "./names.js";
 import { type NodePortAddresses, nodePortAddresses } from "./node-port-addresses.js";
 import { nodeFacts, ruleContext, type ServiceProxyOptions, UNKNOWN_NODE } from "./options.js";
 import type { RuleContext } from "./rules/context.js";
@@ -54,6 +55,7 @@ export class ServiceProxy {
   #node = UNKNOWN_NODE;
   #context: RuleContext;
   #tcpBeLiberal = false;
+  #packetCounters = false;
   #endpointComments = true;
   #started = false;
   #stopped = false;
@@ -96,6 +98,7 @@ export class ServiceProxy {
     this.#metrics.restoreFailures.inc(this.#family, 0);
     this.#metrics.partialRestoreFailures.inc(this.#family, 0);
     this.#metrics.conntrackDeleted.inc(this.#family, 0);
+    showPacketCounters(this.#metrics.registry, (counter) => iptables.counters.packets(counter));
   }
 
   /** Add (no old), update, delete (no new); from an informer. */
@@ -213,11 +216,12 @@ export class ServiceProxy {
     const sequence = this.#waiters.sequence;
     const started = this.#clock.now();
     this.#health.begin();
+    if (this.#needFull) this.#prepareHost();
     const { dirty, triggerTimes } = this.#tracker.take();
     this.#triggerTimes.push(...triggerTimes);
-    this.#refreshContext();
+    const renderedAnew = this.#refreshContext();
     for (const [key, change] of dirty) {
-      this.#desired.update(key, change.now);
+      if (!renderedAnew || !change.now) this.#desired.update(key, change.now);
       this.#healthChecks.update(key, change.before, change.now);
       this.#udpFlows.note(key, change);
     }
@@ -237,18 +241,20 @@ export class ServiceProxy {
       node: this.#node,
       addresses: this.#nodePorts.all ? [] : this.#hostAddresses(),
       tcpBeLiberal: this.#tcpBeLiberal,
+      packetCounters: this.#packetCounters,
       endpointComments: this.#endpointComments,
     });
   }
 
-  /** The node's zone, podCIDRs or addresses may be others than at the last sync; then every port is decided anew. */
-  #refreshContext(): void {
+  /** The node's zone, podCIDRs or addresses may be others than at the last sync; then every port is rendered anew. */
+  #refreshContext(): boolean {
     // Between full syncs the comments stay as they are: crossing the threshold shall not send everything again.
     if (this.#needFull) this.#endpointComments = this.#endpointCount() <= LARGE_CLUSTER_ENDPOINTS;
     const context = this.#makeContext();
-    if (isDeepStrictEqual(context, this.#context)) return;
+    if (isDeepStrictEqual(context, this.#context)) return false;
     this.#context = context;
     this.#desired.setContext(context, this.#tracker.ports);
+    return true;
   }
 
   #endpointCount(): number {
@@ -270,11 +276,12 @@ export class ServiceProxy {
         this.#metrics.partialRestoreFailures.inc(this.#family);
         this.#needFull = true;
         this.#log.warn({ err: error, ...offendingLine(error) }, "partial sync failed; doing a full one");
+        this.#prepareHost();
+        this.#refreshContext();
       }
     }
     const started = this.#clock.now();
     try {
-      this.#prepareHost();
       // Asked for again while the kernel is being read: then once more.
       this.#needFull = false;
       const input = await this.#applier.full();
@@ -335,8 +342,9 @@ export class ServiceProxy {
     this.#triggerTimes = [];
   }
 
-  /** NodePorts on loopback need packets with a loopback source to be routed. */
+  /** What the rules need: counters, and, for NodePorts on loopback, that packets with such a source are routed. */
   #prepareHost(): void {
+    this.#packetCounters = this.#options.iptables.counters.ensure(Object.values(PACKET_COUNTERS));
     if (!this.#context.localhostNodePorts) return;
     const before = this.#readSysctl(ROUTE_LOCALNET);
     if (before === "1") return;

@@ -52,7 +52,7 @@ export function renderPort(state: PortState, context: RuleContext): RenderedPort
       "filter KUBE-NODEPORTS": healthCheckRules(decision),
       "filter KUBE-PROXY-FIREWALL": refusedSourceRules(decision),
       "nat KUBE-SERVICES": [...clusterIPRules(decision), ...externalIPRules(decision)],
-      "nat KUBE-NODEPORTS": nodePortRules(decision),
+      "nat KUBE-NODEPORTS": nodePortRules(decision, context),
     },
     dropped: {
       internal: decision.internalDeadEnd?.target === "DROP",

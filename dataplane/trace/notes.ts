@@ -1,7 +1,7 @@
 // One rule in Kubernetes' words: what it is for, in half a line.
 // Pure; reads the rule itself, since large clusters leave comments out. Says nothing about rules that it does not know.
 
-import type { Rule, RuleShape, TableName } from "../iptables/index.js";
+import type { ChainAt, Rule, RuleShape, TableName } from "../iptables/index.js";
 import type { ServicePort } from "../proxy/model.js";
 import {
   KUBE_EXTERNAL_SERVICES,
@@ -14,7 +14,7 @@ import {
   KUBE_SERVICES,
 } from "../proxy/names.js";
 import { shape } from "./match.js";
-import { type Names, type Owner, placeText } from "./owners.js";
+import { addressKey, type Names, type Owner, placeText } from "./owners.js";
 
 export interface RulePlace {
   readonly table: TableName;
@@ -86,8 +86,11 @@ const JUMPS: Readonly<Record<string, string>> = {
 
 const CHAINS: Readonly<Record<string, Teller>> = {
   [`nat ${KUBE_SERVICES}`]: serviceRule,
-  [`nat ${KUBE_NODEPORTS}`]: ({ next, value }) =>
-    next && `NodePort ${value("--dport", next.port.protocol)} of ${next.port.id}`,
+  [`nat ${KUBE_NODEPORTS}`]: ({ next, value, has }) => {
+    if (!next) return undefined;
+    const counted = has("nfacct") ? ", on loopback: counted" : "";
+    return `NodePort ${value("--dport", next.port.protocol)} of ${next.port.id}${counted}`;
+  },
   [`nat ${KUBE_MARK_MASQ}`]: () => "the mark: masquerade it on the way out",
   [`nat ${KUBE_POSTROUTING}`]: ({ target }) =>
     ({
@@ -119,12 +122,14 @@ const CHAINS: Readonly<Record<string, Teller>> = {
 };
 
 /** Chains that collect rules of many service ports. */
-const SHARED: ReadonlySet<string> = new Set([
-  ...[KUBE_SERVICES, KUBE_NODEPORTS].map((name) => `nat ${name}`),
-  ...[KUBE_SERVICES, KUBE_EXTERNAL_SERVICES, KUBE_PROXY_FIREWALL, KUBE_NODEPORTS].map(
-    (name) => `filter ${name}`,
-  ),
-]);
+export const SHARED_CHAINS: readonly ChainAt[] = [
+  ...[KUBE_SERVICES, KUBE_NODEPORTS].map((chain) => ({ table: "nat" as const, chain })),
+  ...[KUBE_SERVICES, KUBE_EXTERNAL_SERVICES, KUBE_PROXY_FIREWALL, KUBE_NODEPORTS].map((chain) => ({
+    table: "filter" as const,
+    chain,
+  })),
+];
+const SHARED: ReadonlySet<string> = new Set(SHARED_CHAINS.map(({ table, chain }) => `${table} ${chain}`));
 
 function serviceRule({ next, value, target }: Told): string | undefined {
   if (target === KUBE_NODEPORTS) return "to this node itself, no Service address: a NodePort?";
@@ -137,14 +142,8 @@ function serviceRule({ next, value, target }: Told): string | undefined {
 
 /** The service port whose address or node port a rule of a shared chain names. */
 function addressed({ names, value }: Told): ServicePort | undefined {
-  const [ip, protocol] = [value("-d"), value("-p")];
-  const dport = Number(value("--dport", protocol ?? ""));
-  const found = names.ports.find(({ port }) => {
-    if (port.protocol !== protocol) return false;
-    if (ip === undefined) return dport > 0 && [port.nodePort, port.healthCheckNodePort].includes(dport);
-    return port.port === dport && [port.clusterIP, ...port.externalIPs, ...port.loadBalancerIPs].includes(ip);
-  });
-  return found?.port;
+  const [ip, protocol = ""] = [value("-d"), value("-p")];
+  return names.addresses.get(addressKey(protocol, Number(value("--dport", protocol)), ip));
 }
 
 function deadEnd(told: Told): string | undefined {

@@ -25,6 +25,8 @@ export interface Place {
 export interface Names {
   readonly ports: readonly PortState[];
   readonly owners: ReadonlyMap<string, Owner>;
+  /** By {@link addressKey}: addresses with their port, and node ports without an address. */
+  readonly addresses: ReadonlyMap<string, ServicePort>;
   /** By IP address. */
   readonly places: ReadonlyMap<string, Place>;
 }
@@ -32,7 +34,9 @@ export interface Names {
 export function namesOf(states: Iterable<PortState>, places: ReadonlyMap<string, Place>): Names {
   const ports = [...states];
   const owners = new Map<string, Owner>();
+  const addresses = new Map<string, ServicePort>();
   for (const { port, endpoints } of ports) {
+    for (const key of addressKeys(port)) if (!addresses.has(key)) addresses.set(key, port);
     const chains = portChains(port);
     owners.set(chains.svc, { port, role: "cluster" });
     owners.set(chains.svl, { port, role: "local" });
@@ -42,7 +46,22 @@ export function namesOf(states: Iterable<PortState>, places: ReadonlyMap<string,
       owners.set(endpointChain(port, endpoint), { port, role: "endpoint", endpoint });
     }
   }
-  return { ports, owners, places };
+  return { ports, owners, addresses, places };
+}
+
+export function addressKey(protocol: string, port: number, ip = ""): string {
+  return `${protocol} ${ip} ${port}`;
+}
+
+function addressKeys(port: ServicePort): string[] {
+  const { protocol, nodePort, healthCheckNodePort } = port;
+  const ips = [port.clusterIP, ...port.externalIPs, ...port.loadBalancerIPs];
+  return [
+    ...ips.map((ip) => addressKey(protocol, port.port, ip)),
+    ...(nodePort > 0 ? [addressKey(protocol, nodePort)] : []),
+    // Of a UDP Service too.
+    ...(healthCheckNodePort > 0 ? [addressKey("tcp", healthCheckNodePort)] : []),
+  ];
 }
 
 /** `pod default/web-0 on node-1`, `node-1 itself`, or the address when nobody knows it. */

@@ -54,16 +54,24 @@ export function nodeNameOf({ hostnameOverride }: KubeProxyConfiguration): string
   return (hostnameOverride || hostname()).trim().toLowerCase();
 }
 
-/** Addresses of the Node, InternalIPs before ExternalIPs, one a family; the primary family first. */
-export function nodeAddresses(node: Stored<Node> | undefined, bindAddress: string): string[] {
+/** InternalIPs before ExternalIPs, one a family. */
+function hostIPs(node: Stored<Node> | undefined): string[] {
   const all = ["InternalIP", "ExternalIP"].flatMap((type) =>
     (node?.status?.addresses ?? []).filter((one) => one.type === type).map(({ address }) => address),
   );
+  return oneAFamily(all);
+}
+
+function oneAFamily(all: readonly string[]): string[] {
+  const other = all.find((ip) => ipFamily(ip) !== ipFamily(all[0] ?? ""));
+  return [all[0], other].filter((ip) => ip !== undefined);
+}
+
+/** Addresses of the Node, one a family; the primary family first. A loopback address when nobody knows of any. */
+export function nodeAddresses(node: Stored<Node> | undefined, bindAddress: string): string[] {
   const bound = bindAddress === "0.0.0.0" || bindAddress === "::" ? [] : [bindAddress];
-  const candidates = [...bound, ...all];
-  const first = candidates[0] ?? (bindAddress === "::" ? "::1" : "127.0.0.1");
-  const other = candidates.find((ip) => ipFamily(ip) !== ipFamily(first));
-  return other === undefined ? [first] : [first, other];
+  const found = oneAFamily([...bound, ...hostIPs(node)]);
+  return found.length > 0 ? found : [bindAddress === "::" ? "::1" : "127.0.0.1"];
 }
 
 /** A driver for each family that this host has; the primary one first and not to be missed. */
@@ -81,7 +89,8 @@ export function iptablesOf(ns: NetNs, primary: 4 | 6, log: Logger): [IptablesDri
 
 /**
  * Runs a kube-proxy for this host until `signal` aborts; the rules stay then.
- * @throws Error when it cannot start: no credentials, no iptables, a port taken with bindAddressHardFail.
+ * @throws Error when it cannot start: no credentials, no iptables, a port taken with bindAddressHardFail; and, as
+ * kube-proxy ends, when the Node gets other addresses, by which much was decided: who runs it shall start it again.
  */
 export async function runKubeProxy({ configuration, master, signal, log }: StandaloneOptions): Promise<void> {
   const ns = NetNs.current();
@@ -116,15 +125,21 @@ export async function runKubeProxy({ configuration, master, signal, log }: Stand
       log,
     });
     proxy.watch({ services, endpointSlices });
-    nodes.subscribe({
-      add: (own) => proxy.nodeChanged(own),
-      update: (_old, own) => proxy.nodeChanged(own),
-    });
+    const moved = new AbortController();
+    const known = hostIPs(node).join();
+    const follow = (own: Stored<Node>) => {
+      proxy.nodeChanged(own);
+      const now = hostIPs(own).join();
+      if (now === "" || now === known) return;
+      moved.abort(new Error(`Node ${nodeName} had the addresses ${known || "(none)"} and has now ${now}`));
+    };
+    nodes.subscribe({ add: follow, update: (_old, own) => follow(own) });
     try {
       await proxy.start();
       const target = { kind: "Node", apiVersion: "v1", name: nodeName, uid: nodeName };
       events.record(target, "Normal", "Starting", "");
-      await aborted(signal);
+      await aborted(AbortSignal.any([signal, moved.signal]));
+      if (!signal.aborted) moved.signal.throwIfAborted();
     } finally {
       await proxy.stop();
     }

@@ -119,13 +119,19 @@ t.test("dead ends, and rules", async (t) => {
   await kubectl("create", "service", "clusterip", "empty", "--tcp=80");
   await cluster.waitForSync();
   t.match(await kubeplumb("explain", "empty"), /REJECT: default\/empty:80 has no endpoints\n/);
-  const save = await cluster.rules("node-2");
+  // libxt_nfacct prints a blank too many.
+  const save = (await cluster.rules("node-2")).replaceAll("--nfacct-name  ", "--nfacct-name ");
   const [raw, words] = [
     await kubeplumb("rules", "node-2", "web", "--raw"),
     await kubeplumb("rules", "node-2", "web"),
   ];
   const lines = raw.split("\n").filter((line) => line.startsWith("-A "));
-  t.ok(lines.length >= 10 && lines.every((line) => save.includes(`${line}\n`)), "the host's own lines");
+  t.ok(lines.length >= 10);
+  t.strictSame(
+    lines.filter((line) => !save.includes(`${line}\n`)),
+    [],
+    "the host's own lines",
+  );
   t.match(words, /^default\/web {2}80:\d+\/TCP at 10\.96\.\S+\n {2}nat KUBE-SERVICES\n/);
   t.match(await kubeplumb("rules", "node-1"), /\nNot the proxy's\n[\s\S]*FLANNEL-POSTRTG/);
 });

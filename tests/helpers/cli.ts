@@ -81,6 +81,7 @@ export function pretendCluster(name: string): { dir: string; labSocket: string; 
     podSubnet: "10.244.0.0/16",
     serviceSubnet: "10.96.0.0/16",
     nodeSubnet: "192.168.56.0/21",
+    loadBalancerPool: "192.168.56.200-192.168.56.250",
     iptables: "auto",
     nodePortRange: [30000, 32767],
   };

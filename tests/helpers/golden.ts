@@ -6,7 +6,7 @@ import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 /** The project's folder, wherever the tests were compiled to. */
-function root(): string {
+export function projectRoot(): string {
   let folder = dirname(fileURLToPath(import.meta.url));
   while (!existsSync(join(folder, "package.json"))) folder = dirname(folder);
   return folder;
@@ -14,7 +14,7 @@ function root(): string {
 
 /** The text of tests/golden/NAME; "" when there is no such file yet. `actual` takes its place when that is asked for. */
 export function golden(name: string, actual: string): string {
-  const path = join(root(), "tests/golden", name);
+  const path = join(projectRoot(), "tests/golden", name);
   if (process.env.KUBEPLUMB_UPDATE_GOLDEN) {
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, actual);
@@ -24,10 +24,15 @@ export function golden(name: string, actual: string): string {
 
 /** The text of a file of the project, by its path in it. */
 export function projectFile(path: string): string {
-  return readFileSync(join(root(), path), "utf8");
+  return readFileSync(join(projectRoot(), path), "utf8");
+}
+
+/** Names of the files in a folder of the project, sorted. */
+export function projectFiles(folder: string): string[] {
+  return readdirSync(join(projectRoot(), folder)).sort();
 }
 
 /** Names of the golden files in a folder, sorted. */
 export function goldenFiles(folder: string): string[] {
-  return readdirSync(join(root(), "tests/golden", folder)).sort();
+  return projectFiles(join("tests/golden", folder));
 }

@@ -1,6 +1,9 @@
 // Every form of rule that the driver writes over netlink: those of the service proxy and of the overlay, and what
 // else is made of the same parts. The chain TO exists wherever they are used.
 
+/** Those that rules count with; they have to be there before. */
+export const COUNTERS = ["counted", "as-long-as-a-name-may-be-XXXXXX"];
+
 const BOTH: readonly string[] = [
   "-j ACCEPT",
   "-j DROP",
@@ -33,6 +36,9 @@ const BOTH: readonly string[] = [
   "-m recent --name XY --set -p tcp -m tcp -j TO",
   "-m recent ! --update --seconds 3 --hitcount 4 --name LONGER-THAN-DEFAULT --rdest -j TO",
   "-m recent --remove --name gone -j TO",
+  "-m nfacct --nfacct-name counted -j TO",
+  "-m conntrack --ctstate INVALID -m nfacct --nfacct-name counted -j DROP",
+  "-m comment --comment c -m tcp -p tcp --dport 80 -m nfacct --nfacct-name as-long-as-a-name-may-be-XXXXXX -j TO",
   "-p tcp -m tcp -j TO",
   "-p udp -m udp -j TO",
   "-p sctp -m sctp -j TO",

@@ -19,6 +19,7 @@ import {
   ServiceProxy,
   type ServiceProxyOptions,
 } from "../../dataplane/proxy/index.js";
+import { PACKET_COUNTERS } from "../../dataplane/proxy/names.js";
 import { entryJumps } from "../../dataplane/proxy/rules/fixed.js";
 import type { Clock } from "../../dataplane/proxy/runner.js";
 
@@ -34,6 +35,7 @@ export const CONTEXT: RuleContext = {
   endpointComments: true,
   randomFully: true,
   tcpBeLiberal: false,
+  packetCounters: true,
 };
 
 export const CONTEXT6: RuleContext = {
@@ -83,6 +85,7 @@ export function meaning(rules: Ruleset): Record<string, string[]> {
 /** The ruleset of a node that nobody else writes to. */
 export function inMemory(states: readonly PortState[], context = CONTEXT): Ruleset {
   const kernel = new MemoryIptables(context.family);
+  kernel.counters.ensure(Object.values(PACKET_COUNTERS));
   kernel.apply(renderAll(states, context));
   for (const { table, chain, rule } of entryJumps(context).toReversed()) {
     kernel.apply(`*${table}\n-I ${chain} ${rule.map(quoteWord).join(" ")}\nCOMMIT\n`);

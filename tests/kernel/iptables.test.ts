@@ -16,7 +16,13 @@ import {
 import { askNft, type KernelRule, NftKernel } from "../../dataplane/iptables/nft-kernel.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { chains as overlayChains } from "../../dataplane/overlay/rules.js";
-import { ANY_TABLE_RULES, FILTER_RULES, LOOSE_RULES, NAT_RULES } from "../helpers/iptables-rules.js";
+import {
+  ANY_TABLE_RULES,
+  COUNTERS,
+  FILTER_RULES,
+  LOOSE_RULES,
+  NAT_RULES,
+} from "../helpers/iptables-rules.js";
 
 type Family = 4 | 6;
 
@@ -53,6 +59,7 @@ class Pair implements Disposable {
     this.byNetlink = NetNs.create("by-netlink");
     this.tools = Iptables.open(this.byTools, { family, variant: "nft", path: "tools" });
     this.netlink = Iptables.open(this.byNetlink, { family, variant: "nft", log: logTo(this.helped) });
+    for (const { counters } of [this.tools, this.netlink]) counters.ensure(COUNTERS);
   }
 
   async restore(input: string): Promise<void> {
@@ -380,7 +387,7 @@ else {
     t.equal(await pair.saved(pair.byNetlink), await pair.saved(pair.byTools));
     pair.helped.length = 0;
     t.same(await pair.netlink.read(), parseSave(await pair.netlink.save()));
-    t.match(pair.helped, [/limit/], "and reading through iptables-save");
+    t.match(pair.helped, [/LOG/, /limit/], "and reads those two chains");
     // The kernel would take these.
     for (const [rule, message] of [
       ["-A A -j DROP", /not intended for filtering/],

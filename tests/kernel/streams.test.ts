@@ -24,7 +24,8 @@ import { NetNs } from "../../dataplane/kernel/netns.js";
 import { type LaunchedProcess, launch } from "../../node/process/launch.js";
 import { parseStat, startReaper } from "../../node/reaper.js";
 import { openPty } from "../../node/streams/pty.js";
-import { RemoteCommandError, serveRemoteCommand } from "../../node/streams/remote-command.js";
+import { serveRemoteCommand } from "../../node/streams/remote-command.js";
+import { UpgradeError } from "../../node/streams/upgrade.js";
 import { remoteCommand } from "../unit/helpers/node-harness.js";
 
 const ns = NetNs.create("streams");
@@ -33,7 +34,7 @@ const launched: LaunchedProcess[] = [];
 const server: Server = createServer();
 server.on("upgrade", (req, socket, head) => {
   serveRemoteCommand(req, socket, head, async ({ command, tty, stdin }) => {
-    if (command[0] === "forbidden") throw new RemoteCommandError(403, "Forbidden", "not you");
+    if (command[0] === "forbidden") throw new UpgradeError(403, "Forbidden", "not you");
     if (command[0] === "broken") throw new Error("it broke");
     const process = launch({
       ns,

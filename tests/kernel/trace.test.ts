@@ -11,7 +11,7 @@ import t, { type Test } from "tap";
 import { Iptables, quoteWord, type Ruleset } from "../../dataplane/iptables/index.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import type { PortState, ServicePort } from "../../dataplane/proxy/model.js";
-import { endpointChain, KUBE_FORWARD } from "../../dataplane/proxy/names.js";
+import { endpointChain, KUBE_FORWARD, PACKET_COUNTERS } from "../../dataplane/proxy/names.js";
 import { renderAll } from "../../dataplane/proxy/render.js";
 import type { RuleContext } from "../../dataplane/proxy/rules/context.js";
 import { entryJumps } from "../../dataplane/proxy/rules/fixed.js";
@@ -431,6 +431,7 @@ function contextOf({ plan, context }: Round, iptables: Iptables): RuleContext {
     endpointComments: true,
     randomFully: iptables.randomFully,
     tcpBeLiberal: false,
+    packetCounters: iptables.counters.ensure(Object.values(PACKET_COUNTERS)),
     ...context,
   };
 }

@@ -1,7 +1,9 @@
 // Completion: what may follow a command line, and the scripts in the real shells, each asked as it is asked at a TAB.
 
 import { spawnSync } from "node:child_process";
+import { once } from "node:events";
 import { mkdirSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { join } from "node:path";
 import t from "tap";
 import { commands } from "../../cli/commands/index.js";
@@ -15,6 +17,8 @@ t.test("what may follow", async (t) => {
     clusters: async () => ["kubeplumb", "blue"],
     hosts: async (cluster: string) => [`${cluster}-1`, `${cluster}-2`],
     targets: async (cluster: string) => [`${cluster}-1`, "default/web-0"],
+    pods: async (cluster: string) => [`default/${cluster}-pod`, "shop/cart-0"],
+    services: async (cluster: string) => ["default/web", "shop/web", `shop/${cluster}-cart`],
   };
   const of = async (...words: string[]) => {
     const { candidates, files } = await complete(words, commands, providers, "kubeplumb");
@@ -39,12 +43,57 @@ t.test("what may follow", async (t) => {
   t.strictSame(await of("exec", "--name", "blue", "b"), ["blue-1"], "of the cluster that is named");
   t.strictSame(await of("exec", "kubeplumb-1", ""), ["--"]);
   t.strictSame(await of("exec", "kubeplumb-1", "--", "cat", ""), [":files"], "somebody else's command");
+  t.strictSame(
+    await of("explain", ""),
+    ["web", "shop/web", "shop/kubeplumb-cart"],
+    "Services, as they are taken",
+  );
+  t.strictSame(await of("explain", "de"), ["default/web"], "with the namespace for who begins so");
+  t.strictSame(await of("explain", "-n", "shop", ""), ["web", "kubeplumb-cart", "default/web"]);
+  t.strictSame(await of("explain", "--namespace=shop", "--name", "blue", "b"), ["blue-cart"]);
+  t.strictSame(await of("explain", "web", "--from", ""), [
+    ...["node/kubeplumb-1", "node/kubeplumb-2"],
+    ...["pod/kubeplumb-pod", "pod/shop/cart-0"],
+    "external",
+  ]);
+  t.strictSame(await of("explain", "web", "--from", "pod/d"), ["pod/default/kubeplumb-pod"]);
+  t.strictSame(await of("explain", "web", "-n", "shop", "--from=pod/c"), ["--from=pod/cart-0"]);
+  t.strictSame(await of("explain", "web", "--from", "e"), ["external"]);
+  t.strictSame(await of("explain", "web", ""), [], "one destination");
+  t.strictSame(await of("rules", "kubeplumb-1", "s"), ["shop/web", "shop/kubeplumb-cart"]);
   t.strictSame(await of("completion", ""), [...SHELLS]);
   t.strictSame(await of("nonsense", ""), []);
   for (const { load, name } of commands) t.ok((await load()).default.examples.length > 0, name);
 
-  pretendCluster("tab");
+  const { controlSocket } = pretendCluster("tab");
   t.equal((await kubeplumb(["__complete", "--", "exec", "--name", "tab", "node-"])).out, "node-1\nnode-2\n");
+  const tab = async (...words: string[]) => (await kubeplumb(["__complete", "--", ...words])).out.split("\n");
+  const named = (namespace: string, name: string, spec = {}) => ({ metadata: { namespace, name }, spec });
+  const lists: Record<string, object[]> = {
+    "/api/v1/services": [
+      named("default", "web", { clusterIP: "10.96.0.10" }),
+      named("shop", "web", { clusterIP: "10.96.0.11" }),
+      named("shop", "headless", { clusterIP: "None" }),
+      named("shop", "alias", { type: "ExternalName", externalName: "example.org" }),
+    ],
+    "/api/v1/pods": [named("default", "web-0"), named("shop", "web-0")],
+  };
+  const server = createServer((req, res) => {
+    const items = lists[req.url?.split("?")[0] ?? ""];
+    res.writeHead(items ? 200 : 404, { "content-type": "application/json" });
+    res.end(JSON.stringify({ apiVersion: "v1", kind: "List", metadata: { resourceVersion: "1" }, items }));
+  }).listen(controlSocket);
+  await once(server, "listening");
+  t.strictSame(await tab("explain", "--name", "tab", ""), ["web", "shop/web", ""], "what has rules");
+  t.strictSame(await tab("explain", "web", "--name", "tab", "--from", "pod/"), [
+    ...["pod/web-0", "pod/default/web-0", "pod/shop/web-0"],
+    "",
+  ]);
+  t.strictSame(await tab("exec", "--name", "tab", "s"), ["shop/web-0", ""]);
+  server.closeAllConnections();
+  server.close();
+  await once(server, "close");
+  t.strictSame(await tab("explain", "--name", "tab", ""), [""], "nobody to ask");
 });
 
 /** The folder that the shells find the command in, and the one that they stand in. */

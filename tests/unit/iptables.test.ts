@@ -36,6 +36,8 @@ t.test("what only the tools know is not written", async (t) => {
     [4, "-m recent --rcheck --reap --name A"],
     [4, "-m recent --set --name A --mask 255.255.255.0"],
     [4, "-m statistic --mode nth --every 3"],
+    [4, "-m nfacct --nfacct-name longer-than-a-name-may-be-XXXXXX"],
+    [4, "-m nfacct -j ACCEPT"],
     [4, "-p tcp -m tcp --syn"],
     [4, "-p tcp -m tcp --dport http"],
     [4, "-p tcp -m tcp --dport 90:80"],

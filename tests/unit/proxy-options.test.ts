@@ -119,6 +119,8 @@ t.test("conntrack sysctls", async (t) => {
 const METRICS = `
 conntrack_reconciler_deleted_entries_total counter ip_family
 conntrack_reconciler_sync_duration_seconds histogram ip_family
+iptables_ct_state_invalid_dropped_packets_total counter
+iptables_localhost_nodeports_accepted_packets_total counter
 network_programming_duration_seconds histogram ip_family
 proxy_healthz_total counter code
 proxy_livez_total counter code

@@ -503,6 +503,7 @@ t.test("clean-up: whatever the options were, and not what a kubelet needs", asyn
   await proxy.stop();
   kernel.apply(`${foreign}*filter\n-A INPUT -s 10.0.0.2 -j DROP\n-I INPUT -s 10.0.0.3 -j DROP\nCOMMIT\n`);
   const kubelet = new MemoryIptables();
+  kubelet.counters.ensure([...kernel.counters.values.keys()]);
   kubelet.apply(await kernel.save(), { noflush: false });
   kubelet.apply("*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n");
 

@@ -17,6 +17,7 @@ import {
   type Ruleset,
   renderRestore,
 } from "../../dataplane/iptables/index.js";
+import { PACKET_COUNTERS } from "../../dataplane/proxy/names.js";
 import { renderAll } from "../../dataplane/proxy/render.js";
 import { entryJumps } from "../../dataplane/proxy/rules/fixed.js";
 import { ChangeTracker } from "../../dataplane/proxy/tracker.js";
@@ -419,6 +420,7 @@ function world(options: ServiceOptions = {}, nodeName = "node-1", endpoints = EN
   tracker.endpointSliceChanged(undefined, web);
   tracker.take();
   const kernel = new MemoryIptables();
+  kernel.counters.ensure(Object.values(PACKET_COUNTERS));
   kernel.apply(renderAll(tracker.ports.values(), CONTEXT));
   for (const { table, chain, rule } of [...entryJumps(CONTEXT)].reverse()) {
     kernel.apply(`*${table}\n-I ${chain} ${rule.map(quoteWord).join(" ")}\nCOMMIT\n`);
@@ -430,10 +432,10 @@ function world(options: ServiceOptions = {}, nodeName = "node-1", endpoints = EN
     routes: HOST.routes.map((route) => (route.src ? { ...route, src: "192.168.56.12" } : route)),
   };
   const ruleset = kernel.ruleset();
-  const teller = new Storyteller(view, async (name) => ({
-    rules: ruleset,
-    facts: name === "node-1" ? HOST : other,
-  }));
+  const teller = new Storyteller(view, async (name) => {
+    const facts = name === "node-1" ? HOST : other;
+    return { facts, walk: async (packet) => walk(ruleset, facts, packet) };
+  });
   const explain = async (text: string, from?: string) => {
     const stories: string[] = [];
     for (const one of destinations(view, text, "default")) {
@@ -623,7 +625,7 @@ t.test("rules: groups and notes", async (t) => {
     ),
     [
       "nat KUBE-SERVICES 1,2",
-      "nat KUBE-NODEPORT 1",
+      "nat KUBE-NODEPORT 1,2",
       "nat KUBE-EXT-CDGG 1,2",
       "nat KUBE-SVC-CDGG 1,2,3",
       "nat KUBE-SEP-UIQK 1,2",
@@ -659,7 +661,7 @@ t.test("rules: groups and notes", async (t) => {
   t.match(raw, /^\*nat\n:KUBE/);
   t.match(raw, /\nCOMMIT$/);
   t.notMatch(raw, /default\/empty|\*filter/);
-  t.equal(raw.split("\n").filter((line) => line.startsWith("-A ")).length, 12);
+  t.equal(raw.split("\n").filter((line) => line.startsWith("-A ")).length, 13);
   t.equal(parseSave(raw).get("nat")?.get("KUBE-SERVICES")?.rules.length, 2);
   t.same(
     groupsOf(

@@ -28,6 +28,8 @@ export interface RuleContext {
   readonly randomFully: boolean;
   /** The kernel accepts TCP outside the window (nf_conntrack_tcp_be_liberal), so INVALID need not be dropped. */
   readonly tcpBeLiberal: boolean;
+  /** The kernel has PACKET_COUNTERS, and rules count with them. */
+  readonly packetCounters: boolean;
 }
 
 export function rule(comment: string | undefined, ...args: string[]): Rule {
@@ -43,6 +45,11 @@ export function endpointRule({ endpointComments }: RuleContext, comment: string,
 export function matchPort({ protocol }: ServicePort, port: number, ip?: string): string[] {
   const destination = ip === undefined ? [] : ["-d", ip];
   return ["-m", protocol, "-p", protocol, ...destination, "--dport", String(port)];
+}
+
+/** Counts each packet that all before it match, and matches itself. */
+export function countAs(counter: string): string[] {
+  return ["-m", "nfacct", "--nfacct-name", counter];
 }
 
 /** Packets to any address of this host. */

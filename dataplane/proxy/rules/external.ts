@@ -3,8 +3,8 @@
 // source-ranges.ts.
 
 import type { Rule } from "../../iptables/index.js";
-import { KUBE_MARK_MASQ } from "../names.js";
-import { jump, matchPort, type RuleContext, rule } from "./context.js";
+import { KUBE_MARK_MASQ, PACKET_COUNTERS } from "../names.js";
+import { countAs, jump, matchPort, type RuleContext, rule } from "./context.js";
 import type { Decision } from "./decision.js";
 
 /** nat KUBE-SERVICES. */
@@ -18,10 +18,20 @@ export function externalIPRules({ port, hasExternalChain, hasSourceRanges, chain
   ];
 }
 
-/** nat KUBE-NODEPORTS. */
-export function nodePortRules({ port, hasExternalChain, chains }: Decision): Rule[] {
+/** nat KUBE-NODEPORTS. Connections by way of loopback are counted: it shows whether anybody needs route_localnet. */
+export function nodePortRules({ port, hasExternalChain, chains }: Decision, context: RuleContext): Rule[] {
   if (!hasExternalChain || !port.nodePort) return [];
-  return [rule(port.id, ...matchPort(port, port.nodePort), ...jump(chains.ext))];
+  const onLoopback = matchPort(port, port.nodePort, "127.0.0.0/8");
+  const counted = rule(
+    port.id,
+    ...onLoopback,
+    ...countAs(PACKET_COUNTERS.localhostAccepted),
+    ...jump(chains.ext),
+  );
+  return [
+    ...(context.packetCounters && context.localhostNodePorts ? [counted] : []),
+    rule(port.id, ...matchPort(port, port.nodePort), ...jump(chains.ext)),
+  ];
 }
 
 /** nat KUBE-EXT-x. */

@@ -12,8 +12,9 @@ import {
   KUBE_PROXY_CANARY,
   KUBE_PROXY_FIREWALL,
   KUBE_SERVICES,
+  PACKET_COUNTERS,
 } from "../names.js";
-import { jump, type RuleContext, rule } from "./context.js";
+import { countAs, jump, type RuleContext, rule } from "./context.js";
 import { nodePortTailRules } from "./node-ports.js";
 
 function marked({ masqueradeMark }: RuleContext): string {
@@ -25,7 +26,8 @@ function marked({ masqueradeMark }: RuleContext): string {
  * back and make the client reset the connection (kubernetes/kubernetes#74839).
  */
 export function forwardRules(context: RuleContext): Rule[] {
-  const invalid = rule(undefined, "-m", "conntrack", "--ctstate", "INVALID", ...jump("DROP"));
+  const counted = context.packetCounters ? countAs(PACKET_COUNTERS.invalidDropped) : [];
+  const invalid = rule(undefined, "-m", "conntrack", "--ctstate", "INVALID", ...counted, ...jump("DROP"));
   return [
     ...(context.tcpBeLiberal ? [] : [invalid]),
     rule("kubernetes forwarding rules", "-m", "mark", "--mark", marked(context), ...jump("ACCEPT")),
