@@ -1,8 +1,9 @@
 // The Kubernetes API over HTTP: a unix socket or TLS. Knows verbs, paths and connections; keeps no state of the
 // cluster. Watches and logs have connections of their own, so a slow stream never stands before a request.
 
+import type { Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Agent, type Dispatcher } from "undici";
+import { Agent, buildConnector, type Dispatcher } from "undici";
 import {
   apiVersionOf,
   type DeleteOptions,
@@ -35,8 +36,10 @@ import { tokenSource } from "./token.js";
 export type { ServerOptions } from "./kubeconfig.js";
 
 export type ApiClientOptions = ({ socketPath: string } | ServerOptions) & {
-  /** How the server's logs call us; default "kubeplumb". */
+  /** How the server's logs call us, and managedFields what we write; default "kubeplumb". */
   userAgent?: string;
+  /** Makes the connections to `server`, a literal address; default from here. */
+  dial?: (address: { host: string; port: number }) => Socket;
   /** Milliseconds a request (not a watch) may go without an answer or a further byte; default 30 000. */
   timeoutMs?: number;
 };
@@ -98,7 +101,8 @@ export class ApiClient implements KubeClient {
       this.#origin = url.origin;
       this.#prefix = url.pathname.replace(/\/+$/, "");
       const { ca, cert, key, tlsServerName: servername, insecureSkipTlsVerify } = options;
-      connect = { connect: { ca, cert, key, servername, rejectUnauthorized: !insecureSkipTlsVerify } };
+      const tls = { ca, cert, key, servername, rejectUnauthorized: !insecureSkipTlsVerify };
+      connect = { connect: options.dial ? dialing(options.dial, tls) : tls };
       this.#token = tokenSource(options);
     }
     this.#requests = new Agent({
@@ -270,6 +274,29 @@ export class ApiClient implements KubeClient {
       body: body === undefined ? undefined : JSON.stringify(body),
     };
   }
+}
+
+type Connector = Exclude<ReturnType<typeof buildConnector>, undefined>;
+
+/** undici's own connector, with TLS over sockets that somebody else has made. */
+function dialing(
+  dial: NonNullable<ApiClientOptions["dial"]>,
+  tls: Parameters<typeof buildConnector>[0],
+): Connector {
+  const connect = buildConnector(tls);
+  return (options, callback) => {
+    const { hostname, port, protocol } = options;
+    const host = hostname.replace(/^\[|\]$/g, "");
+    const isTls = protocol === "https:";
+    const socket = dial({ host, port: Number(port) || (isTls ? 443 : 80) });
+    if (isTls) return connect({ ...options, httpSocket: socket }, callback);
+    const failed = (error: Error): void => callback(error, null);
+    socket.once("error", failed);
+    socket.once("connect", () => {
+      socket.off("error", failed);
+      callback(null, socket);
+    });
+  };
 }
 
 function serverUrl(server: string): URL {

@@ -3,19 +3,33 @@
 
 import type {
   ConfigMap,
+  ControllerRevision,
+  CronJob,
+  DaemonSet,
   Deployment,
   EndpointSlice,
   Endpoints,
   Event,
+  HorizontalPodAutoscaler,
+  Ingress,
+  IngressClass,
+  IPAddress,
+  Job,
   KubeObject,
   Lease,
   Namespace,
   Node,
+  NodeMetrics,
   Pod,
+  PodDisruptionBudget,
+  PodMetrics,
   ReplicaSet,
+  ReplicationController,
   Secret,
   Service,
   ServiceAccount,
+  ServiceCIDR,
+  StatefulSet,
   Status,
   Stored,
 } from "./k8s.js";
@@ -53,13 +67,60 @@ export const SECRETS = resource<Secret>("", "v1", "secrets", "Secret");
 export const SERVICE_ACCOUNTS = resource<ServiceAccount>("", "v1", "serviceaccounts", "ServiceAccount");
 export const DEPLOYMENTS = resource<Deployment>("apps", "v1", "deployments", "Deployment");
 export const REPLICA_SETS = resource<ReplicaSet>("apps", "v1", "replicasets", "ReplicaSet");
+export const STATEFUL_SETS = resource<StatefulSet>("apps", "v1", "statefulsets", "StatefulSet");
+export const DAEMON_SETS = resource<DaemonSet>("apps", "v1", "daemonsets", "DaemonSet");
+export const CONTROLLER_REVISIONS = resource<ControllerRevision>(
+  "apps",
+  "v1",
+  "controllerrevisions",
+  "ControllerRevision",
+);
+export const REPLICATION_CONTROLLERS = resource<ReplicationController>(
+  "",
+  "v1",
+  "replicationcontrollers",
+  "ReplicationController",
+);
+export const POD_DISRUPTION_BUDGETS = resource<PodDisruptionBudget>(
+  "policy",
+  "v1",
+  "poddisruptionbudgets",
+  "PodDisruptionBudget",
+);
 export const ENDPOINT_SLICES = resource<EndpointSlice>(
   "discovery.k8s.io",
   "v1",
   "endpointslices",
   "EndpointSlice",
 );
+export const INGRESSES = resource<Ingress>("networking.k8s.io", "v1", "ingresses", "Ingress");
+export const INGRESS_CLASSES = resource<IngressClass>(
+  "networking.k8s.io",
+  "v1",
+  "ingressclasses",
+  "IngressClass",
+  false,
+);
+export const SERVICE_CIDRS = resource<ServiceCIDR>(
+  "networking.k8s.io",
+  "v1",
+  "servicecidrs",
+  "ServiceCIDR",
+  false,
+);
+export const IP_ADDRESSES = resource<IPAddress>("networking.k8s.io", "v1", "ipaddresses", "IPAddress", false);
 export const LEASES = resource<Lease>("coordination.k8s.io", "v1", "leases", "Lease");
+
+export const JOBS = resource<Job>("batch", "v1", "jobs", "Job");
+export const CRON_JOBS = resource<CronJob>("batch", "v1", "cronjobs", "CronJob");
+export const HORIZONTAL_POD_AUTOSCALERS = resource<HorizontalPodAutoscaler>(
+  "autoscaling",
+  "v2",
+  "horizontalpodautoscalers",
+  "HorizontalPodAutoscaler",
+);
+export const NODE_METRICS = resource<NodeMetrics>("metrics.k8s.io", "v1beta1", "nodes", "NodeMetrics", false);
+export const POD_METRICS = resource<PodMetrics>("metrics.k8s.io", "v1beta1", "pods", "PodMetrics");
 
 /** "v1" or "group/version". */
 export function apiVersionOf(r: Pick<Resource, "group" | "version">): string {
@@ -100,7 +161,7 @@ export interface WriteOptions {
   dryRun?: boolean;
   fieldManager?: string;
   fieldValidation?: "Ignore" | "Warn" | "Strict";
-  subresource?: "status" | "scale" | "binding" | "eviction" | "finalize";
+  subresource?: "status" | "scale" | "binding" | "eviction" | "finalize" | "token";
 }
 
 export interface DeleteOptions {

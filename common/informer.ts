@@ -19,6 +19,8 @@ export interface InformerOptions {
   namespace?: string;
   labelSelector?: string;
   fieldSelector?: string;
+  /** What is kept of an object: a copy with less in it, its identity and resourceVersion as they were. */
+  transform?(object: Stored): Stored;
   log?: Logger;
   /** Pause after a failure, in milliseconds: doubles from `baseMs` (default 100) to `maxMs` (5000), ± half. */
   backoff?: { baseMs: number; maxMs: number };
@@ -238,7 +240,9 @@ export class Informer<T extends KubeObject> {
     this.#resourceVersion = event.object.metadata.resourceVersion;
   }
 
-  #put(now: Stored<T>): void {
+  #put(object: Stored<T>): void {
+    const { transform } = this.#options;
+    const now = transform ? (transform(object as Stored) as Stored<T>) : object;
     const old = this.#cache.get(keyOf(now));
     if (old && old.metadata.uid === now.metadata.uid) {
       if (old.metadata.resourceVersion === now.metadata.resourceVersion) return;

@@ -1,8 +1,17 @@
 // The Kubernetes object types everybody here speaks, taken from the published API (kubernetes-types).
 // Knows types only; nothing in this file runs.
 
-import type { Deployment, DeploymentCondition, ReplicaSet } from "kubernetes-types/apps/v1.js";
+import type {
+  ControllerRevision,
+  DaemonSet,
+  Deployment,
+  DeploymentCondition,
+  ReplicaSet,
+  StatefulSet,
+} from "kubernetes-types/apps/v1.js";
 import type { Scale } from "kubernetes-types/autoscaling/v1.js";
+import type { HorizontalPodAutoscaler } from "kubernetes-types/autoscaling/v2.js";
+import type { CronJob, Job, JobCondition, JobSpec, JobStatus } from "kubernetes-types/batch/v1.js";
 import type { Lease } from "kubernetes-types/coordination/v1.js";
 import type {
   ConfigMap,
@@ -23,6 +32,7 @@ import type {
   PodStatus,
   PodTemplateSpec,
   Probe,
+  ReplicationController,
   Secret,
   Service,
   ServiceAccount,
@@ -32,11 +42,20 @@ import type {
 } from "kubernetes-types/core/v1.js";
 import type { Endpoint, EndpointPort, EndpointSlice } from "kubernetes-types/discovery/v1.js";
 import type { LabelSelector, ObjectMeta, OwnerReference } from "kubernetes-types/meta/v1.js";
+import type { Ingress, IngressBackend, IngressClass } from "kubernetes-types/networking/v1.js";
+import type {
+  IPAddress as AlphaIPAddress,
+  ServiceCIDR as AlphaServiceCIDR,
+} from "kubernetes-types/networking/v1alpha1.js";
+import type { PodDisruptionBudget } from "kubernetes-types/policy/v1.js";
 
 export type {
   ConfigMap,
   Container,
   ContainerStatus,
+  ControllerRevision,
+  CronJob,
+  DaemonSet,
   Deployment,
   DeploymentCondition,
   Endpoint,
@@ -47,6 +66,14 @@ export type {
   Endpoints,
   EndpointsPort,
   Event,
+  HorizontalPodAutoscaler,
+  Ingress,
+  IngressBackend,
+  IngressClass,
+  Job,
+  JobCondition,
+  JobSpec,
+  JobStatus,
   LabelSelector,
   Lease,
   Namespace,
@@ -57,22 +84,45 @@ export type {
   OwnerReference,
   Pod,
   PodCondition,
+  PodDisruptionBudget,
   PodSpec,
   PodStatus,
   PodTemplateSpec,
   Probe,
   ReplicaSet,
+  ReplicationController,
   Scale,
   Secret,
   Service,
   ServiceAccount,
   ServicePort,
+  StatefulSet,
   Taint,
   Toleration,
 };
 
 /** With the field that kubernetes-types does not have yet: forNodes (KEP-3015, v1 since 1.35). */
 export type EndpointHints = NonNullable<Endpoint["hints"]> & { forNodes?: { name: string }[] };
+
+/** metrics.k8s.io/v1beta1: what a node used in the interval that ended at `timestamp`. */
+export interface NodeMetrics extends KubeObject {
+  timestamp: string;
+  /** Go duration. */
+  window: string;
+  usage: Record<string, string>;
+}
+
+/** metrics.k8s.io/v1beta1: what the containers of a pod used. */
+export interface PodMetrics extends KubeObject {
+  timestamp: string;
+  window: string;
+  containers: { name: string; usage: Record<string, string> }[];
+}
+
+/** In v1 since 1.33; kubernetes-types has them, unchanged, as v1alpha1 only. */
+type Graduated<T> = Omit<T, "apiVersion"> & { apiVersion?: "networking.k8s.io/v1" };
+export type IPAddress = Graduated<AlphaIPAddress>;
+export type ServiceCIDR = Graduated<AlphaServiceCIDR>;
 
 /** Any API object as a client may send it: everything optional. */
 export interface KubeObject {

@@ -1,4 +1,4 @@
-// The doors of the API server: TLS on TCP for whoever has a client certificate, and a unix socket for whoever may
+// The doors of the API server: TLS on TCP for whoever has a client certificate or a service account's token, and a unix socket for whoever may
 // open it. Knows who asks; what is asked is the API server's.
 
 import { chmodSync, unlinkSync } from "node:fs";
@@ -12,6 +12,7 @@ import type { User } from "./api/engine.js";
 import { sendError } from "./api/http/respond.js";
 import type { ApiServer } from "./api/http/server.js";
 import { unauthorized } from "./api/status.js";
+import { type TokenAuthority, TokenError } from "./api/tokens.js";
 import type { Pki } from "./pki.js";
 
 /** Longer than client-go keeps an idle connection, so that it is the client that closes. */
@@ -20,34 +21,57 @@ const SOCKET_USER: User = { name: "system:admin", groups: ["system:masters", "sy
 
 /** The user that a client certificate names: CN and O. */
 function userOf(certificate: PeerCertificate): User {
-  const { CN, O } = (certificate.subject ?? {}) as { CN?: string | string[]; O?: string | string[] };
+  const { CN, O } = certificate.subject as unknown as { CN?: string | string[]; O?: string | string[] };
   const list = (value: string | string[] | undefined): string[] =>
     value === undefined ? [] : Array.isArray(value) ? value : [value];
   return { name: list(CN)[0] ?? "", groups: [...list(O), "system:authenticated"] };
 }
 
-/** Undefined without a certificate of our CA. */
-function authenticate(req: IncomingMessage): User | undefined {
-  const socket = req.socket as TLSSocket;
-  return socket.authorized ? userOf(socket.getPeerCertificate()) : undefined;
+/** By a certificate of our CA, else by a token of a service account. Undefined: nobody we know. */
+function authenticator(tokens: TokenAuthority, log: Logger) {
+  return (req: IncomingMessage): User | undefined | Promise<User | undefined> => {
+    const socket = req.socket as TLSSocket;
+    const certificate = socket.getPeerCertificate();
+    // A resumed session counts as authorized even when its client never showed a certificate.
+    if (socket.authorized && certificate.subject) return userOf(certificate);
+    const token = /^bearer +(\S+) *$/i.exec(req.headers.authorization ?? "")?.[1];
+    if (token === undefined) return undefined;
+    return tokens.verify(token).then(
+      ({ user }) => user,
+      (error: unknown) => {
+        if (!(error instanceof TokenError)) throw error;
+        log.debug({ err: error }, "bearer token refused");
+        return undefined;
+      },
+    );
+  };
 }
 
 function serve(
   server: Server,
   api: ApiServer,
   log: Logger,
-  user: (req: IncomingMessage) => User | undefined,
+  user: (req: IncomingMessage) => User | undefined | Promise<User | undefined>,
 ): void {
   track(server);
   server.keepAliveTimeout = KEEP_ALIVE_MS;
   server.on("request", (req: IncomingMessage, res: ServerResponse) => {
+    const answer = (who: User | undefined): void => {
+      if (who) api.handle(req, res, who);
+      else sendError(req, res, unauthorized(), log);
+    };
     const who = user(req);
-    if (who) api.handle(req, res, who);
-    else sendError(req, res, unauthorized(), log);
+    if (who instanceof Promise) who.then(answer, (error: unknown) => sendError(req, res, error, log));
+    else answer(who);
   });
   server.on("upgrade", (req: IncomingMessage, socket: Duplex, head: Buffer) => {
-    if (user(req)) api.upgrade(req, socket, head);
-    else api.refuseUpgrade(socket, unauthorized());
+    const answer = (who: User | undefined): void => {
+      if (who) api.upgrade(req, socket, head);
+      else api.refuseUpgrade(socket, unauthorized());
+    };
+    const who = user(req);
+    if (who instanceof Promise) who.then(answer, (error: Error) => api.refuseUpgrade(socket, error));
+    else answer(who);
   });
 }
 
@@ -67,6 +91,7 @@ export async function listenTls(
   api: ApiServer,
   pki: Pki,
   address: { host: string; port: number },
+  tokens: TokenAuthority,
   log: Logger,
 ): Promise<{ server: Server; port: number }> {
   const server = createTlsServer({
@@ -79,7 +104,7 @@ export async function listenTls(
     minVersion: "TLSv1.2",
   });
   server.on("tlsClientError", (error) => log.debug({ err: error }, "TLS handshake failed"));
-  serve(server, api, log, authenticate);
+  serve(server, api, log, authenticator(tokens, log));
   await listening(server, () => server.listen(address.port, address.host));
   return { server, port: (server.address() as AddressInfo).port };
 }

@@ -1,8 +1,8 @@
 // The cluster's own certificate authority: CA, the API server's certificate, the administrator's client certificate,
-// made on first start and kept in files. Knows certificates, not what they are used for.
+// the key of service accounts' tokens, made on first start and kept in files. Knows certificates, not what they are used for.
 
-import { randomBytes, X509Certificate } from "node:crypto";
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { createPrivateKey, generateKeyPairSync, randomBytes, X509Certificate } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { isIP } from "node:net";
 import { join } from "node:path";
 
@@ -17,6 +17,8 @@ export interface Pki {
   server: KeyPair;
   /** CN=kubernetes-admin, O=system:masters. */
   admin: KeyPair;
+  /** PEM: signs the tokens of service accounts. */
+  serviceAccountKey: string;
 }
 
 export interface PkiOptions {
@@ -42,6 +44,26 @@ function read(dir: string, name: string): KeyPair | undefined {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
   }
+}
+
+/** The key of service accounts' tokens; a damaged file is made anew, and the tokens of before are no good then. */
+function serviceAccountKey(dir: string): string {
+  const path = join(dir, "sa.key");
+  if (existsSync(path)) {
+    const kept = readFileSync(path, "utf8");
+    try {
+      if (createPrivateKey(kept).asymmetricKeyDetails?.namedCurve === "prime256v1") return kept;
+    } catch (error) {
+      if (!(error instanceof Error && "code" in error)) throw error;
+    }
+  }
+  const { privateKey } = generateKeyPairSync("ec", {
+    namedCurve: "P-256",
+    privateKeyEncoding: { type: "pkcs8", format: "pem" },
+    publicKeyEncoding: { type: "spki", format: "pem" },
+  });
+  writeFile(path, privateKey);
+  return privateKey;
 }
 
 function writeFile(path: string, text: string): void {
@@ -76,7 +98,8 @@ export async function loadPki({ dir, serverNames }: PkiOptions): Promise<Pki> {
   const ca = kept.ca && isGood(kept.ca, undefined, []) ? kept.ca : undefined;
   const server = ca && kept.server && isGood(kept.server, ca, serverNames) ? kept.server : undefined;
   const admin = ca && kept.admin && isGood(kept.admin, ca, []) ? kept.admin : undefined;
-  if (ca && server && admin) return { ca, server, admin };
+  const key = serviceAccountKey(dir);
+  if (ca && server && admin) return { ca, server, admin, serviceAccountKey: key };
   const issuer = await Issuer.open(ca);
   const made: Pki = {
     ca: issuer.ca,
@@ -85,6 +108,7 @@ export async function loadPki({ dir, serverNames }: PkiOptions): Promise<Pki> {
     admin:
       admin ??
       (await issuer.issue({ subject: "CN=kubernetes-admin,O=system:masters", names: [], usage: "client" })),
+    serviceAccountKey: key,
   };
   write(dir, "ca", made.ca);
   write(dir, "apiserver", made.server);

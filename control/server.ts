@@ -11,18 +11,24 @@ import type { Logger } from "../common/log.js";
 import { ADMISSION } from "./api/admission.js";
 import { objectCodec } from "./api/codec.js";
 import type { KubeletConnector } from "./api/http/kubelet.js";
+import type { NodeDialer } from "./api/http/proxy-dial.js";
 import { ApiServer } from "./api/http/server.js";
 import { LocalClient } from "./api/local.js";
 import { Registry } from "./api/registry.js";
 import { Schema } from "./api/schema.js";
+import { TokenAuthority } from "./api/tokens.js";
 import { ensureNamespaces } from "./controllers/bootstrap.js";
 import { startControllers } from "./controllers/index.js";
 import { closeServer, listenSocket, listenTls } from "./listeners.js";
+import { kubeletReader } from "./metrics/kubelet-reader.js";
+import { MetricsServer } from "./metrics/metrics-server.js";
 import { loadPki, type Pki } from "./pki.js";
 import { createResources } from "./resources/index.js";
+import { metricsDefinitions } from "./resources/metrics.js";
+import { reviewDefinitions } from "./resources/reviews.js";
 import { LmdbStore } from "./store/lmdb.js";
 
-export type { KubeletConnector };
+export type { KubeletConnector, NodeDialer };
 
 export interface ControlOptions {
   /** Where the store and the certificates are kept. */
@@ -41,7 +47,13 @@ export interface ControlOptions {
   /** Of ClusterIPs: one range, or one of each family, the default family first. */
   serviceCIDRs?: readonly string[];
   nodePortRange?: [number, number];
+  /** What the names of Services end in. Default cluster.local. */
+  clusterDomain?: string;
+  /** Addresses for Services of type LoadBalancer, first-last, one range a family; default none. */
+  loadBalancerPool?: string | undefined;
   kubelet: KubeletConnector;
+  /** How …/proxy reaches pods; default from this process, as kube-apiserver does. */
+  dial?: NodeDialer;
   nodeMonitorGracePeriodSeconds?: number;
   defaultTolerationSeconds?: number;
   log: Logger;
@@ -63,14 +75,17 @@ export interface Control {
 }
 
 /** Names by which clients reach the server: from the machine, and from pods by the Service default/kubernetes. */
-function serverNames({ listen: { host }, advertise }: ControlOptions, serviceCIDR: string): string[] {
+function serverNames(
+  { listen: { host }, advertise, clusterDomain = "cluster.local" }: ControlOptions,
+  serviceCIDR: string,
+): string[] {
   const reachable = host === "0.0.0.0" || host === "::" ? [] : [host];
   if (advertise) reachable.push(advertise.ip);
   const service = [
     "kubernetes",
     "kubernetes.default",
     "kubernetes.default.svc",
-    "kubernetes.default.svc.cluster.local",
+    `kubernetes.default.svc.${clusterDomain}`,
   ];
   const all = ["127.0.0.1", "::1", "localhost", ...service, Cidr.parse(serviceCIDR).at(1), ...reachable];
   return [...new Set(all)];
@@ -121,15 +136,25 @@ export async function startControl(options: ControlOptions): Promise<Control> {
       defaultTolerationSeconds: options.defaultTolerationSeconds ?? 300,
     });
     const schema = Schema.load();
-    const registry = await Registry.open({ store, schema, definitions, admission: ADMISSION, log });
+    const tokens = new TokenAuthority({ store, key: pki.serviceAccountKey });
+    definitions.push(...reviewDefinitions(tokens));
+    const metrics = new MetricsServer({ read: kubeletReader(options.kubelet), log });
+    definitions.push(...metricsDefinitions(metrics));
+    const registry = await Registry.open({ store, schema, definitions, admission: ADMISSION, tokens, log });
     const client = new LocalClient(registry);
     await ensureNamespaces(client);
 
     const host = listen.host === "0.0.0.0" || listen.host === "::" ? "127.0.0.1" : listen.host;
     let port = listen.port;
     const address = (): string => `${host.includes(":") ? `[${host}]` : host}:${port}`;
-    const api = new ApiServer({ registry, kubelet: options.kubelet, address, log });
-    const tls = await listenTls(api, pki, listen, log);
+    const api = new ApiServer({
+      registry,
+      kubelet: options.kubelet,
+      ...(options.dial ? { dial: options.dial } : {}),
+      address,
+      log,
+    });
+    const tls = await listenTls(api, pki, listen, tokens, log);
     port = tls.port;
     undo.push(() => closeServer(tls.server));
     if (socketPath !== undefined) {
@@ -140,7 +165,10 @@ export async function startControl(options: ControlOptions): Promise<Control> {
 
     const informers = new InformerFactory(client, { log });
     undo.push(() => informers.stop());
+    metrics.start(informers);
+    undo.push(() => metrics.stop());
     const controllers = startControllers({
+      podMetrics: (namespace) => metrics.podMetrics(namespace),
       client,
       informers,
       clusterCIDRs: options.clusterCIDRs ?? ["10.244.0.0/16"],
@@ -148,6 +176,9 @@ export async function startControl(options: ControlOptions): Promise<Control> {
       nodeMonitorGracePeriodSeconds: options.nodeMonitorGracePeriodSeconds ?? 40,
       serverAddresses: options.advertise ?? { ip: host, port },
       serviceCIDRs,
+      loadBalancerPool: options.loadBalancerPool,
+      caCert: pki.ca.cert,
+      tokens,
       log,
     });
     undo.push(() => controllers.stop());

@@ -25,6 +25,7 @@ import type { PodEnvironment } from "./pods/environment.js";
 import { EventRecorder } from "./pods/events.js";
 import { parseResolvConf } from "./pods/files.js";
 import { PodManager } from "./pods/manager.js";
+import { NodeStats } from "./stats/node-stats.js";
 import { wireOverlay } from "./wiring.js";
 
 const DEFAULT_MAX_PODS = 110;
@@ -71,6 +72,7 @@ class Agent implements NodeAgent {
   readonly #events: EventRecorder;
   readonly #registration: Registration;
   readonly #pods: PodManager;
+  readonly #stats: NodeStats;
   readonly #api: KubeletApi;
   readonly #endings: (() => void)[] = [];
   #resolveReady: () => void = () => {};
@@ -126,7 +128,14 @@ class Agent implements NodeAgent {
       log: this.#part("registration"),
     });
     this.#pods = new PodManager(this.#podEnvironment(facts.capacity), informers.get(PODS));
-    this.#api = new KubeletApi({ nodeName: name, rootDir, pods: this.#pods, log: this.#part("kubelet") });
+    this.#stats = new NodeStats(this.#pods);
+    this.#api = new KubeletApi({
+      nodeName: name,
+      rootDir,
+      pods: this.#pods,
+      stats: this.#stats,
+      log: this.#part("kubelet"),
+    });
   }
 
   #part(part: string): Logger {
@@ -194,6 +203,7 @@ class Agent implements NodeAgent {
   }
 
   start(): void {
+    this.#stats.start();
     setHostSysctls(this.ns, familiesOf(this.#options), this.#log);
     this.#network.ensureConfiguration();
     this.#run().catch((error: Error) => {
@@ -279,6 +289,7 @@ class Agent implements NodeAgent {
   async #stop(graceful: boolean): Promise<void> {
     this.#rejectReady(new Error(`node ${this.name} was stopped before it was ready`));
     for (const end of this.#endings) end();
+    this.#stats.stop();
     await this.#registration.stop();
     // First, so that it does not look after every link of a pod that goes.
     await Promise.all([this.proxy.stop(), this.#overlay.stop()]);

@@ -1,8 +1,11 @@
 // What may be created besides being valid, and with what filled in, as it depends on other objects: the admission
-// plugins ServiceAccount and Priority of the real server, with their texts. Knows the store and Pods; no HTTP.
+// plugins ServiceAccount, Priority and DefaultIngressClass of the real server, with their texts. Knows the store,
+// Pods and Ingresses; no HTTP.
 
-import type { KubeObject, Pod } from "../../common/k8s.js";
+import type { PodSpec } from "kubernetes-types/core/v1.js";
+import type { Ingress, KubeObject, Pod, ServiceAccount, Stored } from "../../common/k8s.js";
 import type { Engine, Kind } from "./engine.js";
+import { generatedName } from "./metadata.js";
 import { forbidden } from "./status.js";
 
 /** An object that is to be created, before its defaults are filled in; an admission may write into it. */
@@ -22,17 +25,44 @@ const DEFAULT_ACCOUNT = "default";
 /** A new namespace has no account yet: the controller that makes it gets about a second. */
 const DEFAULT_ACCOUNT_ATTEMPTS = 10;
 const ATTEMPT_INTERVAL_MS = 100;
+/** Pods that a kubelet has made on its own, and only shows. */
+const MIRROR = "kubernetes.io/config.mirror";
+const TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount";
+const TOKEN_VOLUME = "kube-api-access-";
+const TOKEN_SOURCES = {
+  sources: [
+    { serviceAccountToken: { expirationSeconds: 3607, path: "token" } },
+    { configMap: { name: "kube-root-ca.crt", items: [{ key: "ca.crt", path: "ca.crt" }] } },
+    {
+      downwardAPI: {
+        items: [{ path: "namespace", fieldRef: { apiVersion: "v1", fieldPath: "metadata.namespace" } }],
+      },
+    },
+  ],
+  defaultMode: 0o644,
+};
 
-async function admitServiceAccount({ engine, kind, namespace = "", name, object }: Admitted): Promise<void> {
+async function admitServiceAccount(request: Admitted): Promise<void> {
+  const { kind, object } = request;
   if (!isPod(kind)) return;
-  const { spec } = object as Pod;
-  const account = spec?.serviceAccountName || spec?.serviceAccount || DEFAULT_ACCOUNT;
+  const { metadata, spec } = object as Pod;
+  if (!spec || metadata?.annotations?.[MIRROR] !== undefined) return;
+  const account = await serviceAccount(request, spec);
+  if (spec.automountServiceAccountToken ?? account.automountServiceAccountToken ?? true) mountToken(spec);
+  const secrets = account.imagePullSecrets;
+  if (secrets?.length && !spec.imagePullSecrets?.length) spec.imagePullSecrets = structuredClone(secrets);
+}
+
+/** @throws StatusError Forbidden when there is no such account. */
+async function serviceAccount(
+  { engine, kind, namespace = "", name }: Admitted,
+  spec: PodSpec,
+): Promise<Stored<ServiceAccount>> {
+  const account = spec.serviceAccountName || spec.serviceAccount || DEFAULT_ACCOUNT;
   const attempts = account === DEFAULT_ACCOUNT ? DEFAULT_ACCOUNT_ATTEMPTS : 1;
-  for (
-    let attempt = 1;
-    !(await engine.store.get(`/registry/serviceaccounts/${namespace}/${account}`));
-    attempt++
-  ) {
+  for (let attempt = 1; ; attempt++) {
+    const entry = await engine.store.get(`/registry/serviceaccounts/${namespace}/${account}`);
+    if (entry) return entry.value as Stored<ServiceAccount>;
     if (attempt === attempts)
       throw forbidden(
         kind.resource,
@@ -41,6 +71,24 @@ async function admitServiceAccount({ engine, kind, namespace = "", name, object 
       );
     await new Promise((resolve) => setTimeout(resolve, ATTEMPT_INTERVAL_MS));
   }
+}
+
+/** The account's token, the cluster's CA and the namespace, where client-go's InClusterConfig looks for them. */
+function mountToken(spec: PodSpec): void {
+  const containers = [...(spec.initContainers ?? []), ...(spec.containers ?? [])].filter(
+    ({ volumeMounts = [] }) => !volumeMounts.some(({ mountPath }) => mountPath === TOKEN_PATH),
+  );
+  if (containers.length === 0) return;
+  let name = spec.volumes?.find((volume) => volume.name.startsWith(TOKEN_VOLUME))?.name;
+  if (name === undefined) {
+    name = generatedName(TOKEN_VOLUME);
+    spec.volumes = [...(spec.volumes ?? []), { name, projected: structuredClone(TOKEN_SOURCES) }];
+  }
+  for (const container of containers)
+    container.volumeMounts = [
+      ...(container.volumeMounts ?? []),
+      { name, readOnly: true, mountPath: TOKEN_PATH },
+    ];
 }
 
 /** The classes that every cluster has; others are not served. */
@@ -69,5 +117,25 @@ function isPod({ resource }: Kind): boolean {
   return resource.group === "" && resource.plural === "pods";
 }
 
+const DEFAULT_CLASS = "ingressclass.kubernetes.io/is-default-class";
+
+/** The newest of the classes that call themselves the default one (DefaultIngressClass). */
+async function admitIngress({ engine, kind, object }: Admitted): Promise<void> {
+  if (kind.resource.group !== "networking.k8s.io" || kind.resource.plural !== "ingresses") return;
+  const { metadata, spec } = object as Ingress;
+  if (!spec || spec.ingressClassName !== undefined) return;
+  if (metadata?.annotations?.["kubernetes.io/ingress.class"] !== undefined) return;
+  const { entries } = await engine.store.range("/registry/ingressclasses/");
+  const defaults = entries
+    .map(({ value }) => value.metadata)
+    .filter(({ annotations }) => annotations?.[DEFAULT_CLASS] === "true");
+  const newest = defaults.sort((a, b) =>
+    a.creationTimestamp === b.creationTimestamp
+      ? a.name.localeCompare(b.name)
+      : b.creationTimestamp.localeCompare(a.creationTimestamp),
+  )[0];
+  if (newest) spec.ingressClassName = newest.name;
+}
+
 /** In the order in which the real server asks them. */
-export const ADMISSION: readonly Admission[] = [admitServiceAccount, admitPriority];
+export const ADMISSION: readonly Admission[] = [admitServiceAccount, admitPriority, admitIngress];

@@ -4,6 +4,7 @@
 import type { KubeObject } from "../../common/k8s.js";
 import { DecodeError } from "./decode.js";
 import type { Engine } from "./engine.js";
+import { yamlError } from "./json.js";
 import { badRequest, failure } from "./status.js";
 
 export type FieldValidation = "Ignore" | "Warn" | "Strict";
@@ -22,10 +23,11 @@ export interface DecodedBody {
 
 const version = (apiVersion: string): string => apiVersion.slice(apiVersion.indexOf("/") + 1);
 
-/** What a request brought: its value, and keys that stood twice. */
+/** What a request brought: its value, and keys that stood twice (see Parsed). */
 export interface Body {
   value: unknown;
   duplicates: readonly string[];
+  yaml?: boolean;
 }
 
 /** Decodes the body of a create or update. @throws StatusError BadRequest */
@@ -35,7 +37,7 @@ export function decodeBody(
   expected: Expected,
   mode: FieldValidation,
 ): DecodedBody {
-  const { value, duplicates } = body;
+  const { value } = body;
   if (typeof value !== "object" || value === null || Array.isArray(value))
     throw badRequest(
       `the object provided is unrecognized (must be of type ${expected.kind}): couldn't get version/kind; json parse error: not an object`,
@@ -52,7 +54,7 @@ export function decodeBody(
     );
   try {
     const { object, unknownFields } = engine.decoders.decode(expected.schema, value);
-    const problems = fieldProblems(unknownFields, duplicates);
+    const problems = fieldProblems(unknownFields, body, mode);
     if (problems.length > 0 && mode === "Strict")
       throw badRequest(`${what}: strict decoding error: ${problems.join(", ")}`);
     return {
@@ -85,7 +87,7 @@ export function decodePatched(
   };
   try {
     const { object, unknownFields } = engine.decoders.decode(expected.schema, patched);
-    const problems = fieldProblems(unknownFields, patch.duplicates);
+    const problems = fieldProblems(unknownFields, patch, mode);
     if (problems.length > 0 && mode === "Strict")
       throw refuse(`strict decoding error: ${problems.join(", ")}`);
     return { object, warnings: mode === "Warn" ? problems : [] };
@@ -95,6 +97,13 @@ export function decodePatched(
   }
 }
 
-function fieldProblems(unknown: readonly string[], duplicates: readonly string[]): string[] {
-  return [...unknown.map((f) => `unknown field "${f}"`), ...duplicates.map((f) => `duplicate field "${f}"`)];
+function fieldProblems(
+  unknownFields: readonly string[],
+  { duplicates, yaml }: Body,
+  mode: FieldValidation,
+): string[] {
+  const unknown = unknownFields.map((field) => `unknown field "${field}"`);
+  if (!yaml) return [...unknown, ...duplicates.map((field) => `duplicate field "${field}"`)];
+  const isOneError = mode === "Strict" && duplicates.length > 0;
+  return [...(isOneError ? [yamlError(duplicates)] : duplicates), ...unknown];
 }

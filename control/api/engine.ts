@@ -11,10 +11,7 @@ import { Decoders } from "./decode.js";
 import { ProtobufReader } from "./protobuf.js";
 import type { Schema } from "./schema.js";
 
-export interface User {
-  name: string;
-  groups: readonly string[];
-}
+export type User = RequestContext["user"];
 
 /** A kind as it is served: its definition, and where its objects are kept. */
 export class Kind {

@@ -19,10 +19,13 @@ import { decodeBody } from "./body.js";
 import type { Kind, User } from "./engine.js";
 import type { Registry } from "./registry.js";
 import { methodNotAllowed } from "./status.js";
+import { issueToken, TOKEN_REQUEST } from "./token-request.js";
+import { fieldManager } from "./tracking.js";
 import type { ObjectEvent, RunningWatch } from "./watching.js";
 import { expectedOf, patchChange, type WriteRequest, type Written } from "./write.js";
 
 const USER: User = { name: "system:kube-controller-manager", groups: ["system:masters"] };
+const MANAGER = "kube-controller-manager";
 const BOOKMARK_INTERVAL_MS = 60_000;
 
 export class LocalClient implements KubeClient {
@@ -48,6 +51,7 @@ export class LocalClient implements KubeClient {
       user: this.#user,
       dryRun: options.dryRun ?? false,
       fieldValidation: options.fieldValidation ?? "Warn",
+      manager: fieldManager(options.fieldManager ?? MANAGER),
     };
   }
 
@@ -108,6 +112,11 @@ export class LocalClient implements KubeClient {
       await subresources.evict(request, name, bodyOf(object, "policy/v1", "Eviction"));
       return object as unknown as Stored<T>;
     }
+    if (options.subresource === "token") {
+      const { engine, tokens } = this.#registry;
+      const body = bodyOf(object, TOKEN_REQUEST.apiVersion, TOKEN_REQUEST.kind);
+      return (await issueToken(engine, tokens, request, name, body)) as Stored<T>;
+    }
     if (options.subresource) throw methodNotAllowed();
     return this.#result<T>(await writer.create(request, bodyOf(object, apiVersionOf(r), r.kind)));
   }
@@ -126,7 +135,7 @@ export class LocalClient implements KubeClient {
       return this.#result<T>(
         await subresources.setScale(request, name, bodyOf(object, "autoscaling/v1", "Scale")),
       );
-    if (part === "binding" || part === "eviction") throw methodNotAllowed();
+    if (part === "binding" || part === "eviction" || part === "token") throw methodNotAllowed();
     const body = bodyOf(object, apiVersionOf(r), r.kind);
     const change = () => decodeBody(engine, body, expectedOf(kind), request.fieldValidation);
     return this.#result<T>(await writer.modify(request, { name, part, change }));
@@ -145,7 +154,7 @@ export class LocalClient implements KubeClient {
     const body: Body = { value: patch, duplicates: [] };
     const part = options.subresource ?? "main";
     if (part === "scale") return this.#result<T>(await subresources.setScale(request, name, body, type));
-    if (part === "binding" || part === "eviction") throw methodNotAllowed();
+    if (part === "binding" || part === "eviction" || part === "token") throw methodNotAllowed();
     const change = patchChange(engine, kind, type, body, request.fieldValidation);
     return this.#result<T>(await writer.modify(request, { name, part, change }));
   }
@@ -173,8 +182,10 @@ export class LocalClient implements KubeClient {
   }
 }
 
-function bodyOf(object: KubeObject, apiVersion: string, kind: string): Body {
-  return { value: { ...object, apiVersion, kind }, duplicates: [] };
+/** Nobody in the process rewrites managedFields: what comes back with an object need not be read. */
+function bodyOf({ metadata, ...object }: KubeObject, apiVersion: string, kind: string): Body {
+  const { managedFields: _, ...rest } = metadata ?? {};
+  return { value: { ...object, apiVersion, kind, metadata: rest }, duplicates: [] };
 }
 
 function bookmarkTimer(running: RunningWatch, queue: EventQueue): NodeJS.Timeout {

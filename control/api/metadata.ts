@@ -25,12 +25,6 @@ export function generatedName(prefix: string): string {
   return name;
 }
 
-/** Server-owned fields that a client may send back but never decides. */
-function dropServerFields(meta: ObjectMeta): void {
-  delete meta.managedFields;
-  delete meta.selfLink;
-}
-
 /** Fills the metadata of an object that is to be created; `name` is the final one. */
 export function fillForCreate(
   draft: KubeObject,
@@ -64,14 +58,15 @@ const KEPT = [
   "deletionGracePeriodSeconds",
 ] as const;
 
-/** Gives an updated object what only the server decides, from the stored one. */
+/** Gives an updated object what only the server decides, from the stored one; managedFields are the caller's. */
 export function keepForUpdate(draft: KubeObject, old: Stored): void {
   const meta: Record<string, unknown> = { ...draft.metadata };
   for (const field of KEPT) {
     if (old.metadata[field] === undefined) delete meta[field];
     else meta[field] = old.metadata[field];
   }
-  dropServerFields(meta);
+  delete meta.managedFields;
+  delete meta.selfLink;
   draft.metadata = meta;
 }
 

@@ -20,6 +20,9 @@ export interface OpenApiSchema {
   default?: unknown;
   "x-kubernetes-patch-strategy"?: string;
   "x-kubernetes-patch-merge-key"?: string;
+  "x-kubernetes-list-type"?: "atomic" | "set" | "map";
+  "x-kubernetes-list-map-keys"?: string[];
+  "x-kubernetes-map-type"?: "atomic";
   "x-kubernetes-group-version-kind"?: { group: string; version: string; kind: string }[];
 }
 
@@ -40,6 +43,12 @@ export interface FieldInfo {
   readonly required: boolean;
   readonly patchStrategies: readonly string[];
   readonly patchMergeKey: string | undefined;
+  /** Of a list: whether its items have owners of their own (set, map) or it is one value. */
+  readonly listType: "atomic" | "set" | "map";
+  readonly listMapKeys: readonly string[];
+  /** Of a map: it is one value. */
+  readonly atomic: boolean;
+  readonly default: unknown;
 }
 
 /** What a definition is when it is no plain object with fields. */
@@ -50,6 +59,8 @@ export interface Definition {
   /** The Go type's name: the last part of the definition's. */
   readonly goName: string;
   readonly special: Special | undefined;
+  /** Its objects are one value to server-side apply. */
+  readonly atomic: boolean;
   readonly fields: ReadonlyMap<string, FieldInfo>;
 }
 
@@ -147,7 +158,13 @@ export class Schema {
         required: required.has(field),
         patchStrategies: s["x-kubernetes-patch-strategy"]?.split(",") ?? [],
         patchMergeKey: s["x-kubernetes-patch-merge-key"],
+        listType: s["x-kubernetes-list-type"] ?? "atomic",
+        listMapKeys: s["x-kubernetes-list-map-keys"] ?? [],
+        atomic: s["x-kubernetes-map-type"] === "atomic",
+        default: s.default,
       });
-    return { name, goName: name.slice(name.lastIndexOf(".") + 1), special: specialOf(name, schema), fields };
+    const atomic = schema["x-kubernetes-map-type"] === "atomic";
+    const goName = name.slice(name.lastIndexOf(".") + 1);
+    return { name, goName, special: specialOf(name, schema), atomic, fields };
   }
 }

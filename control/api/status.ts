@@ -133,6 +133,11 @@ export function internalError(message: string): StatusError {
   });
 }
 
+/** What the real server finds wrong without having a reason for it; a 500 that kubectl prints bare. */
+export function unknown(message: string): StatusError {
+  return failure({ code: 500, reason: "", message });
+}
+
 export function serviceUnavailable(message: string): StatusError {
   return failure({ code: 503, reason: "ServiceUnavailable", message });
 }

@@ -1,10 +1,11 @@
 // Subresources that are no plain part of an object: scale, pods/binding, pods/eviction. Knows no HTTP.
 
-import type { DeleteOptions, PatchType } from "../../common/client.js";
+import type { PatchType } from "../../common/client.js";
 import type { KubeObject, Pod, Scale, Status, Stored } from "../../common/k8s.js";
 import { invalid, invalidStatus } from "../resources/validation/field.js";
 import { type Body, decodeBody, decodePatched, type Expected } from "./body.js";
 import { draftOf, type Engine, type Kind, timestamp } from "./engine.js";
+import { EVICTION, Evictor } from "./eviction.js";
 import type { Reader } from "./read.js";
 import type { Remover } from "./remove.js";
 import * as status from "./status.js";
@@ -16,32 +17,25 @@ export const SCALE: Expected = {
   schema: "io.k8s.api.autoscaling.v1.Scale",
 };
 export const BINDING: Expected = { apiVersion: "v1", kind: "Binding", schema: "io.k8s.api.core.v1.Binding" };
-export const EVICTION: Expected = {
-  apiVersion: "policy/v1",
-  kind: "Eviction",
-  schema: "io.k8s.api.policy.v1.Eviction",
-};
+export { EVICTION };
+
 const POD_BINDING = { group: "", plural: "pods/binding" };
 
 interface BindingObject extends KubeObject {
   target?: { kind?: string; name?: string };
 }
 
-interface EvictionObject extends KubeObject {
-  deleteOptions?: DeleteOptions & { dryRun?: unknown };
-}
-
 export class Subresources {
   readonly #engine: Engine;
   readonly #reader: Reader;
   readonly #writer: Writer;
-  readonly #remover: Remover;
+  readonly #evictor: Evictor;
 
   constructor(engine: Engine, reader: Reader, writer: Writer, remover: Remover) {
     this.#engine = engine;
     this.#reader = reader;
     this.#writer = writer;
-    this.#remover = remover;
+    this.#evictor = new Evictor(engine, writer, remover);
   }
 
   async getScale(kind: Kind, namespace: string | undefined, name: string): Promise<Stored<Scale>> {
@@ -73,7 +67,12 @@ export class Subresources {
       draft.metadata = { ...draft.metadata, ...(uid ? { uid } : {}), resourceVersion: resourceVersion ?? "" };
       return { object: draft, warnings };
     };
-    const { object, warnings } = await this.#writer.modify(request, { name, part: "main", change });
+    const { object, warnings } = await this.#writer.modify(request, {
+      name,
+      part: "main",
+      subresource: "scale",
+      change,
+    });
     return { object: scaleOf(kind, object), warnings };
   }
 
@@ -112,13 +111,9 @@ export class Subresources {
     return success(201);
   }
 
-  /** Deletes a pod as `kubectl drain` asks for it; without disruption budgets every eviction is granted. */
+  /** See {@link Evictor.evict}. */
   async evict(request: WriteRequest, name: string, body: Body): Promise<Status> {
-    const { object } = decodeBody(this.#engine, body, EVICTION, request.fieldValidation);
-    const { dryRun: _, ...options } = (object as EvictionObject).deleteOptions ?? {};
-    const { kind, namespace, user, dryRun } = request;
-    await this.#remover.delete({ kind, namespace, name, user, options: { ...options, dryRun } });
-    return success(201);
+    return await this.#evictor.evict(request, name, body);
   }
 }
 
@@ -126,7 +121,8 @@ function success(code: number): Status {
   return { kind: "Status", apiVersion: "v1", metadata: {}, status: "Success", code };
 }
 
-function scaleOf(kind: Kind, object: Stored): Stored<Scale> {
+/** @throws StatusError NotFound for a kind without a scale. */
+export function scaleOf(kind: Kind, object: Stored): Stored<Scale> {
   const mapping = kind.definition.scale;
   if (!mapping) throw status.notFound(kind.resource, object.metadata.name);
   const { specReplicas, statusReplicas, selector } = mapping.get(object);

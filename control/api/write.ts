@@ -1,16 +1,25 @@
 // create, update and patch: the order of hooks, optimistic concurrency, allocation around the write. Knows no HTTP.
 
+import type { ManagedFieldsEntry } from "kubernetes-types/meta/v1.js";
 import type { PatchType } from "../../common/client.js";
 import type { KubeObject, Namespace, Stored } from "../../common/k8s.js";
-import { applyJsonPatch, jsonEqual, PatchApplyError, PatchSyntaxError } from "../patch/json-patch.js";
+import { applyJsonPatch, PatchApplyError, PatchSyntaxError } from "../patch/json-patch.js";
 import { applyMergePatch } from "../patch/merge-patch.js";
 import { applyStrategicPatch } from "../patch/strategic.js";
 import { invalidStatus } from "../resources/validation/field.js";
 import { type Entry, RevisionMismatch } from "../store/store.js";
 import { type Body, decodeBody, decodePatched, type Expected, type FieldValidation } from "./body.js";
-import { draftOf, type Engine, type Kind, type User } from "./engine.js";
+import type { Engine, Kind, User } from "./engine.js";
 import { fillForCreate, generatedName, isHeld, keepForUpdate, validateMeta } from "./metadata.js";
 import * as status from "./status.js";
+import {
+  type FieldManager,
+  isUnchanged,
+  type Part,
+  setManagedFields,
+  trackCreate,
+  trackUpdate,
+} from "./tracking.js";
 
 export interface WriteRequest {
   kind: Kind;
@@ -18,6 +27,7 @@ export interface WriteRequest {
   user: User;
   dryRun: boolean;
   fieldValidation: FieldValidation;
+  manager: FieldManager;
 }
 
 export interface Written {
@@ -37,12 +47,16 @@ export function expectedOf(kind: Kind): Expected {
 export interface Change {
   object: KubeObject;
   warnings: string[];
+  /** What an apply has made of them; otherwise they follow from the difference. */
+  managedFields?: ManagedFieldsEntry[];
 }
 
 export interface Modification {
   name: string;
   /** The part that may change: all but status, or one subresource. */
-  part: "main" | "status" | "finalize" | "unchecked";
+  part: Exclude<Part, "scale"> | "unchecked";
+  /** Which subresource it came by, when that is not the part. */
+  subresource?: "scale";
   /** Called again, with the newer object, when somebody else wrote in between. */
   change(old: Stored): Change;
 }
@@ -55,15 +69,28 @@ export class Writer {
   }
 
   /** @throws StatusError BadRequest, Invalid, AlreadyExists, Forbidden, NotFound (the namespace). */
-  async create(request: WriteRequest, body: Body): Promise<Written> {
-    const { kind, namespace, user, dryRun, fieldValidation } = request;
-    const { object, warnings } = decodeBody(this.#engine, body, expectedOf(kind), fieldValidation);
+  create(request: WriteRequest, body: Body): Promise<Written> {
+    const { kind, fieldValidation } = request;
+    return this.#create(request, () => decodeBody(this.#engine, body, expectedOf(kind), fieldValidation));
+  }
+
+  /** The same for an object that an apply has made, with its managers. */
+  createApplied(request: WriteRequest, applied: Change): Promise<Written> {
+    return this.#create(request, () => applied);
+  }
+
+  async #create(request: WriteRequest, read: () => Change): Promise<Written> {
+    const { object, warnings, managedFields } = read();
+    const { kind, namespace, user, dryRun } = request;
     checkNamespace(kind, object, namespace);
     if (object.metadata?.resourceVersion)
       throw status.badRequest("resourceVersion should not be set on objects to be created");
     const generate = object.metadata?.name ? undefined : object.metadata?.generateName;
     const told = object.metadata?.name || generate || "";
     await this.#checkNamespaceOpen(kind, namespace, told);
+    // Defaults belong to whoever creates, what admission adds to nobody; it may add what needs defaults again.
+    kind.definition.setDefaults?.(object);
+    const tracked = managedFields ?? trackCreate(this.#engine, kind, request.manager, object);
     for (const admit of this.#engine.admission)
       await admit({ engine: this.#engine, kind, namespace, name: told, object });
     const context = this.#engine.context(user, dryRun);
@@ -71,6 +98,7 @@ export class Writer {
       const draft = structuredClone(object);
       const name = draft.metadata?.name || (generate ? generatedName(generate) : "");
       fillForCreate(draft, name, kind.resource.namespaced ? (namespace ?? "") : "", context);
+      if (tracked) setManagedFields(draft, tracked);
       kind.definition.setDefaults?.(draft);
       kind.definition.prepareForCreate?.(draft, context);
       this.#validate(kind, draft, undefined);
@@ -88,25 +116,25 @@ export class Writer {
    * current one; one that does not is tried again on what somebody else wrote.
    */
   async modify(request: Omit<WriteRequest, "fieldValidation">, modification: Modification): Promise<Written> {
-    const { kind, namespace, user, dryRun } = request;
-    const { name, part } = modification;
+    const { kind, namespace, dryRun } = request;
+    const { name } = modification;
     const key = kind.key(namespace, name);
     for (let attempt = 1; ; attempt++) {
       const entry = await kind.store.get(key);
       if (!entry) throw status.notFound(kind.resource, name);
       const old = entry.value;
-      const { object: changed, warnings: dropped } = modification.change(old);
+      const change = modification.change(old);
       // A patch and a kept status share parts with the stored object; defaulting must not write into those.
-      const object = structuredClone(changed);
+      const object = cloneWithoutManagers(relevant(modification, change.object));
       checkIdentity(kind, object, old, namespace);
       const wanted = object.metadata?.resourceVersion;
       const pinned = wanted !== undefined && wanted !== "" && wanted !== "0";
       if (pinned && wanted !== old.metadata.resourceVersion) throw status.modified(kind.resource, name);
       try {
-        const draft = this.#prepare(kind, part, object, old, this.#engine.context(user, dryRun));
-        const own = part === "main" ? kind.definition.warnings?.(draft) : undefined;
-        const warnings = [...dropped, ...(own ?? [])];
-        if (jsonEqual(draft, old)) return { object: old, warnings };
+        const draft = this.#prepare(request, modification, change, object, old);
+        const own = modification.part === "main" ? kind.definition.warnings?.(draft) : undefined;
+        const warnings = [...change.warnings, ...(own ?? [])];
+        if (isUnchanged(draft, old)) return { object: old, warnings };
         return { object: await this.#write(kind, key, draft, entry, dryRun), warnings };
       } catch (error) {
         if (!(error instanceof RevisionMismatch)) throw error;
@@ -116,37 +144,54 @@ export class Writer {
   }
 
   #prepare(
-    kind: Kind,
-    part: Modification["part"],
+    { kind, user, dryRun, manager }: Omit<WriteRequest, "fieldValidation">,
+    { part, subresource }: Modification,
+    change: Change,
     object: KubeObject,
     old: Stored,
-    context: ReturnType<Engine["context"]>,
   ): KubeObject {
     const { definition } = kind;
+    const kept = old.metadata.managedFields;
     if (part === "unchecked") {
       keepForUpdate(object, old);
+      setManagedFields(object, kept);
       return object;
     }
+    const sent = part === "main" ? change.object.metadata?.managedFields : undefined;
+    const track = (draft: KubeObject): void => {
+      const entries =
+        change.managedFields ??
+        trackUpdate(this.#engine, kind, subresource ?? part, manager, { old, draft, sent });
+      setManagedFields(draft, entries);
+    };
     if (part === "finalize") {
-      const { spec, ...rest } = draftOf(old) as KubeObject & { spec?: Record<string, unknown> };
+      const { spec, ...rest } = cloneWithoutManagers(old) as KubeObject & { spec?: Record<string, unknown> };
       const { finalizers: _, ...others } = spec ?? {};
-      return {
+      const draft = {
         ...rest,
         spec: { ...others, ...pick((object as { spec?: object }).spec, "finalizers") },
       } as KubeObject;
+      track(draft);
+      return draft;
     }
     if (part === "status") {
-      const { status: _, ...rest } = draftOf(old) as KubeObject & { status?: unknown };
+      const { status: _, ...rest } = cloneWithoutManagers(old) as KubeObject & { status?: unknown };
       const draft = { ...rest, ...pick(object, "status") } as KubeObject;
+      if (definition.statusCarriesAnnotations) {
+        const { annotations: _, ...metadata } = old.metadata;
+        draft.metadata = { ...metadata, ...pick(object.metadata, "annotations") };
+      }
       definition.setDefaults?.(draft);
+      track(draft);
       definition.prepareForStatusUpdate?.(draft, old);
       this.#validate(kind, draft, old);
       return draft;
     }
     keepForUpdate(object, old);
-    if (definition.hasStatus) keepStatus(object, draftOf(old) as Stored);
+    if (definition.hasStatus) keepStatus(object, old);
     definition.setDefaults?.(object);
-    definition.prepareForUpdate?.(object, old, context);
+    track(object);
+    definition.prepareForUpdate?.(object, old, this.#engine.context(user, dryRun));
     this.#validate(kind, object, old);
     return object;
   }
@@ -221,7 +266,19 @@ function pick(object: object | undefined, field: string): object {
 function keepStatus(draft: KubeObject, old: Stored): void {
   const target = draft as { status?: unknown };
   delete target.status;
-  Object.assign(draft, pick(old, "status"));
+  Object.assign(draft, structuredClone(pick(old, "status")));
+}
+
+/** What is read of a change: of a status update its status and whom it is for. */
+function relevant({ part }: Modification, object: KubeObject): KubeObject {
+  const { metadata = {} } = object;
+  return part === "status" ? { metadata, ...pick(object, "status") } : object;
+}
+
+/** A copy that may be changed; managedFields are set later, and are long. */
+function cloneWithoutManagers(object: KubeObject): KubeObject {
+  const { managedFields: _, ...metadata } = object.metadata ?? {};
+  return structuredClone({ ...object, metadata });
 }
 
 /** Marked for deletion, with nothing and nobody left to wait for. */

@@ -147,7 +147,8 @@ export class DeploymentWriter {
     const revision = rs.metadata.annotations?.[REVISION];
     if (revision === undefined || annotations?.[REVISION] === revision) return;
     const patch = { metadata: { annotations: { [REVISION]: revision } } };
-    const options = namespaceOf(this.#deployment);
+    // With the status, as the real controller: an annotation that somebody sets is a new generation, this is none.
+    const options = { ...namespaceOf(this.#deployment), subresource: "status" as const };
     deploymentWrites.wrote(this.#key, await client.patch(DEPLOYMENTS, name, "merge", patch, options));
   }
 

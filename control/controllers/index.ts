@@ -5,8 +5,11 @@ import type { KubeClient } from "../../common/client.js";
 import type { InformerFactory } from "../../common/informer.js";
 import type { Logger } from "../../common/log.js";
 import type { WorkQueue } from "../../common/workqueue.js";
+import { AutoscalerController, type PodMetricsSource } from "./autoscaler.js";
 import { BootstrapController, ensureNamespaces } from "./bootstrap.js";
 import type { Controller, ControllerContext } from "./context.js";
+import { CronJobController } from "./cronjob.js";
+import { DaemonSetController } from "./daemonset.js";
 import { DeploymentController } from "./deployment.js";
 import { EndpointsController } from "./endpoints.js";
 import { EndpointSliceController } from "./endpointslice.js";
@@ -14,15 +17,24 @@ import { EndpointSliceMirroringController } from "./endpointslicemirroring.js";
 import { EventBroadcaster } from "./events.js";
 import { EventTtlController } from "./events-ttl.js";
 import { GarbageCollector } from "./garbage-collector.js";
+import { IngressAddonController } from "./ingress-addon.js";
+import { JobController } from "./job.js";
+import { LoadBalancerController } from "./load-balancer.js";
 import { NamespaceController } from "./namespace.js";
 import { NodeIpamController } from "./node-ipam.js";
 import { NodeLifecycleController } from "./node-lifecycle.js";
+import { PodDisruptionBudgetController } from "./pod-disruption-budget.js";
 import { PodGcController } from "./pod-gc.js";
 import { queueController, type Reconciler, sweepController } from "./reconcile.js";
-import { ReplicaSetController } from "./replicaset.js";
+import { ReplicaSetController, ReplicationManager } from "./replicaset.js";
+import { RootCaController } from "./root-ca.js";
 import { Scheduler } from "./scheduler.js";
 import { ServiceAccountController } from "./service-account.js";
+import { ServiceCidrController } from "./service-cidr.js";
+import { StatefulSetController } from "./statefulset.js";
 import { TaintEvictionController } from "./taint-eviction.js";
+import { type TokenIssuer, TokenSecretController } from "./token-secret.js";
+import { TtlAfterFinishedController } from "./ttl-after-finished.js";
 
 export interface ControllersOptions {
   client: KubeClient;
@@ -36,6 +48,14 @@ export interface ControllersOptions {
   serverAddresses: { ip: string; port: number };
   /** Of ClusterIPs, the default family first. */
   serviceCIDRs: readonly string[];
+  /** Of Services of type LoadBalancer, first-last, one range a family; without it nobody gives them addresses. */
+  loadBalancerPool?: string | undefined;
+  /** PEM of the authority that signed the API server's certificate. */
+  caCert: string;
+  /** Signs the tokens that are kept in Secrets. */
+  tokens: TokenIssuer;
+  /** What the pods use; default: nothing is measured. */
+  podMetrics?: PodMetricsSource;
   log: Logger;
   /** Milliseconds since the epoch; for tests. */
   now?: () => number;
@@ -88,20 +108,40 @@ function createControllers(context: ControllerContext, options: ControllersOptio
   const queued = (name: string, concurrency: number, make: (queue: WorkQueue) => Reconciler) =>
     queueController(context, name, concurrency, make);
   const quarantineMs = options.nodeMonitorGracePeriodSeconds * 1000;
+  const { loadBalancerPool: pool } = options;
   return [
     queued("bootstrap", 1, (queue) => new BootstrapController(context, queue, options)),
     queued("node-ipam", 1, (queue) => new NodeIpamController(context, queue, options)),
     queued("node-lifecycle", 8, (queue) => new NodeLifecycleController(context, queue, options)),
     queued("taint-eviction", 8, (queue) => new TaintEvictionController(context, queue)),
     sweepController(context, "pod-gc", new PodGcController(context, { quarantineMs })),
+    queued("root-ca-certificate-publisher", 4, (queue) => new RootCaController(context, queue, options)),
+    queued("service-account-token", 2, (queue) => new TokenSecretController(context, queue, options)),
     queued("service-account", 4, (queue) => new ServiceAccountController(context, queue)),
     queued("deployment", 8, (queue) => new DeploymentController(context, queue)),
     queued("replicaset", 8, (queue) => new ReplicaSetController(context, queue)),
+    queued("replicationcontroller", 8, (queue) => new ReplicationManager(context, queue)),
+    queued("statefulset", 8, (queue) => new StatefulSetController(context, queue)),
+    queued("daemonset", 8, (queue) => new DaemonSetController(context, queue)),
+    queued("disruption", 4, (queue) => new PodDisruptionBudgetController(context, queue)),
+    queued("job", 5, (queue) => new JobController(context, queue)),
+    queued("cronjob", 5, (queue) => new CronJobController(context, queue)),
+    queued(
+      "autoscaler",
+      5,
+      (queue) => new AutoscalerController(context, queue, options.podMetrics ?? (() => [])),
+    ),
+    queued("ttl-after-finished", 5, (queue) => new TtlAfterFinishedController(context, queue)),
     // Decisions are made synchronously, one after the other; it is the bindings that overlap.
     queued("scheduler", 32, (queue) => new Scheduler(context, queue)),
     queued("endpointslice", 8, (queue) => new EndpointSliceController(context, queue)),
     queued("endpointslicemirroring", 5, (queue) => new EndpointSliceMirroringController(context, queue)),
     queued("endpoints", 8, (queue) => new EndpointsController(context, queue)),
+    ...(pool
+      ? [queued("service-lb", 1, (queue) => new LoadBalancerController(context, queue, { pool }))]
+      : []),
+    queued("service-cidr", 1, (queue) => new ServiceCidrController(context, queue, options)),
+    queued("ingress-addon", 1, (queue) => new IngressAddonController(context, queue)),
     queued("namespace", 4, (queue) => new NamespaceController(context, queue)),
     queued("garbage-collector", 16, (queue) => new GarbageCollector(context, queue)),
     sweepController(context, "event-ttl", new EventTtlController(context)),

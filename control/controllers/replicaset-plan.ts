@@ -1,8 +1,19 @@
-// What a ReplicaSet needs: how many pods more, which pods less, and its status. Pure; knows Pods and ReplicaSets.
+// What a ReplicaSet or ReplicationController needs: how many pods more, which pods less, and its status. Pure; knows
+// Pods and the two kinds.
 
-import type { Pod, ReplicaSet, Stored } from "../../common/k8s.js";
+import type {
+  OwnerReference,
+  Pod,
+  PodTemplateSpec,
+  ReplicaSet,
+  ReplicationController,
+  Stored,
+} from "../../common/k8s.js";
 import { availableAt, isPodReady, maxRestarts, podCondition, readySince } from "./pod-state.js";
 import { parseTime } from "./time.js";
+
+/** The kinds that only count pods. */
+export type Replicated = ReplicaSet | ReplicationController;
 
 /** No more pods than this are made or deleted in one go, as in kube-controller-manager. */
 const BURST_REPLICAS = 500;
@@ -96,9 +107,9 @@ export interface ReplicaFailure {
   message: string;
 }
 
-/** The status of a ReplicaSet whose active pods are these; `now` as meta/v1 Time and in milliseconds. */
+/** The status of an owner whose active pods are these; `now` as meta/v1 Time and in milliseconds. */
 export function replicaSetStatus(
-  rs: Stored<ReplicaSet>,
+  rs: Stored<Replicated>,
   active: readonly Stored<Pod>[],
   failure: ReplicaFailure | undefined,
   now: { ms: number; text: string },
@@ -137,12 +148,12 @@ function replicaFailureConditions(
   if (!failure) return others;
   const present = conditions.find((condition) => condition.type === "ReplicaFailure");
   if (present && present.reason === failure.reason) return [...conditions];
-  return [...others, { type: "ReplicaFailure", status: "True", lastTransitionTime: now, ...failure }];
+  const { reason, message } = failure;
+  return [...others, { type: "ReplicaFailure", status: "True", lastTransitionTime: now, reason, message }];
 }
 
 /** When the next ready pod becomes available, in milliseconds since the epoch; undefined when none will by waiting. */
-export function nextAvailability(rs: Stored<ReplicaSet>, active: readonly Stored<Pod>[], now: number) {
-  const minReadySeconds = rs.spec?.minReadySeconds ?? 0;
+export function nextAvailability(minReadySeconds = 0, active: readonly Stored<Pod>[], now: number) {
   if (minReadySeconds === 0) return undefined;
   let next: number | undefined;
   for (const pod of active) {
@@ -152,23 +163,23 @@ export function nextAvailability(rs: Stored<ReplicaSet>, active: readonly Stored
   return next;
 }
 
-/** The pod a ReplicaSet makes. */
+/** The pod that an owner makes of its template, with a name that the API completes. */
 export function podFromTemplate(
-  rs: Stored<ReplicaSet>,
-  owner: NonNullable<Pod["metadata"]>["ownerReferences"],
+  owner: Stored,
+  template: PodTemplateSpec | undefined,
+  ownerReferences: OwnerReference[],
 ): Pod {
-  const template = rs.spec?.template;
   const { labels, annotations, finalizers } = template?.metadata ?? {};
   return {
     apiVersion: "v1",
     kind: "Pod",
     metadata: {
-      generateName: `${rs.metadata.name}-`,
-      ...(rs.metadata.namespace ? { namespace: rs.metadata.namespace } : {}),
+      generateName: `${owner.metadata.name}-`,
+      ...(owner.metadata.namespace ? { namespace: owner.metadata.namespace } : {}),
       ...(labels ? { labels } : {}),
       ...(annotations ? { annotations } : {}),
       ...(finalizers ? { finalizers } : {}),
-      ...(owner ? { ownerReferences: owner } : {}),
+      ownerReferences,
     },
     ...(template?.spec ? { spec: template.spec } : {}),
   };

@@ -1,7 +1,7 @@
 // Which nodes a pod may run on, and why not on the others, in kube-scheduler's words. Pure; knows what
 // scheduler-node.ts holds. Rules between pods (spread constraints, affinity) are in scheduler-topology.ts.
 
-import type { Pod, Stored } from "../../common/k8s.js";
+import type { Node, Pod, Stored, Taint } from "../../common/k8s.js";
 import { matchLabels, type Requirement } from "../../common/selector.js";
 import type { NodeInfo, PodFacts } from "./scheduler-node.js";
 import type { TopologyRules } from "./scheduler-topology.js";
@@ -18,33 +18,50 @@ export interface Refusal {
 /** Pods a node takes when it does not say; the kubelet's default. */
 const DEFAULT_MAX_PODS = 110;
 
+const CORDONED: Taint = { key: UNSCHEDULABLE, effect: "NoSchedule" };
+
 const refuse = (reason: string, fixed = true): Refusal => ({ reasons: [reason], fixed });
 
 /** Undefined: the pod may run here. The checks come in kube-scheduler's order; the first that fails counts. */
 export function filterNode(facts: PodFacts, info: NodeInfo, topology: TopologyRules): Refusal | undefined {
-  const own = filterByNode(facts.pod, info) ?? filterPorts(facts, info) ?? filterResources(facts, info);
+  const own =
+    filterByName(facts, info) ??
+    filterByNode(facts.pod, info) ??
+    filterPorts(facts, info) ??
+    filterResources(facts, info);
   if (own) return own;
   const between = topology.check(info);
   return between && { ...between, between: true };
+}
+
+/** What kube-scheduler knows before it looks at any node. */
+function filterByName({ onlyNodes }: PodFacts, { node }: NodeInfo): Refusal | undefined {
+  if (!onlyNodes || !node || onlyNodes.has(node.metadata.name)) return undefined;
+  return refuse("node(s) didn't satisfy plugin(s) [NodeAffinity]");
 }
 
 /** Everything that depends on the node's own object only. */
 function filterByNode(pod: Stored<Pod>, info: NodeInfo): Refusal | undefined {
   const { node } = info;
   if (!node) return refuse("node(s) didn't match the requested node name");
-  const { tolerations } = pod.spec ?? {};
-  if (node.spec?.unschedulable && !isTolerated({ key: UNSCHEDULABLE, effect: "NoSchedule" }, tolerations)) {
+  if (node.spec?.unschedulable && !isTolerated(CORDONED, pod.spec?.tolerations)) {
     return refuse("node(s) were unschedulable");
   }
-  // The taints that its conditions call for count before the lifecycle controller has written them.
-  const taints = [...(node.spec?.taints ?? []), ...noScheduleTaints(node)];
-  const taint = taints.find(
-    (taint) =>
-      (taint.effect === "NoSchedule" || taint.effect === "NoExecute") && !isTolerated(taint, tolerations),
-  );
-  if (taint) return refuse("node(s) had untolerated taint(s)");
+  if (untoleratedTaint(pod, node)) return refuse("node(s) had untolerated taint(s)");
   if (!matchesNodeAffinity(pod, info)) return refuse("node(s) didn't match Pod's node affinity/selector");
   return undefined;
+}
+
+/** A taint that keeps the pod away from the node. */
+export function untoleratedTaint(pod: Stored<Pod>, node: Stored<Node> | undefined): Taint | undefined {
+  if (!node) return undefined;
+  // The taints that its conditions call for count before the lifecycle controller has written them.
+  const taints = [...(node.spec?.taints ?? []), ...noScheduleTaints(node)];
+  return taints.find(
+    (taint) =>
+      (taint.effect === "NoSchedule" || taint.effect === "NoExecute") &&
+      !isTolerated(taint, pod.spec?.tolerations),
+  );
 }
 
 type NodeSelectorTerm = NonNullable<
@@ -56,7 +73,7 @@ type NodeSelectorTerm = NonNullable<
 >[number];
 
 /** spec.nodeSelector and the required node affinity: the terms are alternatives, an empty one matches nothing. */
-export function matchesNodeAffinity(pod: Stored<Pod>, { node }: NodeInfo): boolean {
+export function matchesNodeAffinity(pod: Pick<Pod, "spec">, { node }: Pick<NodeInfo, "node">): boolean {
   if (!node) return false;
   for (const [key, value] of Object.entries(pod.spec?.nodeSelector ?? {})) {
     if (node.metadata.labels?.[key] !== value) return false;

@@ -19,6 +19,8 @@ export interface PodFacts {
   /** The same with a minimum for containers that request nothing, so that they weigh something in scoring. */
   weight: { cpu: number; memory: number };
   hostPorts: readonly HostPort[];
+  /** The nodes that its affinity names, as a DaemonSet's does; undefined when it names none. */
+  onlyNodes: ReadonlySet<string> | undefined;
   /** Pods with the same one are spread over nodes: their controller's uid, or the Services that select them. */
   group: string | undefined;
 }
@@ -41,12 +43,26 @@ export function podFacts(pod: Stored<Pod>, group: string | undefined): PodFacts 
     weight.cpu += cpu === undefined ? UNREQUESTED.cpu : amountOf("cpu", cpu);
     weight.memory += memory === undefined ? UNREQUESTED.memory : amountOf("memory", memory);
   }
-  const hostPorts = containers.flatMap((container) =>
+  const sidecars = (pod.spec?.initContainers ?? []).filter(({ restartPolicy }) => restartPolicy === "Always");
+  const hostPorts = [...containers, ...sidecars].flatMap((container) =>
     (container.ports ?? []).flatMap(({ hostPort, hostIP, protocol }) =>
       hostPort ? [{ ip: hostIP || "0.0.0.0", protocol: protocol ?? "TCP", port: hostPort }] : [],
     ),
   );
-  return { pod, requests: podRequests(pod), weight, hostPorts, group };
+  return { pod, requests: podRequests(pod), weight, hostPorts, onlyNodes: namedNodes(pod), group };
+}
+
+/** Terms are alternatives, the fields of one are not: one term that names no node leaves all of them. */
+function namedNodes(pod: Stored<Pod>): Set<string> | undefined {
+  const required = pod.spec?.affinity?.nodeAffinity?.requiredDuringSchedulingIgnoredDuringExecution;
+  const named = new Set<string>();
+  for (const { matchFields = [] } of required?.nodeSelectorTerms ?? []) {
+    const lists = matchFields.filter(({ operator }) => operator === "In").map(({ values = [] }) => values);
+    const [first, ...others] = lists;
+    if (!first) return undefined;
+    for (const name of first) if (others.every((list) => list.includes(name))) named.add(name);
+  }
+  return required ? named : undefined;
 }
 
 /** Containers run together, init containers one after the other; one with restartPolicy Always stays. */

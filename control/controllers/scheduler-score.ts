@@ -2,26 +2,35 @@
 
 import { matchesNodeTerm } from "./scheduler-filter.js";
 import type { NodeInfo, PodFacts } from "./scheduler-node.js";
+import { NO_WISHES, type Wishes } from "./scheduler-wishes.js";
 import { isTolerated } from "./taints.js";
 
 /** kube-scheduler's default weights of these plugins. */
-const WEIGHTS = { taints: 3, affinity: 2, spread: 2, leastAllocated: 1 };
+const WEIGHTS = { taints: 3, affinity: 2, near: 2, spread: 2, leastAllocated: 1 };
 
 /**
- * The best node: no untolerated PreferNoSchedule taints, preferred affinity, few pods of the same owner or Service,
- * little load. Of equals the one with fewer pods, then by name.
+ * The best node: no untolerated PreferNoSchedule taints, preferred affinity to nodes and to pods, spread as asked for
+ * or else few pods of the same owner or Service, little load. Of equals the one with fewer pods, then by name.
  */
-export function bestNode(facts: PodFacts, nodes: readonly NodeInfo[]): NodeInfo | undefined {
+export function bestNode(
+  facts: PodFacts,
+  nodes: readonly NodeInfo[],
+  wishes: Wishes = NO_WISHES,
+): NodeInfo | undefined {
   const taints = lessIsBetter(nodes.map((info) => preferNoSchedule(facts, info)));
-  const spread = lessIsBetter(
-    nodes.map((info) => (facts.group === undefined ? 0 : (info.groups.get(facts.group) ?? 0))),
-  );
+  const spread = wishes.spread
+    ? spreadAsWished(nodes.map(wishes.spread))
+    : lessIsBetter(
+        nodes.map((info) => (facts.group === undefined ? 0 : (info.groups.get(facts.group) ?? 0))),
+      );
+  const near = wishes.near && betweenLeastAndMost(nodes.map(wishes.near));
   const affinity = moreIsBetter(nodes.map((info) => preferredAffinity(facts, info)));
   let best: { info: NodeInfo; score: number } | undefined;
   for (const [index, info] of nodes.entries()) {
     const score =
       WEIGHTS.taints * (taints[index] ?? 0) +
       WEIGHTS.affinity * (affinity[index] ?? 0) +
+      WEIGHTS.near * (near?.[index] ?? 0) +
       WEIGHTS.spread * (spread[index] ?? 0) +
       WEIGHTS.leastAllocated * leastAllocated(facts, info);
     if (!best || score > best.score || (score === best.score && preferredOfEquals(info, best.info))) {
@@ -46,6 +55,22 @@ function lessIsBetter(counts: readonly number[]): number[] {
 function moreIsBetter(counts: readonly number[]): number[] {
   const most = Math.max(...counts);
   return counts.map((count) => (most === 0 ? 0 : (100 * count) / most));
+}
+
+/** 100 for the most, 0 for the least, which may be below zero. */
+function betweenLeastAndMost(sums: readonly number[]): number[] {
+  const [least, most] = [Math.min(...sums), Math.max(...sums)];
+  return sums.map((sum) => (most === least ? 0 : (100 * (sum - least)) / (most - least)));
+}
+
+/** 100 for the least crowded domains; 0 for a node outside of every domain. */
+function spreadAsWished(crowds: readonly (number | undefined)[]): number[] {
+  const known = crowds.filter((crowd) => crowd !== undefined);
+  const [least, most] = [Math.min(...known), Math.max(...known)];
+  return crowds.map((crowd) => {
+    if (crowd === undefined) return 0;
+    return most === 0 ? 100 : (100 * (most + least - crowd)) / most;
+  });
 }
 
 function preferNoSchedule({ pod }: PodFacts, { node }: NodeInfo): number {

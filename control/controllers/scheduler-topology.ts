@@ -3,7 +3,7 @@
 
 import type { LabelSelector, Pod, Stored } from "../../common/k8s.js";
 import { selects } from "./owners.js";
-import { matchesNodeAffinity, type Refusal } from "./scheduler-filter.js";
+import { matchesNodeAffinity, type Refusal, untoleratedTaint } from "./scheduler-filter.js";
 import type { NodeInfo, PodFacts } from "./scheduler-node.js";
 
 /** Labels of a namespace, for namespaceSelector. */
@@ -14,9 +14,9 @@ export interface TopologyRules {
 }
 
 type Check = (info: NodeInfo) => Refusal | undefined;
-type Spread = NonNullable<NonNullable<Pod["spec"]>["topologySpreadConstraints"]>[number];
+export type Spread = NonNullable<NonNullable<Pod["spec"]>["topologySpreadConstraints"]>[number];
 type Affinity = NonNullable<NonNullable<Pod["spec"]>["affinity"]>;
-type Term = NonNullable<
+export type Term = NonNullable<
   NonNullable<Affinity["podAffinity"]>["requiredDuringSchedulingIgnoredDuringExecution"]
 >[number];
 
@@ -80,36 +80,50 @@ function antiAffinityTerms(pod: Stored<Pod>): Term[] {
   return pod.spec?.affinity?.podAntiAffinity?.requiredDuringSchedulingIgnoredDuringExecution ?? [];
 }
 
-function domainOf(info: NodeInfo, topologyKey: string): string | undefined {
+export function domainOf(info: NodeInfo, topologyKey: string): string | undefined {
   return info.node?.metadata.labels?.[topologyKey];
 }
 
-/** The selector with the values that the incoming pod itself has for matchLabelKeys. */
+/** The selector with the values that the incoming pod itself has for matchLabelKeys, and without those of mismatchLabelKeys. */
 function withLabelKeys(
   selector: LabelSelector | undefined,
   keys: readonly string[] | undefined,
   pod: Stored<Pod>,
-) {
-  if (!selector || !keys || keys.length === 0) return selector;
-  const labels = pod.metadata.labels ?? {};
-  const own = keys.flatMap((key) => {
-    const value = labels[key];
-    return value === undefined ? [] : [[key, value] as const];
-  });
-  return { ...selector, matchLabels: { ...selector.matchLabels, ...Object.fromEntries(own) } };
+  mismatchKeys: readonly string[] = [],
+): LabelSelector | undefined {
+  if (!selector || ((keys ?? []).length === 0 && mismatchKeys.length === 0)) return selector;
+  const requirements = (names: readonly string[], operator: "In" | "NotIn") =>
+    names.flatMap((key) => {
+      const value = pod.metadata.labels?.[key];
+      return value === undefined ? [] : [{ key, operator, values: [value] }];
+    });
+  const added = [...requirements(keys ?? [], "In"), ...requirements(mismatchKeys, "NotIn")];
+  return { ...selector, matchExpressions: [...(selector.matchExpressions ?? []), ...added] };
 }
 
-function spreadCheck(pod: Stored<Pod>, constraints: readonly Spread[], nodes: readonly NodeInfo[]): Check {
+/** How many pods that each constraint speaks of are in each domain, of nodes that have all the labels. */
+export function spreadCounts(
+  pod: Stored<Pod>,
+  constraints: readonly Spread[],
+  nodes: readonly NodeInfo[],
+): { constraint: Spread; selector: LabelSelector | undefined; counts: Map<string, number> }[] {
   const keys = constraints.map((constraint) => constraint.topologyKey);
   const eligible = nodes.filter((info) => keys.every((key) => domainOf(info, key) !== undefined));
-  const prepared = constraints.map((constraint) => {
+  return constraints.map((constraint) => {
     const selector = withLabelKeys(constraint.labelSelector, constraint.matchLabelKeys, pod);
     const counts = new Map<string, number>();
     for (const info of eligible) {
       if (constraint.nodeAffinityPolicy !== "Ignore" && !matchesNodeAffinity(pod, info)) continue;
+      if (constraint.nodeTaintsPolicy === "Honor" && untoleratedTaint(pod, info.node)) continue;
       const domain = domainOf(info, constraint.topologyKey) ?? "";
       counts.set(domain, (counts.get(domain) ?? 0) + countMatching(info, pod, selector));
     }
+    return { constraint, selector, counts };
+  });
+}
+
+function spreadCheck(pod: Stored<Pod>, constraints: readonly Spread[], nodes: readonly NodeInfo[]): Check {
+  const prepared = spreadCounts(pod, constraints, nodes).map(({ constraint, selector, counts }) => {
     const enough = counts.size >= (constraint.minDomains ?? 1);
     const minimum = enough && counts.size > 0 ? Math.min(...counts.values()) : 0;
     return { constraint, counts, minimum, self: selects(selector, pod.metadata.labels) ? 1 : 0 };
@@ -136,7 +150,7 @@ function countMatching(info: NodeInfo, pod: Stored<Pod>, selector: LabelSelector
 }
 
 /** Whether `other` is one that a term of `owner` speaks of. */
-function termMatches(
+export function termMatches(
   term: Term,
   owner: Stored<Pod>,
   other: Stored<Pod>,
@@ -148,9 +162,8 @@ function termMatches(
   const inScope = own
     ? namespace === owner.metadata.namespace
     : namespaces.includes(namespace) || selects(namespaceSelector, namespaceLabels(namespace));
-  return (
-    inScope && selects(withLabelKeys(term.labelSelector, term.matchLabelKeys, owner), other.metadata.labels)
-  );
+  const selector = withLabelKeys(term.labelSelector, term.matchLabelKeys, owner, term.mismatchLabelKeys);
+  return inScope && selects(selector, other.metadata.labels);
 }
 
 /** The topology domains of a term in which pods run that it speaks of. */

@@ -25,6 +25,7 @@ import { filterNode, type Refusal, unschedulableMessage } from "./scheduler-filt
 import { NodeInfo, type PodFacts, podFacts } from "./scheduler-node.js";
 import { bestNode } from "./scheduler-score.js";
 import { concerns, hasAntiAffinity, NO_RULES, topologyRules } from "./scheduler-topology.js";
+import { isInclined, wishesOf } from "./scheduler-wishes.js";
 import { indexServicesAndPods, servicesOf } from "./service-pods.js";
 import { timestamp } from "./time.js";
 
@@ -54,6 +55,8 @@ export class Scheduler implements Reconciler {
   readonly #placed = new Map<string, string>();
   /** uids of placed pods with required anti-affinity. */
   readonly #guarded = new Set<string>();
+  /** uids of placed pods that would rather be near some pods, or far from them. */
+  readonly #inclined = new Set<string>();
   /** Pods no node can take now. */
   readonly #waiting = new Map<string, Waiting>();
   /** Those of them that are looked at again when the timer ends. */
@@ -81,7 +84,7 @@ export class Scheduler implements Reconciler {
     this.#pods.subscribe({
       add: (pod) => this.#podChanged(pod),
       update: (old, now) => {
-        if (this.#waiting.has(keyOf(now)) && !semanticallyEqual(wishesOf(old), wishesOf(now))) {
+        if (this.#waiting.has(keyOf(now)) && !semanticallyEqual(demandsOf(old), demandsOf(now))) {
           this.#waiting.delete(keyOf(now));
         }
         this.#podChanged(now);
@@ -162,6 +165,7 @@ export class Scheduler implements Reconciler {
       );
     this.#placed.set(uid, nodeName);
     if (hasAntiAffinity(facts.pod)) this.#guarded.add(uid);
+    if (isInclined(facts.pod)) this.#inclined.add(uid);
   }
 
   #unplace(uid: string): void {
@@ -169,6 +173,7 @@ export class Scheduler implements Reconciler {
     if (nodeName === undefined) return;
     this.#placed.delete(uid);
     this.#guarded.delete(uid);
+    this.#inclined.delete(uid);
     const info = this.#info(nodeName);
     const gone = info.pods.get(uid)?.pod;
     info.remove(uid);
@@ -227,17 +232,8 @@ export class Scheduler implements Reconciler {
   /** The node, or why there is none. Synchronous: the next decision sees this one's placement. */
   #decide(facts: PodFacts): Stored<Node> | (Waiting & { message: string }) {
     const infos = [...this.#infos.values()].filter((info) => info.node);
-    const guarded = [...this.#guarded].flatMap((uid) => {
-      const info = this.#infos.get(this.#placed.get(uid) ?? "");
-      const facts = info?.pods.get(uid);
-      return info && facts ? [{ info, facts }] : [];
-    });
-    const topology = topologyRules(
-      facts,
-      infos,
-      guarded,
-      (name) => this.#namespaces.get(name)?.metadata.labels,
-    );
+    const labelsOf = (name: string) => this.#namespaces.get(name)?.metadata.labels;
+    const topology = topologyRules(facts, infos, this.#where(this.#guarded), labelsOf);
     const possible: NodeInfo[] = [];
     const refusals: Refusal[] = [];
     const apart = new Set<string>();
@@ -247,10 +243,19 @@ export class Scheduler implements Reconciler {
       else possible.push(info);
       if (refusal?.between) apart.add(info.node?.metadata.name ?? "");
     }
-    const best = bestNode(facts, possible)?.node;
+    const wishes = wishesOf(facts, infos, this.#where(this.#inclined), labelsOf);
+    const best = bestNode(facts, possible, wishes)?.node;
     if (best) return best;
     const message = unschedulableMessage(infos.length, refusals);
     return { facts, message, refused: infos.length > 0, apart };
+  }
+
+  #where(uids: ReadonlySet<string>): { facts: PodFacts; info: NodeInfo }[] {
+    return [...uids].flatMap((uid) => {
+      const info = this.#infos.get(this.#placed.get(uid) ?? "");
+      const facts = info?.pods.get(uid);
+      return info && facts ? [{ info, facts }] : [];
+    });
   }
 
   async #bind(pod: Stored<Pod>, nodeName: string): Promise<void> {
@@ -279,7 +284,11 @@ export class Scheduler implements Reconciler {
           : timestamp(this.#context.now()),
     };
     const patch = { status: { conditions: [condition] } };
-    const options = { ...namespaceOf(pod), subresource: "status" as const };
+    const options = {
+      ...namespaceOf(pod),
+      subresource: "status" as const,
+      fieldManager: "kube-scheduler",
+    };
     await this.#context.client.patch(PODS, pod.metadata.name, "strategic", patch, options);
   }
 }
@@ -304,7 +313,7 @@ function needsOthers(pod: Stored<Pod>): boolean {
 }
 
 /** What of a waiting pod decides about placement: its status does not. */
-function wishesOf(pod: Stored<Pod>) {
+function demandsOf(pod: Stored<Pod>) {
   return { labels: pod.metadata.labels, spec: pod.spec };
 }
 

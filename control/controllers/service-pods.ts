@@ -4,10 +4,9 @@
 import type { Informer } from "../../common/informer.js";
 import { keyOf, type Pod, type Service, type ServicePort, type Stored } from "../../common/k8s.js";
 import { indexBySelector, selectorCandidates, selectsMap } from "./owners.js";
+import { indexByLabel, podsWithLabel } from "./pod-index.js";
 import { isPodTerminal, podAddresses, podCondition } from "./pod-state.js";
 import { parseTime } from "./time.js";
-
-const BY_LABEL = "kubeplumb:label";
 
 /** The selector by which a Service gets endpoints; undefined when somebody else takes care of them. */
 export function serviceSelector(service: Stored<Service>): Record<string, string> | undefined {
@@ -19,11 +18,7 @@ export function serviceSelector(service: Stored<Service>): Record<string, string
 /** Needed once before {@link podsBehind} and {@link servicesOf}. */
 export function indexServicesAndPods(services: Informer<Service>, pods: Informer<Pod>): void {
   indexBySelector(services, serviceSelector);
-  pods.addIndex(BY_LABEL, (pod) =>
-    Object.entries(pod.metadata.labels ?? {}).map(
-      ([key, value]) => `${pod.metadata.namespace}\0${key}=${value}`,
-    ),
-  );
+  indexByLabel(pods);
 }
 
 /** The pods a Service selects, in whatever state. */
@@ -31,9 +26,9 @@ export function podsBehind(service: Stored<Service>, pods: Informer<Pod>): Store
   const selector = serviceSelector(service);
   const [first] = Object.entries(selector ?? {});
   if (!selector || !first) return [];
-  return pods
-    .byIndex(BY_LABEL, `${service.metadata.namespace}\0${first[0]}=${first[1]}`)
-    .filter((pod) => selectsMap(selector, pod.metadata.labels));
+  return podsWithLabel(pods, service.metadata.namespace ?? "", first).filter((pod) =>
+    selectsMap(selector, pod.metadata.labels),
+  );
 }
 
 /** The Services that select a pod. */

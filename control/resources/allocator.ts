@@ -52,6 +52,11 @@ export class Pool {
     return offset;
   }
 
+  /** Offsets with their owners, in the order in which they were taken. */
+  taken(): IterableIterator<[offset: number, owner: string]> {
+    return this.#owners.entries();
+  }
+
   /** Gives back what `owner` has; another's stays his. */
   release(offset: number, owner: string): void {
     if (this.#owners.get(offset) !== owner) return;

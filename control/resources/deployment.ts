@@ -15,7 +15,7 @@ import {
 import { defaultPodSpec } from "./pod-defaults.js";
 import type { FieldError, ResourceDefinition } from "./types.js";
 import { forbidden, invalid, oneOf, required, same } from "./validation/field.js";
-import { intOrPercent, nonNegative } from "./validation/values.js";
+import { intOrPercent, isNone, nonNegative, notMoreThanAll } from "./validation/values.js";
 import { validateReplicaCounts, validateWorkload } from "./validation/workload.js";
 
 function setDefaults(draft: Deployment): void {
@@ -54,17 +54,10 @@ function validateStrategy({ spec }: Deployment): FieldError[] {
     ...intOrPercent(`${at}.maxUnavailable`, maxUnavailable),
     ...intOrPercent(`${at}.maxSurge`, maxSurge),
   );
-  if (isZero(maxUnavailable) && isZero(maxSurge)) {
+  if (isNone(maxUnavailable) && isNone(maxSurge)) {
     errors.push(invalid(`${at}.maxUnavailable`, maxUnavailable, "may not be 0 when `maxSurge` is 0"));
   }
-  if (typeof maxUnavailable === "string" && Number.parseInt(maxUnavailable, 10) > 100) {
-    errors.push(invalid(`${at}.maxUnavailable`, maxUnavailable, "must not be greater than 100%"));
-  }
-  return errors;
-}
-
-function isZero(value: number | string): boolean {
-  return value === 0 || value === "0%";
+  return [...errors, ...notMoreThanAll(`${at}.maxUnavailable`, maxUnavailable)];
 }
 
 function validate(deployment: Deployment, old?: Stored<Deployment>): FieldError[] {
@@ -96,6 +89,7 @@ export const deploymentDefinition: ResourceDefinition<Deployment> = {
   categories: ["all"],
   schema: "io.k8s.api.apps.v1.Deployment",
   hasStatus: true,
+  statusCarriesAnnotations: true,
   columns: [
     nameColumn(),
     column("Ready", (d) => `${d.status?.readyReplicas ?? 0}/${d.spec?.replicas ?? 0}`),

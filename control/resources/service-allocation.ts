@@ -3,7 +3,7 @@
 
 import { SERVICES } from "../../common/client.js";
 import type { KubeObject, Service, ServicePort, Stored } from "../../common/k8s.js";
-import { type AddressRange, type FamilyName, parseServiceCIDRs } from "./address-range.js";
+import type { AddressRange, FamilyName } from "./address-range.js";
 import { Pool, type RandomInt, staticBand } from "./allocator.js";
 import {
   allocatesNodePorts,
@@ -12,6 +12,7 @@ import {
   needsHealthCheckNodePort,
   needsNodePort,
 } from "./service-defaults.js";
+import { type Place, ServiceRanges } from "./service-ranges.js";
 import type { FieldError, Reservation } from "./types.js";
 import { internalStatus, invalid, invalidStatus } from "./validation/field.js";
 
@@ -21,17 +22,25 @@ const PORT_BAND = { min: 16, max: 128, step: 32 };
 const ALLOCATED = "is already allocated";
 /** The API's own Service: every pod has its address in the environment, so it must be the same for ever. */
 const KUBERNETES = "default/kubernetes";
-const FIRST = 0;
 
-/** With the uid: a namesake that comes later is somebody else. */
+/** With the uid: a namesake that comes later is somebody else. With the time for those who ask who has what. */
 function ownerOf({ metadata }: KubeObject): string {
   const name = `${metadata?.namespace ?? ""}/${metadata?.name ?? ""}`;
-  return name === KUBERNETES ? name : `${name}/${metadata?.uid ?? ""}`;
+  return name === KUBERNETES ? name : `${name}/${metadata?.uid ?? ""}/${metadata?.creationTimestamp ?? ""}`;
 }
 
 interface Taken {
   pool: Pool;
   offset: number;
+}
+
+/** An address, and the Service that has it. */
+export interface AllocatedIP {
+  ip: string;
+  namespace: string;
+  name: string;
+  uid: string;
+  creationTimestamp: string;
 }
 
 /** One request's reservations, in the order in which they were made. */
@@ -70,7 +79,9 @@ export interface AllocationOptions {
 
 /** ClusterIPs and node ports of all Services of a cluster. */
 export class ServiceAllocator {
-  readonly #ranges: readonly AddressRange[];
+  readonly #ranges: ServiceRanges;
+  /** Who default/kubernetes is now. */
+  #kubernetes = { uid: "", creationTimestamp: "" };
   readonly #portRange: readonly [number, number];
   readonly #ports: Pool;
 
@@ -84,19 +95,44 @@ export class ServiceAllocator {
     }
     const ports = last - first + 1;
     this.#portRange = nodePortRange;
-    this.#ranges = parseServiceCIDRs(serviceCIDRs, random);
+    this.#ranges = new ServiceRanges(serviceCIDRs, random);
     this.#ports = new Pool(ports, staticBand(ports, PORT_BAND), random);
     this.#reserveFirst();
   }
 
   /** Of the ranges, the default one first. */
   get families(): FamilyName[] {
-    return this.#ranges.map(({ family }) => family);
+    return this.#ranges.families;
   }
 
-  /** Of all families together. */
+  /** Of the cluster's own ranges, all families together. */
   get freeIPs(): number {
-    return this.#ranges.reduce((sum, { pool }) => sum + pool.free, 0);
+    return this.#ranges.free;
+  }
+
+  /** The ranges, for the ServiceCIDRs that change them. */
+  get ranges(): Pick<ServiceRanges, "set" | "remove"> {
+    return this.#ranges;
+  }
+
+  /** Every address that a Service has, each once. */
+  *allocated(): Generator<AllocatedIP> {
+    for (const [ip, owner] of this.#ranges.taken()) {
+      const found = this.#allocatedTo(ip, owner);
+      if (found) yield found;
+    }
+  }
+
+  /** Who has an address; undefined when nobody has. */
+  allocatedIP(ip: string): AllocatedIP | undefined {
+    const owner = this.#ranges.ownerOf(ip);
+    return owner === undefined ? undefined : this.#allocatedTo(ip, owner);
+  }
+
+  #allocatedTo(ip: string, owner: string): AllocatedIP | undefined {
+    const [namespace = "", name = "", uid = "", creationTimestamp = ""] = owner.split("/");
+    if (owner !== KUBERNETES) return { ip, namespace, name, uid, creationTimestamp };
+    return this.#kubernetes.uid ? { ip, namespace, name, ...this.#kubernetes } : undefined;
   }
 
   get freePorts(): number {
@@ -123,6 +159,7 @@ export class ServiceAllocator {
     const after = this.#holdings(draft);
     return {
       commit: () => {
+        if (owner === KUBERNETES) this.#knowKubernetes(draft);
         for (const [key, ip] of before.ips) if (!after.ips.has(key)) this.#releaseIP(ip, owner);
         for (const offset of before.ports) if (!after.ports.has(offset)) this.#ports.release(offset, owner);
       },
@@ -132,11 +169,12 @@ export class ServiceAllocator {
 
   /** Forgets everything and takes what the stored Services have; the first of two claimants keeps it. */
   restore(services: readonly Stored<Service>[]): void {
-    for (const { pool } of this.#ranges) pool.clear();
+    this.#ranges.clear();
     this.#ports.clear();
     this.#reserveFirst();
     for (const service of services) {
       const owner = ownerOf(service);
+      if (owner === KUBERNETES) this.#knowKubernetes(service);
       const { ips, ports } = this.#holdings(service);
       for (const { pool, offset } of ips.values()) pool.take(offset, owner);
       for (const offset of ports) this.#ports.take(offset, owner);
@@ -152,25 +190,26 @@ export class ServiceAllocator {
 
   /** The first address stays with default/kubernetes even while that Service does not exist. */
   #reserveFirst(): void {
-    this.#ranges[0]?.pool.take(FIRST, KUBERNETES);
+    for (const { pool, offset } of this.#ranges.placesOf(this.#ranges.first)) pool.take(offset, KUBERNETES);
   }
 
-  #releaseIP({ pool, offset }: Taken, owner: string): void {
-    if (offset !== FIRST || pool !== this.#ranges[0]?.pool) pool.release(offset, owner);
+  #knowKubernetes({ metadata }: KubeObject): void {
+    this.#kubernetes = { uid: metadata?.uid ?? "", creationTimestamp: metadata?.creationTimestamp ?? "" };
+  }
+
+  #releaseIP({ ip, pool, offset }: Place, owner: string): void {
+    if (owner !== KUBERNETES || ip !== this.#ranges.first) pool.release(offset, owner);
   }
 
   /** Offsets that a Service's fields name and that lie in the ranges. */
   #holdings({ spec }: Pick<Service, "spec">): Holdings {
-    const ips = new Map<string, Taken>();
+    const ips = new Map<string, Place>();
     const ports = new Set<number>();
     if (!spec) return NOTHING;
     if (needsClusterIP({ spec })) {
       for (const ip of spec.clusterIPs ?? (spec.clusterIP ? [spec.clusterIP] : [])) {
-        for (const range of this.#ranges) {
-          // None, or an address of a range that the cluster no longer has: nothing of ours to hold.
-          const offset = range.offsetOf(ip);
-          if (offset !== undefined) ips.set(`${range.family}/${offset}`, { pool: range.pool, offset });
-        }
+        // None, or an address of a range that the cluster no longer has: nothing of ours to hold.
+        for (const place of this.#ranges.placesOf(ip)) ips.set(place.key, place);
       }
     }
     const numbers = needsNodePort({ spec }) ? (spec.ports ?? []).map((p) => p.nodePort ?? 0) : [];
@@ -200,10 +239,12 @@ export class ServiceAllocator {
     const ips = (spec.ipFamilies ?? []).map((family, i) => {
       const wanted = spec.clusterIPs?.[i];
       if (wanted && wanted === before?.[i]) return wanted;
-      const range = this.#ranges.find((r) => r.family === family);
-      if (!range) throw internalStatus(`no service range of family ${family}`);
-      if (!wanted) return this.#anyIP(range, transaction);
-      this.#takeIP(draft, range, wanted, { held, transaction });
+      const ranges = this.#ranges.usable(family);
+      if (!this.families.some((one) => one === family)) {
+        throw internalStatus(`no service range of family ${family}`);
+      }
+      if (!wanted) return this.#anyIP(ranges, transaction);
+      this.#takeIP(draft, ranges, wanted, { held, transaction });
       return wanted;
     });
     spec.clusterIP = ips[0];
@@ -212,7 +253,7 @@ export class ServiceAllocator {
 
   #takeIP(
     draft: Service,
-    range: AddressRange,
+    ranges: readonly AddressRange[],
     wanted: string,
     { held, transaction }: { held: Holdings["ips"]; transaction: Transaction },
   ): void {
@@ -220,21 +261,34 @@ export class ServiceAllocator {
       const ips = draft.spec?.clusterIPs ?? [wanted];
       return this.#refuse(draft, "spec.clusterIPs", ips, `failed to allocate IP ${wanted}: ${why}`);
     };
-    const offset = range.offsetOf(wanted);
-    if (offset === undefined) {
-      const text = `the provided IP (${wanted}) is not in the valid range. The range of valid IPs is ${range.cidr}`;
+    if (!ranges.some((range) => range.offsetOf(wanted) !== undefined)) {
+      const valid = ranges.map(({ cidr }) => cidr).join(",");
+      const text = `the provided IP (${wanted}) is not in the valid range. The range of valid IPs is ${valid}`;
       throw fail(text);
     }
-    if (held.has(`${range.family}/${offset}`)) return;
-    if (transaction.owner === KUBERNETES && range.pool.ownerOf(offset) === KUBERNETES) return;
-    if (!transaction.take(range.pool, offset)) throw fail(`provided IP ${ALLOCATED}`);
+    if (!this.#takePlaces(wanted, transaction, held)) throw fail(`provided IP ${ALLOCATED}`);
   }
 
-  #anyIP(range: AddressRange, transaction: Transaction): string {
-    const isFirst = transaction.owner === KUBERNETES && range === this.#ranges[0];
-    const offset = isFirst ? FIRST : transaction.takeAny(range.pool);
-    if (offset === undefined) throw internalStatus("failed to allocate a serviceIP: range is full");
-    return range.at(offset);
+  /** In each of the ranges that have the address, since they may overlap. False when it is somebody's. */
+  #takePlaces(ip: string, transaction: Transaction, held: Holdings["ips"] = NOTHING.ips): boolean {
+    return this.#ranges.placesOf(ip).every(({ key, pool, offset }) => {
+      const isOwn = transaction.owner === KUBERNETES && pool.ownerOf(offset) === KUBERNETES;
+      return held.has(key) || isOwn || transaction.take(pool, offset);
+    });
+  }
+
+  #anyIP(ranges: readonly AddressRange[], transaction: Transaction): string {
+    const { first } = this.#ranges;
+    if (transaction.owner === KUBERNETES && ranges.some((range) => range.offsetOf(first) !== undefined))
+      return first;
+    for (const range of ranges) {
+      const offset = transaction.takeAny(range.pool);
+      if (offset === undefined) continue;
+      const ip = range.at(offset);
+      if (this.#ranges.otherPlaces(ip, range).every((other) => transaction.take(other.pool, other.offset)))
+        return ip;
+    }
+    throw internalStatus("failed to allocate a serviceIP: range is full");
   }
 
   #allocatePorts(
@@ -316,8 +370,8 @@ export class ServiceAllocator {
 }
 
 interface Holdings {
-  /** By family and offset. */
-  ips: ReadonlyMap<string, Taken>;
+  /** By {@link Place.key}. */
+  ips: ReadonlyMap<string, Place>;
   ports: ReadonlySet<number>;
 }
 

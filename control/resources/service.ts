@@ -5,7 +5,7 @@ import { SERVICES } from "../../common/client.js";
 import type { Service, Stored } from "../../common/k8s.js";
 import { formatLabelSelector } from "../../common/selector.js";
 import { ageColumn, column, draftOf, keepStatus, nameColumn, wideColumn } from "./object.js";
-import { type AllocationOptions, ServiceAllocator } from "./service-allocation.js";
+import type { ServiceAllocator } from "./service-allocation.js";
 import { defaultService, dropTypeDependent, keepAllocated, normalizeClusterIPs } from "./service-defaults.js";
 import { initFamilies } from "./service-families.js";
 import type { ResourceDefinition } from "./types.js";
@@ -33,8 +33,7 @@ function portsText({ spec }: Stored<Service>): string {
   return ports.join(",") || "<none>";
 }
 
-export function serviceDefinition(options: AllocationOptions): ResourceDefinition<Service> {
-  const allocator = new ServiceAllocator(options);
+export function serviceDefinition(allocator: ServiceAllocator): ResourceDefinition<Service> {
   const settleFamilies = (draft: Service, old: Stored<Service> | undefined) => {
     const errors = initFamilies(draft, old, allocator.families);
     if (errors.length > 0) throw invalidStatus(SERVICES, draft.metadata?.name ?? "", errors);

@@ -26,7 +26,12 @@ export interface FieldError {
 
 /** Who asks, and how. */
 export interface RequestContext {
-  user: { name: string; groups: readonly string[] };
+  user: {
+    name: string;
+    uid?: string;
+    groups: readonly string[];
+    extra?: Readonly<Record<string, readonly string[]>>;
+  };
   dryRun: boolean;
   /** RFC 3339 time of the request, seconds precision: creationTimestamp and the like. */
   now: string;
@@ -65,6 +70,24 @@ export interface ScaleMapping<T> {
   set(draft: T, replicas: number): void;
 }
 
+/** A request that {@link Answers} answer. */
+export interface Asked {
+  user: RequestContext["user"];
+  /** Of the path; undefined for all of them, or for a kind without namespaces. */
+  namespace: string | undefined;
+}
+
+/**
+ * The verbs of a kind whose objects are made for whoever asks and kept nowhere: reviews of who may do what,
+ * measurements. The verbs that are there are the ones that are served. All throw StatusError.
+ */
+export interface Answers<T extends KubeObject = KubeObject> {
+  create?(object: T, asked: Asked): Promise<T> | T;
+  get?(name: string, asked: Asked): Promise<Stored<T>> | Stored<T>;
+  /** Everything in the namespace; label and field selectors are the engine's business. */
+  list?(asked: Asked): Promise<Stored<T>[]> | Stored<T>[];
+}
+
 /**
  * A kind. All hooks that take a `draft` may change it; everything else is read-only. Order on create:
  * decode (unknown fields) → setDefaults → prepareForCreate → validate → allocate → write → commit;
@@ -80,8 +103,12 @@ export interface ResourceDefinition<T extends KubeObject = KubeObject> {
   readonly columns: readonly Column<Stored<T>>[];
   /** Has a status subresource: then a plain update leaves status alone, and an update of status only status. */
   readonly hasStatus: boolean;
+  /** An update of status may change annotations too: the controller notes the revision with it. */
+  readonly statusCarriesAnnotations?: true;
   readonly scale?: ScaleMapping<T>;
   readonly conversion?: Conversion;
+  /** Of a kind that is not stored. */
+  readonly answers?: Answers<T>;
   /** Of a kind that should not be used any more: the warning that goes with every answer about it. */
   readonly deprecation?: string;
   /** Values that a field selector may name, beside metadata.name and metadata.namespace. */

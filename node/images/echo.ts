@@ -1,5 +1,5 @@
 // Small servers for experiments: kubeplumb/echo (TCP and UDP echo), hashicorp/http-echo (a fixed text),
-// traefik/whoami and ealen/echo-server (what the server sees of a request).
+// traefik/whoami, kicbase/echo-server and ealen/echo-server (what the server sees of a request).
 
 import type { IncomingMessage } from "node:http";
 import { networkInterfaces } from "node:os";
@@ -144,6 +144,39 @@ export const whoami: Image = {
               return process;
             },
           )
+      : undefined,
+};
+
+/** jmalloc/echo-server, which minikube has as kicbase/echo-server: the request as text, on $PORT (default 8080). */
+export const requestEcho: Image = {
+  names: ["kicbase/echo-server", "jmalloc/echo-server"],
+  entrypoint: [],
+  cmd: ["/bin/echo-server"],
+  program: (argv) =>
+    argv.join(" ") === "/bin/echo-server"
+      ? async (context) => {
+          const port = Number(context.env.PORT ?? 8080);
+          const process = new EmulatedProcess(context, { onTerm: GO_SIGTERM });
+          await process.http(port, (request, response) => {
+            context.stdout(`${peerOf(request.socket)} | ${request.method} ${request.url}\n`);
+            response.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" });
+            response.write(
+              [
+                `Request served by ${context.hostname}`,
+                "",
+                `HTTP/${request.httpVersion} ${request.method} ${request.url}`,
+                "",
+                `Host: ${request.headers.host ?? ""}`,
+                ...headerLines(request),
+                "",
+                "",
+              ].join("\n"),
+            );
+            request.pipe(response);
+          });
+          if (!process.over) context.stdout(`Echo server listening on port ${port}.\n`);
+          return process;
+        }
       : undefined,
 };
 

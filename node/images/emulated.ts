@@ -2,10 +2,12 @@
 // first process of a container gets them. Knows sockets, nothing of what is served.
 
 import type { Socket as UdpSocket } from "node:dgram";
+import type { EventEmitter } from "node:events";
 import { createServer, type Server as HttpServer, type RequestListener } from "node:http";
 import { createServer as createTcpServer, type Server, type Socket } from "node:net";
 import { hostPort } from "../../common/ip.js";
 import type { ExitStatus } from "../process/launch.js";
+import { CpuMeter, MEMORY, type Usage } from "./meter.js";
 import type { ContainerContext, Workload } from "./types.js";
 
 /** What a process does with a signal: end with that code, ignore it, or something of its own. */
@@ -26,6 +28,12 @@ export function peerOf(socket: { remoteAddress?: string; remotePort?: number }):
 /** What a socket is bound to that is to reach `host`, a literal address. */
 export const anyAddressFor = (host: string): string => (host.includes(":") ? "::" : "0.0.0.0");
 
+/** What a server says to a datagram; undefined: nothing. */
+type DatagramHandler = (
+  message: Buffer,
+  peer: { address: string; port: number },
+) => string | Buffer | undefined | Promise<Buffer | undefined>;
+
 /** A process that exists as sockets of this one. */
 export class EmulatedProcess implements Workload {
   readonly context: ContainerContext;
@@ -34,6 +42,7 @@ export class EmulatedProcess implements Workload {
   readonly #servers = new Set<Server>();
   readonly #udp = new Set<UdpSocket>();
   readonly #connections = new Set<Socket>();
+  readonly #meter = new CpuMeter();
   #resolve: (status: ExitStatus) => void = () => {};
   #over = false;
 
@@ -47,6 +56,20 @@ export class EmulatedProcess implements Workload {
 
   get over(): boolean {
     return this.#over;
+  }
+
+  usage(): Usage {
+    const sockets = this.#servers.size + this.#udp.size;
+    return {
+      cpuNanoseconds: this.#meter.nanoseconds,
+      memoryBytes: MEMORY.process + sockets * MEMORY.server + this.#connections.size * MEMORY.connection,
+    };
+  }
+
+  /** Whatever is done about an event of this emitter is done by this process. */
+  #metered(emitter: EventEmitter): void {
+    const emit = emitter.emit.bind(emitter);
+    emitter.emit = (...event) => this.#meter.run(() => emit(...event));
   }
 
   /** An HTTP server on every address of the pod. False when the port could not be had; the process has ended then. */
@@ -64,6 +87,11 @@ export class EmulatedProcess implements Workload {
     return this.#each((host) => this.#listen(createTcpServer(accept), { host, port }));
   }
 
+  /** A server of one's own making on every address of the pod. False as {@link http}. */
+  listen(port: number, make: () => Server): Promise<boolean> {
+    return this.#each((host) => this.#listen(make(), { host, port }));
+  }
+
   /** A socket a family: what a program that listens on all addresses does with one. */
   async #each(open: (host: string) => Promise<boolean>): Promise<boolean> {
     const ipv6 = this.context.podIPs.some((ip) => ip.includes(":"));
@@ -71,7 +99,9 @@ export class EmulatedProcess implements Workload {
   }
 
   async #listen(server: Server, { host, port }: { host: string; port: number }): Promise<boolean> {
+    this.#metered(server);
     server.on("connection", (socket: Socket) => {
+      this.#metered(socket);
       this.#connections.add(socket);
       socket.once("close", () => this.#connections.delete(socket));
     });
@@ -88,17 +118,11 @@ export class EmulatedProcess implements Workload {
   }
 
   /** Answers datagrams; undefined from `handler` is no answer. */
-  udp(
-    port: number,
-    handler: (message: Buffer, peer: { address: string; port: number }) => string | Buffer | undefined,
-  ): Promise<boolean> {
+  udp(port: number, handler: DatagramHandler): Promise<boolean> {
     return this.#each((host) => this.#answer({ host, port }, handler));
   }
 
-  async #answer(
-    { host, port }: { host: string; port: number },
-    handler: (message: Buffer, peer: { address: string; port: number }) => string | Buffer | undefined,
-  ): Promise<boolean> {
+  async #answer({ host, port }: { host: string; port: number }, handler: DatagramHandler): Promise<boolean> {
     let socket: UdpSocket;
     try {
       socket = await this.context.ns.udp({ host, port });
@@ -106,10 +130,17 @@ export class EmulatedProcess implements Workload {
       this.#bindFailed("udp", port, error);
       return false;
     }
+    this.#metered(socket);
     socket.on("error", (error) => this.context.stderr(`udp: ${error.message}\n`));
     socket.on("message", (message, peer) => {
+      const send = (answer: string | Buffer | undefined) => {
+        // Nobody can be answered at port 0.
+        if (answer !== undefined && !this.#over && peer.port > 0)
+          socket.send(answer, peer.port, peer.address);
+      };
       const answer = handler(message, peer);
-      if (answer !== undefined) socket.send(answer, peer.port, peer.address);
+      if (answer instanceof Promise) void answer.then(send);
+      else send(answer);
     });
     if (this.#over) socket.close();
     else this.#udp.add(socket);

@@ -3,7 +3,11 @@
 import { createHash } from "node:crypto";
 import { agnhost } from "./agnhost.js";
 import { bootcamp } from "./bootcamp.js";
-import { echo, echoServer, httpEcho, whoami } from "./echo.js";
+import { coredns } from "./coredns.js";
+import { echo, echoServer, httpEcho, requestEcho, whoami } from "./echo.js";
+import { helloApp } from "./hello-app.js";
+import { hpaExample } from "./hpa-example.js";
+import { ingressController } from "./ingress.js";
 import { machineImages } from "./machine.js";
 import { nginx } from "./nginx.js";
 import { pause } from "./pause.js";
@@ -11,7 +15,21 @@ import type { Image, ImageSpec, ResolvedImage } from "./types.js";
 
 export type { ContainerContext, Emulation, Image, ImageSpec, ResolvedImage, Workload } from "./types.js";
 
-const EMULATED: readonly Image[] = [bootcamp, nginx, agnhost, pause, echo, httpEcho, whoami, echoServer];
+const EMULATED: readonly Image[] = [
+  bootcamp,
+  nginx,
+  agnhost,
+  pause,
+  echo,
+  httpEcho,
+  whoami,
+  echoServer,
+  hpaExample,
+  coredns,
+  ingressController,
+  helloApp,
+  requestEcho,
+];
 
 /** A reference taken apart: "nginx:1.29" is docker.io's library/nginx, short "nginx". */
 export interface Reference {

@@ -133,7 +133,7 @@ async function serve(
 }
 
 export const nginx: Image = {
-  names: ["nginx"],
+  names: ["nginx", "registry.k8s.io/nginx-slim", "k8s.gcr.io/nginx-slim"],
   entrypoint: ["/docker-entrypoint.sh"],
   cmd: ["nginx", "-g", "daemon off;"],
   env: { NGINX_VERSION: DEFAULT_VERSION },

@@ -9,7 +9,8 @@ export async function resolveHost(context: ContainerContext, host: string): Prom
   const literal = host.replace(/^\[|\]$/g, "");
   if (isIP(literal)) return literal;
   if (literal === "localhost") return "127.0.0.1";
-  const { exitCode, output } = await context.exec(["getent", "ahostsv4", literal]);
+  const database = context.podIPs.some((ip) => !ip.includes(":")) ? "ahostsv4" : "ahostsv6";
+  const { exitCode, output } = await context.exec(["getent", database, literal]);
   const address = /^(\S+)/.exec(output)?.[1];
   if (exitCode !== 0 || !address) throw new Error(`lookup ${literal}: no such host`);
   return address;

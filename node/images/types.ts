@@ -1,8 +1,10 @@
 // What an image is to the node agent, and what an emulated workload may use. Knows no pods, only what a process
 // in a container would see.
 
+import type { KubeClient } from "../../common/client.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
 import type { ExitStatus } from "../process/launch.js";
+import type { Usage } from "./meter.js";
 
 /** What a cluster's configuration may put behind an image name: a known image, or a command of this machine. */
 export type ImageSpec =
@@ -30,10 +32,18 @@ export interface ContainerContext {
   exec(argv: string[]): Promise<{ exitCode: number; output: string }>;
   /** Where a path of the container is on this machine, when a volume of the pod holds it. */
   hostPath(path: string): string | undefined;
+  /**
+   * The API as a program in the pod reaches it: through the pod's own network at KUBERNETES_SERVICE_HOST, with the
+   * token of its service account (client-go's InClusterConfig). Close it when the program ends.
+   * @throws Error when the pod has no token or the environment names no API server.
+   */
+  api(userAgent: string): Promise<KubeClient & { close(): Promise<void> }>;
 }
 
 /** A running emulated process. */
 export interface Workload {
+  /** What it uses, when it is no process of this machine. */
+  usage?(): Usage;
   readonly exited: Promise<ExitStatus>;
   /** As kill(2) to the first process of a container. */
   signal(name: NodeJS.Signals): void;

@@ -1,4 +1,4 @@
-// The kubelet's HTTP API: logs, exec, attach, health and the list of pods. Knows requests; what runs is the pod
+// The kubelet's HTTP API: logs, exec, attach, port-forward, health and the list of pods. Knows requests; what runs is the pod
 // manager's business.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
@@ -10,15 +10,18 @@ import { logPath } from "../pods/container-setup.js";
 import type { PodManager } from "../pods/manager.js";
 import type { ContainerRun } from "../pods/run.js";
 import type { PodWorker } from "../pods/worker.js";
+import type { NodeSample, NodeStats } from "../stats/node-stats.js";
+import { type PortForwardTarget, servePortForward } from "../streams/port-forward.js";
 import {
-  RemoteCommandError,
   type RemoteCommandOptions,
   type RemoteProcess,
-  refuseUpgrade,
   serveRemoteCommand,
 } from "../streams/remote-command.js";
+import { refuseUpgrade, UpgradeError } from "../streams/upgrade.js";
 import { readLog } from "./container-log.js";
 import { parseLogQuery } from "./log-format.js";
+import { connectInPod } from "./pod-dial.js";
+import { resourceMetrics, statsSummary } from "./stats.js";
 
 /** An answer that is an error, as a meta/v1 Status. */
 class ApiError extends Error {
@@ -41,15 +44,21 @@ const WAITING: Readonly<Record<string, string>> = {
   ImagePullBackOff: "trying and failing to pull image",
 };
 
+/** Bytes of output that wait for an attached client. */
+const LARGEST_ATTACH_BACKLOG = 16 << 20;
+
 export interface KubeletApiOptions {
   nodeName: string;
   rootDir: string;
   pods: PodManager;
+  stats: NodeStats;
   log: Logger;
 }
 
 export class KubeletApi {
   readonly #options: KubeletApiOptions;
+  /** Of the summary asked for last: the next one tells rates. */
+  #before: NodeSample | undefined;
 
   constructor(options: KubeletApiOptions) {
     this.#options = options;
@@ -85,6 +94,11 @@ export class KubeletApi {
       const items = this.#options.pods.pods();
       const list = { kind: "PodList", apiVersion: "v1", metadata: {}, items };
       res.writeHead(200, { "Content-Type": "application/json" }).end(JSON.stringify(list));
+    } else if (what === "metrics" && rest.join("/") === "resource") {
+      const text = resourceMetrics(this.#options.stats.sample());
+      res.writeHead(200, { "Content-Type": "text/plain; version=0.0.4; charset=utf-8" }).end(text);
+    } else if (what === "stats" && rest.join("/") === "summary") {
+      res.writeHead(200, { "Content-Type": "application/json" }).end(JSON.stringify(this.#summary()));
     } else if (what === "containerLogs") {
       if (req.method !== "GET")
         throw new ApiError(405, "MethodNotAllowed", `${req.method} is not allowed; use GET`);
@@ -93,9 +107,16 @@ export class KubeletApi {
       throw badRequest(`${what} needs an upgraded connection: Upgrade request required`);
     } else {
       throw notFound(
-        `the kubelet of ${this.#options.nodeName} has no /${segments.join("/")}; it has /healthz, /pods, /containerLogs, /exec and /attach`,
+        `the kubelet of ${this.#options.nodeName} has no /${segments.join("/")}; it has /healthz, /pods, /metrics/resource, /stats/summary, /containerLogs, /exec, /attach and /portForward`,
       );
     }
+  }
+
+  #summary(): object {
+    const before = this.#before;
+    const now = this.#options.stats.sample();
+    this.#before = now;
+    return statsSummary(this.#options.nodeName, now, before);
   }
 
   /** The container that a path names. @throws ApiError 404 or 400. */
@@ -159,30 +180,42 @@ export class KubeletApi {
       return;
     }
     const [what, ...rest] = route.segments;
-    if (what === "exec" || what === "attach") {
-      try {
-        // Before the protocol is looked at: a client that tries an older one next shall hear the true reason.
-        this.#running(rest);
-      } catch (error) {
-        const { code, reason, message } = error as RemoteCommandError;
-        refuseUpgrade(socket, code ?? 500, reason ?? "InternalError", message);
-        return;
-      }
-    }
-    if (what === "exec") {
-      serveRemoteCommand(req, socket, head, (options) => this.#exec(rest, options));
-    } else if (what === "attach") {
-      serveRemoteCommand(req, socket, head, (options) => this.#attach(rest, options));
-    } else if (what === "portForward") {
-      const message =
-        "port-forward is not implemented by kubeplumb yet; publish a NodePort, or exec into the pod";
-      refuseUpgrade(socket, 501, "NotImplemented", message);
-    } else {
-      refuseUpgrade(socket, 404, "NotFound", `the kubelet has no /${route.segments.join("/")} to upgrade`);
+    try {
+      this.#upgrade(what ?? "", rest, [req, socket, head]);
+    } catch (error) {
+      if (!(error instanceof UpgradeError || error instanceof ApiError)) throw error;
+      refuseUpgrade(socket, error.code, error.reason, error.message);
     }
   }
 
-  /** @throws RemoteCommandError when there is nothing to exec into. */
+  /** @throws UpgradeError, ApiError before the protocol is looked at: a client shall hear the true reason. */
+  #upgrade(what: string, path: string[], request: [IncomingMessage, Duplex, Buffer]): void {
+    if (what === "exec") {
+      this.#running(path);
+      serveRemoteCommand(...request, (options) => this.#exec(path, options));
+    } else if (what === "attach") {
+      this.#running(path);
+      serveRemoteCommand(...request, (options) => this.#attach(path, options));
+    } else if (what === "portForward") {
+      servePortForward(...request, this.#portForward(path));
+    } else throw notFound(`the kubelet has no /${[what, ...path].join("/")} to upgrade`);
+  }
+
+  /** @throws ApiError when the pod is not here; that it stops later is told by each connection. */
+  #portForward(path: string[]): PortForwardTarget {
+    const [namespace = "", pod = ""] = path;
+    const { worker } = this.#container([namespace, pod]);
+    return {
+      id: worker.sandbox?.id ?? worker.key,
+      connect: async (port) => {
+        const { sandbox } = worker;
+        if (!sandbox) throw new Error(`pod not found ("${pod}_${namespace}")`);
+        return await connectInPod(sandbox, port);
+      },
+    };
+  }
+
+  /** @throws UpgradeError when there is nothing to exec into. */
   #running(path: string[]): { run: ContainerRun; container: PodContainer } {
     try {
       const { container, worker } = this.#container(path);
@@ -193,7 +226,7 @@ export class KubeletApi {
         `container not found ("${container.name}") in pod ${worker.key}: it is not running`,
       );
     } catch (error) {
-      if (error instanceof ApiError) throw new RemoteCommandError(error.code, error.reason, error.message);
+      if (error instanceof ApiError) throw new UpgradeError(error.code, error.reason, error.message);
       throw error;
     }
   }
@@ -201,11 +234,10 @@ export class KubeletApi {
   async #exec(path: string[], options: RemoteCommandOptions): Promise<RemoteProcess> {
     const { run } = this.#running(path);
     const { command, tty, stdin } = options;
-    if (command.length === 0)
-      throw new RemoteCommandError(400, "BadRequest", "you must specify a command to exec");
+    if (command.length === 0) throw new UpgradeError(400, "BadRequest", "you must specify a command to exec");
     const emulated = await emulatedExec(run, command);
     if (emulated) return emulated;
-    const process = run.exec(command, { stdin, tty });
+    const process = await run.exec(command, { stdin, tty });
     // A command that this machine lacks is an error of its own, not an exit code.
     await process.started.catch((error: Error) => {
       throw new Error(`failed to exec in container: ${error.message}`);
@@ -224,9 +256,12 @@ export class KubeletApi {
     const { run, container } = this.#running(path);
     const stdout = new PassThrough();
     const stderr = container.spec.tty ? null : new PassThrough();
-    const detach = run.listen((stream, chunk) =>
-      (stream === "stdout" ? stdout : (stderr ?? stdout)).write(chunk),
-    );
+    const detach = run.listen((stream, chunk) => {
+      const output = stream === "stdout" ? stdout : (stderr ?? stdout);
+      output.write(chunk);
+      // The container goes on for all its readers: one that does not follow is left behind.
+      if (output.writableLength + output.readableLength > LARGEST_ATTACH_BACKLOG) end();
+    });
     const end = () => {
       detach();
       stdout.end();

@@ -22,6 +22,8 @@ export interface ContainerOwner {
   /** There when containers are started. */
   readonly sandbox: Sandbox | undefined;
   readonly volumes: Volumes;
+  /** Fills the volumes that wait for a process to read them. @throws VolumeError */
+  completeVolumes(): Promise<void>;
   /** Something to act on or to report has happened. */
   changed(): void;
   event(
@@ -96,6 +98,7 @@ export async function buildRun(
     argv: commandLine(image.image, expanded),
     env,
     mounts: containerMounts(container, owner.volumes, env),
+    completeVolumes: () => owner.completeVolumes(),
     sandbox,
     environment,
     logPath: logPath(environment.rootDir, pod, container.name, runNumber),

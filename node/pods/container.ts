@@ -231,8 +231,8 @@ export class PodContainer {
       hostNs: this.#owner.environment.hostNs,
       podIP: run.options.sandbox.ip,
       container: this.spec,
-      exec: (argv: string[], timeoutMs: number) =>
-        runToEnd(run.exec(argv, { stdin: false, tty: false }), timeoutMs),
+      exec: async (argv: string[], timeoutMs: number) =>
+        runToEnd(await run.exec(argv, { stdin: false, tty: false }), timeoutMs),
     };
   }
 

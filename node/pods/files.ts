@@ -113,6 +113,33 @@ export function podDns(
   };
 }
 
+const MOST_NAMESERVERS = 3;
+const MOST_SEARCHES = 32;
+const MOST_SEARCH_CHARACTERS = 2048;
+
+/** What of it a resolver takes (resolv.conf(5)), and what there is to say of the rest, in the kubelet's words. */
+export function withinLimits(dns: DnsConfig): { dns: DnsConfig; omitted: string[] } {
+  const nameservers = dns.nameservers.slice(0, MOST_NAMESERVERS);
+  const searches: string[] = [];
+  for (const path of dns.searches) {
+    const fits = [...searches, path].join(" ").length <= MOST_SEARCH_CHARACTERS;
+    if (searches.length === MOST_SEARCHES || !fits) break;
+    searches.push(path);
+  }
+  const omitted: string[] = [];
+  if (nameservers.length < dns.nameservers.length) {
+    omitted.push(
+      `Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: ${nameservers.join(" ")}`,
+    );
+  }
+  if (searches.length < dns.searches.length) {
+    omitted.push(
+      `Search Line limits were exceeded, some search paths have been omitted, the applied search line is: ${searches.join(" ")}`,
+    );
+  }
+  return { dns: { ...dns, nameservers, searches }, omitted };
+}
+
 export function resolvConf(dns: DnsConfig): string {
   const lines = [
     ...(dns.searches.length > 0 ? [`search ${dns.searches.join(" ")}`] : []),

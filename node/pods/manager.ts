@@ -81,6 +81,10 @@ export class PodManager {
     return worker ?? [...this.#workers.values()].find((one) => one.key === `${namespace}/${name}`);
   }
 
+  workers(): Iterable<PodWorker> {
+    return this.#workers.values();
+  }
+
   pods(): Stored<Pod>[] {
     return [...this.#workers.values()].map((worker) => worker.pod);
   }

@@ -7,11 +7,13 @@ import type { Pod, Stored } from "../../common/k8s.js";
 import type { Payload } from "./atomic-files.js";
 import { type FieldSources, fieldValue } from "./env.js";
 import { configMapData, type ObjectData, secretData } from "./objects.js";
+import type { PodTokens } from "./pod-tokens.js";
 import { resourceValue } from "./resource-field.js";
 
 /** What files may be made from, beside the pod. */
 export interface PayloadSources extends FieldSources {
   client: KubeClient;
+  tokens: PodTokens;
 }
 
 type Files = Map<string, { data: Buffer; mode: number }>;
@@ -47,7 +49,7 @@ export async function volumePayload(
 
 async function projection(
   pod: Stored<Pod>,
-  { configMap, secret, downwardAPI, ...other }: VolumeProjection,
+  { configMap, secret, downwardAPI, serviceAccountToken, ...other }: VolumeProjection,
   defaultMode: number,
   sources: PayloadSources,
 ): Promise<Files> {
@@ -63,9 +65,13 @@ async function projection(
     return keys(`secret "${name}"`, data, secret, defaultMode);
   }
   if (downwardAPI) return downward(pod, downwardAPI.items ?? [], defaultMode, sources);
+  if (serviceAccountToken) {
+    const data = Buffer.from(await sources.tokens.get(pod, serviceAccountToken));
+    return new Map([[checked(serviceAccountToken.path), { data, mode: defaultMode }]]);
+  }
   const [kind = "none"] = Object.keys(other);
   throw new Error(
-    `kubeplumb has no projected source ${kind}; supported: configMap, secret, downwardAPI (there are no service account tokens)`,
+    `kubeplumb has no projected source ${kind}; supported: configMap, secret, downwardAPI, serviceAccountToken`,
   );
 }
 

@@ -5,6 +5,7 @@ import { type ClientRequest, request as httpRequest, type IncomingMessage } from
 import type { Socket } from "node:net";
 import { connect as tlsConnect } from "node:tls";
 import type { HTTPGetAction, TCPSocketAction } from "kubernetes-types/core/v1.js";
+import { dialError } from "../../common/dial-error.js";
 import { hostPort } from "../../common/ip.js";
 import type { Container, Probe } from "../../common/k8s.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
@@ -82,17 +83,6 @@ function tcpSocket(action: TCPSocketAction, target: ProbeTarget, timeoutMs: numb
       resolve({ success: false, message: dialError(error, host, port) }),
     );
   });
-}
-
-/** A failed connection as Go prints it. */
-export function dialError(error: NodeJS.ErrnoException, host: string, port: number): string {
-  const words: Record<string, string> = {
-    ECONNREFUSED: "connect: connection refused",
-    EHOSTUNREACH: "connect: no route to host",
-    ENETUNREACH: "connect: network is unreachable",
-    ETIMEDOUT: "i/o timeout",
-  };
-  return `dial tcp ${hostPort(host, port)}: ${words[error.code ?? ""] ?? error.message}`;
 }
 
 interface HttpTarget {

@@ -7,11 +7,13 @@ import type { Writable } from "node:stream";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
 import type { ContainerContext, ResolvedImage, Workload } from "../images/index.js";
 import { ContainerLog } from "../kubelet/container-log.js";
-import type { StreamName } from "../kubelet/log-format.js";
 import { type ExitStatus, LaunchError, type LaunchedProcess, launch } from "../process/launch.js";
 import type { BindMount } from "../process/mounts.js";
+import { ContainerUsage } from "../stats/container-usage.js";
 import type { Env } from "./env.js";
 import type { PodEnvironment } from "./environment.js";
+import { inClusterClient } from "./in-cluster.js";
+import { type OutputListener, RunOutput } from "./run-output.js";
 import type { Sandbox } from "./sandbox.js";
 import { makeTerminationLog, terminationMessage } from "./termination.js";
 import { throughMounts } from "./volumes.js";
@@ -25,14 +27,14 @@ export interface RunOptions {
   env: Env;
   /** Of volumes; the sandbox adds its own. */
   mounts: BindMount[];
+  /** To be called before a process sees the mounts. @throws VolumeError */
+  completeVolumes(): Promise<void>;
   sandbox: Sandbox;
   environment: PodEnvironment;
   logPath: string;
   /** The file of this machine that the container has at its terminationMessagePath. */
   terminationLog?: string;
 }
-
-type Listener = (stream: StreamName, chunk: Buffer | string) => void;
 
 export class ContainerRun {
   readonly id = randomBytes(32).toString("hex");
@@ -41,24 +43,27 @@ export class ContainerRun {
   readonly exited: Promise<ExitStatus>;
   /** The terminal or pipe of a container with stdin: true. */
   readonly stdin: Writable | null;
+  readonly usage: ContainerUsage;
   readonly #options: RunOptions;
   readonly #workload: Workload;
   readonly #process: LaunchedProcess | undefined;
-  readonly #listeners: Set<Listener>;
+  readonly #output: RunOutput;
 
   private constructor(
     options: RunOptions,
     log: ContainerLog,
-    listeners: Set<Listener>,
+    output: RunOutput,
     workload: Workload,
     process: LaunchedProcess | undefined,
   ) {
     this.#options = options;
     this.log = log;
-    this.#listeners = listeners;
+    this.#output = output;
     this.#workload = workload;
     this.#process = process;
     this.stdin = process?.stdin ?? null;
+    this.usage = new ContainerUsage(workload.usage?.bind(workload));
+    if (process) this.usage.add(process);
     this.startedAt = Date.now();
     this.exited = workload.exited.then((status) => {
       log.close();
@@ -72,24 +77,25 @@ export class ContainerRun {
     const log = new ContainerLog(logPath, (error) =>
       environment.log.warn({ err: error, pod: pod.metadata.name, logPath }, "container log not written"),
     );
-    const listeners = new Set<Listener>();
-    const output: Listener = (stream, chunk) => {
+    const outputs = new RunOutput();
+    const output: OutputListener = (stream, chunk) => {
       log.write(stream, chunk);
-      for (const listener of listeners) listener(stream, chunk);
+      outputs.write(stream, chunk);
     };
     try {
       if (options.terminationLog) makeTerminationLog(options.terminationLog);
       const emulation = options.image.image.program?.(options.argv);
       if (emulation) {
         const workload = await emulation(emulationContext(options, options.argv, output));
-        return new ContainerRun(options, log, listeners, workload, undefined);
+        return new ContainerRun(options, log, outputs, workload, undefined);
       }
+      await options.completeVolumes();
       const { stdin = false, tty = false } = options.container;
       const process = launch({ ...launchBase(options), argv: options.argv, stdin, tty });
       process.stdout.on("data", (chunk: Buffer) => output("stdout", chunk));
       process.stderr?.on("data", (chunk: Buffer) => output("stderr", chunk));
       await process.started;
-      return new ContainerRun(options, log, listeners, process, process);
+      return new ContainerRun(options, log, outputs, process, process);
     } catch (error) {
       log.close();
       throw error;
@@ -119,33 +125,35 @@ export class ContainerRun {
     this.#process?.resize(columns, rows);
   }
 
-  /** Output from now on. */
-  listen(listener: Listener): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+  /** Output from now on, and what came in the first moments if those are not over. */
+  listen(listener: OutputListener): () => void {
+    return this.#output.listen(listener);
   }
 
   /**
    * A command in the container's namespaces with its environment and files: in the running process's own, or, when
    * the workload is emulated, in new ones that look the same.
-   * @throws LaunchError when the process has just ended.
+   * @throws LaunchError when the process has just ended; VolumeError.
    */
-  exec(argv: string[], options: { stdin: boolean; tty: boolean }): LaunchedProcess {
+  async exec(argv: string[], options: { stdin: boolean; tty: boolean }): Promise<LaunchedProcess> {
+    await this.#options.completeVolumes();
     const pid = this.pid;
     if (this.#process && pid === undefined) {
       throw new LaunchError("setup", "cannot exec in a stopped container");
     }
-    return launch({
+    const process = launch({
       ...launchBase(this.#options),
       ...(pid === undefined ? {} : { join: pid }),
       argv,
       ...options,
       env: options.tty ? { TERM: "xterm", ...this.#options.env } : this.#options.env,
     });
+    this.usage.add(process);
+    return process;
   }
 
   /** The image's own emulation of a command (`/agnhost connect …`), if it has one. */
-  emulate(argv: string[], output: Listener): Promise<Workload> | undefined {
+  emulate(argv: string[], output: OutputListener): Promise<Workload> | undefined {
     const emulation = this.#options.image.image.program?.(argv);
     return emulation?.(emulationContext(this.#options, argv, output));
   }
@@ -199,7 +207,11 @@ export async function runToEnd(
   }
 }
 
-function emulationContext(options: RunOptions, argv: readonly string[], output: Listener): ContainerContext {
+function emulationContext(
+  options: RunOptions,
+  argv: readonly string[],
+  output: OutputListener,
+): ContainerContext {
   const { pod, image, env, sandbox, environment, mounts } = options;
   return {
     podName: pod.metadata.name,
@@ -214,13 +226,19 @@ function emulationContext(options: RunOptions, argv: readonly string[], output: 
     env,
     stdout: (text) => output("stdout", text),
     stderr: (text) => output("stderr", text),
-    exec: (command) =>
-      runToEnd(launch({ ...launchBase(options), argv: command, stdin: false })).then(
-        ({ exitCode, output: text }) => ({
-          exitCode,
-          output: text,
-        }),
-      ),
-    hostPath: (path) => throughMounts(path, mounts),
+    exec: async (command) => {
+      await options.completeVolumes();
+      const process = launch({ ...launchBase(options), argv: command, stdin: false });
+      const { exitCode, output: text } = await runToEnd(process);
+      return { exitCode, output: text };
+    },
+    // The sandbox's files are not made before somebody asks for one of them.
+    hostPath: (path) =>
+      throughMounts(path, mounts) ??
+      (path.startsWith("/etc/") ? throughMounts(path, sandbox.files()) : undefined),
+    api: async (userAgent) => {
+      await options.completeVolumes();
+      return inClusterClient({ ns: sandbox.ns, env, mounts, userAgent });
+    },
   };
 }

@@ -4,14 +4,29 @@
 import { randomBytes } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { ipFamily } from "../../common/ip.js";
 import type { Pod, Stored } from "../../common/k8s.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import type { BindMount } from "../process/mounts.js";
 import type { PodEnvironment } from "./environment.js";
-import { hostNetworkHostsFile, podDns, podHostname, podHostsFile, resolvConf } from "./files.js";
+import {
+  hostNetworkHostsFile,
+  podDns,
+  podHostname,
+  podHostsFile,
+  resolvConf,
+  withinLimits,
+} from "./files.js";
 
 export function podDirectory(rootDir: string, uid: string): string {
   return join(rootDir, "pods", uid);
+}
+
+/** Addresses of a plugin's choice and order, the node's primary family first; one a family, as kubelet takes them. */
+function sorted(ips: readonly string[], nodeIPs: readonly string[]): string[] {
+  const primary = ipFamily(nodeIPs[0] ?? "") === 6 ? 6 : 4;
+  const found = [primary, primary === 6 ? 4 : 6].map((family) => ips.find((ip) => ipFamily(ip) === family));
+  return found.filter((ip) => ip !== undefined);
 }
 
 export class Sandbox {
@@ -50,7 +65,7 @@ export class Sandbox {
       return new Sandbox(pod, environment, { id, ns: environment.hostNs, ips: environment.nodeIPs });
     const ns = NetNs.create(`${namespace}/${name}`);
     try {
-      const ips = await environment.network.add(identity, id, ns);
+      const ips = sorted(await environment.network.add(identity, id, ns), environment.nodeIPs);
       return new Sandbox(pod, environment, { id, ns, ips });
     } catch (error) {
       try {
@@ -79,22 +94,30 @@ export class Sandbox {
 
   #writeFiles(): BindMount[] {
     const { clusterDNS, clusterDomain, nodeDns: node } = this.#environment;
+    const { dns, omitted } = withinLimits(podDns(this.#pod, { clusterDNS, clusterDomain, node }));
+    for (const message of omitted) this.#warn("DNSConfigForming", message);
     const etc = join(this.directory, "etc");
     mkdirSync(etc, { recursive: true });
     const texts: Record<string, string> = {
       hosts: this.#hostNetwork
         ? hostNetworkHostsFile(this.#pod, readFileSync("/etc/hosts", "utf8"))
         : podHostsFile(this.#pod, this.ips, clusterDomain),
-      "resolv.conf": resolvConf(podDns(this.#pod, { clusterDNS, clusterDomain, node })),
+      "resolv.conf": resolvConf(dns),
       hostname: `${this.hostname}\n`,
     };
     return Object.entries(texts).flatMap(([name, text]) => {
       const source = join(etc, name);
       writeFileSync(source, text);
       const target = `/etc/${name}`;
-      // A machine without the file gives no place to mount it; making a root for its sake is not worth it.
-      return existsSync(target) ? [{ source, target, file: true }] : [];
+      // A machine without the file gives no place to mount it; only names are worth a root of their own.
+      return existsSync(target) || name === "resolv.conf" ? [{ source, target, file: true }] : [];
     });
+  }
+
+  #warn(reason: string, message: string): void {
+    const { namespace = "", name, uid } = this.#pod.metadata;
+    const target = { kind: "Pod", apiVersion: "v1", name, namespace, uid };
+    this.#environment.events.record(target, "Warning", reason, message);
   }
 
   /** Leaves the network and lets go of the namespace. @throws the plugin's error; may be called again. */

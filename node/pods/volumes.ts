@@ -27,7 +27,15 @@ interface PodVolume {
 export type Volumes = ReadonlyMap<string, PodVolume>;
 
 /**
- * Makes all volumes of a pod under `directory`. Idempotent.
+ * The volume with the account's token, which admission gives to nearly every pod and nearly no emulated program reads:
+ * it is filled for its first reader.
+ */
+export function isApiAccess({ name, projected }: Volume): boolean {
+  return projected !== undefined && name.startsWith("kube-api-access-");
+}
+
+/**
+ * Makes all volumes of a pod under `directory`; the one of {@link isApiAccess} stays empty. Idempotent.
  * @throws VolumeError worded as the kubelet's FailedMount events.
  */
 export async function prepareVolumes(
@@ -38,28 +46,28 @@ export async function prepareVolumes(
   const out = new Map<string, PodVolume>();
   for (const volume of pod.spec?.volumes ?? []) {
     await worded(volume, async () => {
-      out.set(volume.name, await prepareVolume(pod, volume, directory, sources));
+      const made = isApiAccess(volume)
+        ? payloadVolume(volume, directory, "projected")
+        : await prepareVolume(pod, volume, directory, sources);
+      out.set(volume.name, made);
     });
   }
   return out;
 }
 
-/** Whether a pod has volumes that {@link refreshVolumes} brings up to date. */
-export function hasPayload(pod: Stored<Pod>): boolean {
-  return pod.spec?.volumes?.some(payloadKind) ?? false;
-}
-
 /**
- * Brings the volumes made from the API in line with what it says now.
+ * Brings those volumes of a pod that are made from the API and `chosen` in line with what it says now.
  * @throws VolumeError as {@link prepareVolumes}; that volume stays as it was.
  */
 export async function refreshVolumes(
   pod: Stored<Pod>,
   directory: string,
   sources: PayloadSources,
+  chosen: (volume: Volume) => boolean,
 ): Promise<void> {
   for (const volume of pod.spec?.volumes ?? []) {
-    if (payloadKind(volume)) await worded(volume, () => prepareVolume(pod, volume, directory, sources));
+    if (payloadKind(volume) && chosen(volume))
+      await worded(volume, () => prepareVolume(pod, volume, directory, sources));
   }
 }
 
@@ -80,20 +88,26 @@ async function prepareVolume(
   directory: string,
   sources: PayloadSources,
 ): Promise<PodVolume> {
-  const place = (kind: string) => join(directory, `kubernetes.io~${kind}`, volume.name);
-  if (volume.emptyDir) return made(place("empty-dir"), 0o777);
+  if (volume.emptyDir) return made(place(directory, "empty-dir", volume), 0o777);
   if (volume.hostPath) return hostPath(volume.hostPath);
   const payload = payloadKind(volume);
   if (payload) {
     const files = await volumePayload(pod, volume, sources);
-    const there = made(place(payload), 0o755);
+    const there = payloadVolume(volume, directory, payload);
     writeAtomically(there.path, files);
-    return { ...there, readOnly: true };
+    return there;
   }
   const kind = Object.keys(volume).find((key) => key !== "name") ?? "none";
   throw new Error(
     `kubeplumb has no volumes of kind ${kind}; supported: emptyDir, configMap, secret, downwardAPI, projected, hostPath`,
   );
+}
+
+const place = (directory: string, kind: string, { name }: Volume): string =>
+  join(directory, `kubernetes.io~${kind}`, name);
+
+function payloadVolume(volume: Volume, directory: string, kind: string): PodVolume {
+  return { ...made(place(directory, kind, volume), 0o755), readOnly: true };
 }
 
 function made(path: string, mode: number): PodVolume {

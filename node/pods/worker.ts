@@ -16,6 +16,11 @@ import { VolumeError, type Volumes } from "./volumes.js";
 
 /** How long a status waits for the first result of a probe, so that one write says running and ready. */
 const FIRST_PROBE_MS = 250;
+/**
+ * How long the status of a program that runs once waits for its end: most are over at once, and nobody can attach to
+ * them then. A real kubelet, which looks once a second, often never says that they ran.
+ */
+const FIRST_EXIT_MS = 300;
 /** How long a status that somebody else has written stays before it is corrected. */
 const CORRECTION_MS = 500;
 /** Grace of a pod that was taken out of the API without asking: enough for a signal. */
@@ -85,6 +90,10 @@ export class PodWorker implements ContainerOwner {
       make(one, one.restartPolicy === "Always" ? "sidecar" : "init"),
     );
     this.containers = (spec?.containers ?? []).map((one) => make(one, "main"));
+  }
+
+  async completeVolumes(): Promise<void> {
+    if (await this.#keeper.complete(this.pod)) this.#host.again(this.uid, this.environment.timing.volumesMs);
   }
 
   get volumes(): Volumes {
@@ -356,7 +365,14 @@ export class PodWorker implements ContainerOwner {
   #report(): void {
     if (this.#removed || this.#finishedBefore) return;
     const due = [...this.init, ...this.containers].some((one) => one.resultDue);
-    this.#host.report(this.uid, due ? FIRST_PROBE_MS : undefined);
+    this.#host.report(this.uid, due ? FIRST_PROBE_MS : this.#justStarted() ? FIRST_EXIT_MS : undefined);
+  }
+
+  /** Whether a process that runs only once has begun a moment ago. */
+  #justStarted(): boolean {
+    if (this.pod.spec?.restartPolicy !== "Never") return false;
+    const since = Date.now() - FIRST_EXIT_MS;
+    return this.containers.some(({ run }) => run?.pid !== undefined && run.startedAt > since);
   }
 
   /** Brings the API's status to what is so, in one patch; nothing when it says so already. @throws to be retried. */

@@ -83,7 +83,8 @@ export function planMounts(mounts: readonly BindMount[], scratch: string, view: 
   const top = tops.every((one) => within(one, "/dev")) ? "/dev" : "/";
   const at = (path: string): string =>
     within(path, top) ? `${scratch}${path.slice(top === "/" ? 0 : top.length)}` : path;
-  const steps: MountStep[] = [{ do: "tmpfs", at: scratch }, ...mirror(top, tops, at, view)];
+  const points = new Set(missing.map(({ target }) => target));
+  const steps: MountStep[] = [{ do: "tmpfs", at: scratch }, ...mirror(top, { tops, points }, at, view)];
   const made = new Set<string>();
   for (const mount of wanted) {
     const covered = wanted.some((other) => other !== mount && mount.target.startsWith(`${other.target}/`));
@@ -109,29 +110,32 @@ function missingParents(target: string, view: FileView): string[] {
   return out;
 }
 
+interface Apart {
+  /** Directories that get something of their own. */
+  tops: readonly string[];
+  /** What is missing: a link of that name leads nowhere, and must not be followed when the mount point is made. */
+  points: ReadonlySet<string>;
+}
+
 /** `directory` entry by entry: whole ones bound, those that lead to one of `tops` taken apart. */
-function mirror(
-  directory: string,
-  tops: readonly string[],
-  at: (path: string) => string,
-  view: FileView,
-): MountStep[] {
-  if (directory === "/dev") return mirrorDevices(tops, at, view);
+function mirror(directory: string, apart: Apart, at: (path: string) => string, view: FileView): MountStep[] {
+  if (directory === "/dev") return mirrorDevices(apart, at, view);
   return view.entries(directory).flatMap(({ name, kind, link }): MountStep[] => {
     const path = join(directory, name);
+    if (apart.points.has(path)) return [];
     if (kind === "link") return [{ do: "link", at: at(path), to: link ?? "" }];
     const point: MountStep = { do: kind === "directory" ? "mkdir" : "touch", at: at(path) };
-    if (kind === "directory" && tops.some((top) => within(top, path))) {
-      return [point, ...mirror(path, tops, at, view)];
+    if (kind === "directory" && apart.tops.some((top) => within(top, path))) {
+      return [point, ...mirror(path, apart, at, view)];
     }
     return [point, { do: "rbind", from: path, at: at(path) }];
   });
 }
 
 /** /dev as links into the machine's: it has hundreds of entries, and a mount for each would take its time. */
-function mirrorDevices(tops: readonly string[], at: (path: string) => string, view: FileView): MountStep[] {
+function mirrorDevices(parts: Apart, at: (path: string) => string, view: FileView): MountStep[] {
   const names = view.entries("/dev").map(({ name }) => name);
-  const apart = names.filter((name) => tops.some((top) => within(top, `/dev/${name}`)));
+  const apart = names.filter((name) => parts.tops.some((top) => within(top, `/dev/${name}`)));
   const machine = at(`/dev/${MACHINE_DEVICES}`);
   return [
     { do: "mkdir", at: machine },
@@ -144,7 +148,7 @@ function mirrorDevices(tops: readonly string[], at: (path: string) => string, vi
     },
     ...apart.flatMap((name): MountStep[] => {
       const path = `/dev/${name}`;
-      return [{ do: "mkdir", at: at(path) }, ...mirror(path, tops, at, view)];
+      return [{ do: "mkdir", at: at(path) }, ...mirror(path, parts, at, view)];
     }),
   ];
 }

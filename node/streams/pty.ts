@@ -102,7 +102,8 @@ class MasterEnd implements Pty {
   }
 
   resize(columns: number, rows: number): void {
-    if (this.#open) setSize(this.#master, columns, rows);
+    // Between the end and its "close" event the descriptor is closed already, and may be another file's.
+    if (this.#open && !this.#socket.destroyed) setSize(this.#master, columns, rows);
   }
 
   closeSlave(): void {

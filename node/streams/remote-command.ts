@@ -1,23 +1,13 @@
-// The server end of `kubectl exec` and `attach` over a WebSocket: subprotocols v5.channel.k8s.io and
-// v4.channel.k8s.io, each message one byte of channel and then data (KEP-4006; k8s.io/apimachinery
-// remotecommand). Knows streams, nothing of pods or hosts.
+// The server end of `kubectl exec` and `attach`: joins a process with a client, whatever the connection between them.
+// Knows streams, nothing of pods or hosts.
 
 import type { IncomingMessage } from "node:http";
-import type { Duplex, Readable, Writable } from "node:stream";
-import { type RawData, type WebSocket, WebSocketServer } from "ws";
+import { type Duplex, PassThrough, type Readable, type Writable } from "node:stream";
 import type { Status } from "../../common/k8s.js";
-
-const STDIN = 0;
-const STDOUT = 1;
-const STDERR = 2;
-const ERROR = 3;
-const RESIZE = 4;
-/** v5 only: the byte after it names the channel that its sender has closed. */
-const CLOSE = 255;
-
-const PROTOCOLS = ["v5.channel.k8s.io", "v4.channel.k8s.io"] as const;
-/** Bytes waiting for a slow reader before we stop reading from the process. */
-const HIGH_WATER_MARK = 1 << 20;
+import type { RemoteChannels, WantedStreams } from "./remote-channels.js";
+import { acceptSpdyChannels, SPDY_PROTOCOLS } from "./remote-spdy.js";
+import { WEBSOCKET_PROTOCOLS, WebSocketChannels } from "./remote-websocket.js";
+import { type Agreement, acceptWebSocket, agree, refuseUpgrade, UpgradeError } from "./upgrade.js";
 
 /** What runs behind a remote command. */
 export interface RemoteProcess {
@@ -38,25 +28,8 @@ export interface RemoteCommandOptions {
   stdin: boolean;
 }
 
-/** An error with an HTTP status, answered as a meta/v1 Status instead of the upgrade. */
-export class RemoteCommandError extends Error {
-  override readonly name = "RemoteCommandError";
-  readonly code: number;
-  readonly reason: string;
-
-  constructor(code: number, reason: string, message: string) {
-    super(message);
-    this.code = code;
-    this.reason = reason;
-  }
-}
-
-export interface RemoteCommandQuery {
+export interface RemoteCommandQuery extends WantedStreams {
   command: string[];
-  stdin: boolean;
-  stdout: boolean;
-  stderr: boolean;
-  tty: boolean;
 }
 
 const flag = (value: string | null): boolean => value === "1" || value?.toLowerCase() === "true";
@@ -90,185 +63,123 @@ function failureMessage(message: string): Partial<Status> {
   return { metadata: {}, status: "Failure", reason: "InternalError", message, code: 500 };
 }
 
-const server = new WebSocketServer({
-  noServer: true,
-  perMessageDeflate: false,
-  handleProtocols: (offered) => PROTOCOLS.find((protocol) => offered.has(protocol)) ?? false,
-});
+const PROTOCOLS = { webSocket: WEBSOCKET_PROTOCOLS, spdy: SPDY_PROTOCOLS };
 
-/** Answers a request that came to be upgraded with an error instead, and ends the connection. */
-export function refuseUpgrade(socket: Duplex, code: number, reason: string, message: string): void {
-  const body = JSON.stringify({
-    kind: "Status",
-    apiVersion: "v1",
-    metadata: {},
-    status: "Failure",
-    message,
-    reason,
-    code,
-  });
-  socket.on("error", () => socket.destroy());
-  socket.end(
-    `HTTP/1.1 ${code} ${reason}\r\nContent-Type: application/json\r\n` +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-  );
-}
+type Launch = (options: RemoteCommandOptions) => RemoteProcess | Promise<RemoteProcess>;
 
 /**
  * Serves one exec or attach. `launch` is called when the request is known to be good; what it throws is answered
- * as a Status: {@link RemoteCommandError} with its own code, anything else after the upgrade on the error channel.
+ * as a Status: {@link UpgradeError} with its own code, anything else after the upgrade on the error channel.
  * A client that goes away abandons the process.
  */
-export function serveRemoteCommand(
-  req: IncomingMessage,
-  socket: Duplex,
-  head: Buffer,
-  launch: (options: RemoteCommandOptions) => RemoteProcess | Promise<RemoteProcess>,
-): void {
-  const query = parseRemoteCommandQuery(req.url ?? "/");
-  const offered = String(req.headers["sec-websocket-protocol"] ?? "")
-    .split(",")
-    .map((protocol) => protocol.trim());
-  if (req.headers.upgrade?.toLowerCase() !== "websocket") {
-    const message = `upgrade "${req.headers.upgrade ?? ""}" is not supported: kubeplumb speaks WebSocket (${PROTOCOLS.join(", ")}); kubectl 1.31 or newer does so by default`;
-    refuseUpgrade(socket, 400, "BadRequest", message);
-    return;
-  }
-  if (!PROTOCOLS.some((protocol) => offered.includes(protocol))) {
-    const message = `subprotocol "${offered.join(", ")}" is not supported; supported: ${PROTOCOLS.join(", ")}`;
-    refuseUpgrade(socket, 403, "Forbidden", message);
-    return;
-  }
-  if (!query.stdin && !query.stdout && !query.stderr) {
-    const message = "you must specify at least 1 of stdin, stdout, stderr";
-    refuseUpgrade(socket, 400, "BadRequest", message);
-    return;
-  }
-  void start(req, socket, head, query, launch);
-}
-
-async function start(
-  req: IncomingMessage,
-  socket: Duplex,
-  head: Buffer,
-  query: RemoteCommandQuery,
-  launch: (options: RemoteCommandOptions) => RemoteProcess | Promise<RemoteProcess>,
-): Promise<void> {
-  const gone = () => socket.destroy();
-  socket.on("error", gone);
-  let remote: RemoteProcess | Error;
-  try {
-    remote = await launch({ command: query.command, tty: query.tty, stdin: query.stdin });
-  } catch (error) {
-    remote = error instanceof Error ? error : new Error(String(error));
-  }
-  socket.off("error", gone);
-  if (remote instanceof RemoteCommandError) {
-    return refuseUpgrade(socket, remote.code, remote.reason, remote.message);
-  }
-  const process = remote;
-  if (socket.destroyed) {
-    if (!(process instanceof Error)) process.abandon();
-    return;
-  }
-  server.handleUpgrade(req, socket, head, (ws) => {
-    if (process instanceof Error) {
-      ws.send(frame(ERROR, JSON.stringify(failureMessage(process.message))));
-      ws.close(1000);
-    } else {
-      new Session(ws, process, query);
-    }
+export function serveRemoteCommand(req: IncomingMessage, socket: Duplex, head: Buffer, launch: Launch): void {
+  serve(req, socket, head, launch).catch((error: Error) => {
+    if (error instanceof UpgradeError) refuseUpgrade(socket, error.code, error.reason, error.message);
+    // After the upgrade there is nothing left to answer: the client never opened its streams.
+    else socket.destroy();
   });
 }
 
-function frame(channel: number, data: string | Buffer): Buffer {
-  const body = typeof data === "string" ? Buffer.from(data) : data;
-  return Buffer.concat([Buffer.of(channel), body]);
+async function serve(req: IncomingMessage, socket: Duplex, head: Buffer, launch: Launch): Promise<void> {
+  const query = parseRemoteCommandQuery(req.url ?? "/");
+  const agreement = agree(req, PROTOCOLS);
+  if (!query.stdin && !query.stdout && !query.stderr) {
+    throw new UpgradeError(400, "BadRequest", "you must specify at least 1 of stdin, stdout, stderr");
+  }
+  const process = await launched(socket, query, launch);
+  try {
+    const channels = await openChannels(req, socket, head, agreement, query);
+    if (!channels) throw new Error("the client has gone");
+    if (process instanceof Error) channels.finish(failureMessage(process.message));
+    else await carry(process, channels);
+  } catch (error) {
+    if (!(process instanceof Error)) process.abandon();
+    throw error;
+  }
 }
 
-/** One connection: frames to streams and back, until the process has ended. */
-class Session {
-  readonly #ws: WebSocket;
-  readonly #process: RemoteProcess;
-  readonly #stdin: Writable | null;
-
-  constructor(ws: WebSocket, process: RemoteProcess, query: RemoteCommandQuery) {
-    this.#ws = ws;
-    this.#process = process;
-    this.#stdin = query.stdin ? process.stdin : null;
-    // Back-pressure: #type pauses the client when the process reads slowly; a process that is gone needs no more.
-    for (const event of ["drain", "close"]) this.#stdin?.on(event, () => ws.resume());
-    ws.binaryType = "nodebuffer";
-    ws.on("message", (data: RawData) => this.#receive(data as Buffer));
-    ws.on("error", () => ws.terminate());
-    ws.on("close", () => {
-      this.#stdin?.end();
-      process.abandon();
-    });
-    // The kubelet's first frame is empty: clients take it as the sign that the streams are open.
-    ws.send(Buffer.of(query.stdout ? STDOUT : query.stderr ? STDERR : ERROR));
-    const outputs = [
-      this.#copy(process.stdout, query.stdout ? STDOUT : undefined),
-      this.#copy(process.stderr, query.stderr ? STDERR : undefined),
-    ];
-    void this.#finish(outputs);
+/** The process, or why there is none. @throws UpgradeError */
+async function launched(
+  socket: Duplex,
+  query: RemoteCommandQuery,
+  launch: Launch,
+): Promise<RemoteProcess | Error> {
+  const gone = () => socket.destroy();
+  socket.on("error", gone);
+  try {
+    const process = await launch({ command: query.command, tty: query.tty, stdin: query.stdin });
+    return { ...process, stdout: held(process.stdout), stderr: held(process.stderr) };
+  } catch (error) {
+    if (error instanceof UpgradeError) throw error;
+    return error instanceof Error ? error : new Error(String(error));
+  } finally {
+    socket.off("error", gone);
   }
+}
 
-  /** Sends a stream's data; without a channel it is read and dropped, so that the process does not block. */
-  #copy(stream: Readable | null, channel: number | undefined): Promise<void> {
-    if (!stream) return Promise.resolve();
-    if (channel === undefined) {
-      stream.resume();
-      return Promise.resolve();
-    }
-    return new Promise((resolve) => {
-      stream.on("data", (chunk: Buffer) => {
-        if (this.#ws.readyState !== this.#ws.OPEN) return;
-        this.#ws.send(frame(channel, chunk), () => {
-          if (stream.isPaused() && this.#ws.bufferedAmount < HIGH_WATER_MARK) stream.resume();
-        });
-        if (this.#ws.bufferedAmount >= HIGH_WATER_MARK) stream.pause();
-      });
-      stream.once("end", resolve);
-      stream.once("close", resolve);
-      stream.once("error", () => resolve());
-    });
-  }
+/**
+ * The output until somebody reads it. Node throws a child's output away when it ends before that, and a client of SPDY
+ * takes its time to open its streams.
+ */
+function held(output: Readable | null): Readable | null {
+  if (!output) return null;
+  const through = new PassThrough();
+  // Cut off is an end, too.
+  output.once("close", () => through.end());
+  return output.pipe(through);
+}
 
-  async #finish(outputs: Promise<void>[]): Promise<void> {
-    const { exitCode } = await this.#process.exited;
-    await Promise.all(outputs);
-    if (this.#ws.readyState !== this.#ws.OPEN) return;
-    this.#ws.send(frame(ERROR, JSON.stringify(exitStatusMessage(exitCode))));
-    this.#ws.close(1000);
-  }
+/** Undefined when the client has gone meanwhile. */
+async function openChannels(
+  req: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+  { kind, protocol }: Agreement,
+  query: RemoteCommandQuery,
+): Promise<RemoteChannels | undefined> {
+  if (socket.destroyed) return undefined;
+  if (kind === "spdy") return await acceptSpdyChannels(socket, head, protocol, query);
+  const ws = await acceptWebSocket(req, socket, head, protocol);
+  return ws && new WebSocketChannels(ws, query);
+}
 
-  #receive(message: Buffer): void {
-    const channel = message[0];
-    const data = message.subarray(1);
-    if (channel === STDIN) this.#type(data);
-    else if (channel === RESIZE) this.#resize(data);
-    else if (channel === CLOSE && data[0] === STDIN && this.#ws.protocol === PROTOCOLS[0]) {
-      this.#stdin?.end();
-    }
-  }
+/** Both ways, until the process has ended and the client has heard how. */
+async function carry(process: RemoteProcess, channels: RemoteChannels): Promise<void> {
+  void channels.gone.then(() => {
+    process.stdin?.end();
+    process.abandon();
+  });
+  channels.onResize((columns, rows) => process.resize?.(columns, rows));
+  typeInto(channels.stdin, process.stdin);
+  const outputs = [copy(process.stdout, channels.stdout), copy(process.stderr, channels.stderr)];
+  const { exitCode } = await process.exited;
+  await Promise.all(outputs);
+  channels.finish(exitStatusMessage(exitCode));
+}
 
-  #type(data: Buffer): void {
-    const stdin = this.#stdin;
-    if (data.length === 0 || !stdin || stdin.destroyed || stdin.writableEnded) return;
-    if (!stdin.write(data)) this.#ws.pause();
+/** A process that reads slowly slows down the client; one that reads no more is typed into without effect. */
+function typeInto(client: Readable | null, stdin: Writable | null): void {
+  if (!client) return;
+  client.on("error", () => {});
+  if (!stdin || stdin.destroyed) {
+    client.resume();
+    return;
   }
+  stdin.on("error", () => {});
+  stdin.once("close", () => client.resume());
+  client.pipe(stdin);
+}
 
-  #resize(data: Buffer): void {
-    let size: { Width?: unknown; Height?: unknown };
-    try {
-      size = JSON.parse(data.toString()) as typeof size;
-    } catch {
-      // Not JSON: no size to follow, and nothing else on this channel could be meant.
-      return;
-    }
-    const { Width, Height } = size;
-    if (typeof Width !== "number" || typeof Height !== "number") return;
-    this.#process.resize?.(Math.min(Width, 65_535), Math.min(Height, 65_535));
+/** Resolves at the stream's end. What nobody wants is read and dropped, so that the process does not block. */
+function copy(stream: Readable | null, client: Writable | null): Promise<void> {
+  if (!stream) return Promise.resolve();
+  if (!client) {
+    stream.resume();
+    return Promise.resolve();
   }
+  client.once("close", () => stream.resume());
+  stream.pipe(client);
+  return new Promise((resolve) => {
+    for (const event of ["end", "close", "error"]) stream.once(event, () => resolve());
+  });
 }

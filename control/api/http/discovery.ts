@@ -4,7 +4,9 @@
 import type { Kind } from "../engine.js";
 
 const ALL_VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const ANSWERED = ["create", "get", "list"] as const;
 const PART_VERBS = ["get", "patch", "update"];
+const PROXY_VERBS = ["create", "delete", "get", "patch", "update"];
 
 interface ResponseKind {
   group: string;
@@ -33,16 +35,24 @@ const EXTRA: Readonly<Record<string, readonly Subresource[]>> = {
     { name: "exec", responseKind: core("PodExecOptions"), verbs: ["create", "get"] },
     { name: "log", responseKind: core("Pod"), verbs: ["get"] },
     { name: "portforward", responseKind: core("PodPortForwardOptions"), verbs: ["create", "get"] },
+    { name: "proxy", responseKind: core("PodProxyOptions"), verbs: PROXY_VERBS },
   ],
-  nodes: [
+  services: [{ name: "proxy", responseKind: core("ServiceProxyOptions"), verbs: PROXY_VERBS }],
+  nodes: [{ name: "proxy", responseKind: core("NodeProxyOptions"), verbs: PROXY_VERBS }],
+  namespaces: [{ name: "finalize", responseKind: core("Namespace"), verbs: ["update"] }],
+  serviceaccounts: [
     {
-      name: "proxy",
-      responseKind: core("NodeProxyOptions"),
-      verbs: ["create", "delete", "get", "patch", "update"],
+      name: "token",
+      responseKind: { group: "authentication.k8s.io", version: "v1", kind: "TokenRequest" },
+      verbs: ["create"],
     },
   ],
-  namespaces: [{ name: "finalize", responseKind: core("Namespace"), verbs: ["update"] }],
 };
+
+/** In the order of their names, as the real server lists them. */
+export function verbsOf({ definition: { answers } }: Kind): readonly string[] {
+  return answers ? ANSWERED.filter((verb) => answers[verb]) : ALL_VERBS;
+}
 
 export function subresourcesOf(kind: Kind): Subresource[] {
   const { group, version, plural, kind: name } = kind.resource;
@@ -59,7 +69,7 @@ export function subresourcesOf(kind: Kind): Subresource[] {
   return out.sort((a, b) => (a.name < b.name ? -1 : 1));
 }
 
-/** Group versions in the order of their names, the core group ("") first. */
+/** Group versions in the order of their groups, the core group ("") first; of one group the preferred version first. */
 export function groupVersions(kinds: readonly Kind[]): { group: string; version: string; kinds: Kind[] }[] {
   const found = new Map<string, { group: string; version: string; kinds: Kind[] }>();
   for (const kind of kinds) {
@@ -81,15 +91,17 @@ export function apiVersions(serverAddress: string): object {
   };
 }
 
-export function apiGroup(group: string, version: string): Record<string, unknown> {
-  const versions = [{ groupVersion: `${group}/${version}`, version }];
+export function apiGroup(group: string, kinds: readonly Kind[]): Record<string, unknown> {
+  const versions = groupVersions(kinds)
+    .filter((one) => one.group === group)
+    .map(({ version }) => ({ groupVersion: `${group}/${version}`, version }));
   return { name: group, versions, preferredVersion: versions[0] };
 }
 
 export function apiGroupList(kinds: readonly Kind[]): object {
-  const groups = groupVersions(kinds)
-    .filter(({ group }) => group !== "")
-    .map(({ group, version }) => apiGroup(group, version));
+  const names = new Set(groupVersions(kinds).map(({ group }) => group));
+  names.delete("");
+  const groups = [...names].map((group) => apiGroup(group, kinds));
   return { kind: "APIGroupList", apiVersion: "v1", groups };
 }
 
@@ -102,7 +114,7 @@ export function apiResourceList(groupVersion: string, kinds: readonly Kind[]): o
       singularName: singular,
       namespaced,
       kind: name,
-      verbs: ALL_VERBS,
+      verbs: verbsOf(kind),
       ...(shortNames?.length ? { shortNames } : {}),
       ...(categories?.length ? { categories } : {}),
     };
@@ -127,14 +139,16 @@ export function aggregatedDiscovery(
   core: boolean,
   apiVersion: "v2" | "v2beta1",
 ): object {
-  const items = groupVersions(kinds)
-    .filter(({ group }) => (group === "") === core)
-    .map(({ group, version, kinds: members }) => ({
-      metadata: { ...(group ? { name: group } : {}), creationTimestamp: null },
-      versions: [
-        { version, freshness: "Current", resources: members.toSorted(byPlural).map(aggregatedResource) },
-      ],
-    }));
+  const groups = new Map<string, object[]>();
+  for (const { group, version, kinds: members } of groupVersions(kinds)) {
+    if ((group === "") !== core) continue;
+    const resources = members.toSorted(byPlural).map(aggregatedResource);
+    groups.set(group, [...(groups.get(group) ?? []), { version, freshness: "Current", resources }]);
+  }
+  const items = [...groups].map(([group, versions]) => ({
+    metadata: { ...(group ? { name: group } : {}), creationTimestamp: null },
+    versions,
+  }));
   return {
     kind: "APIGroupDiscoveryList",
     apiVersion: `apidiscovery.k8s.io/${apiVersion}`,
@@ -151,7 +165,7 @@ function aggregatedResource(kind: Kind): object {
     responseKind: { group, version, kind: name },
     scope: namespaced ? "Namespaced" : "Cluster",
     singularResource: singular,
-    verbs: ALL_VERBS,
+    verbs: verbsOf(kind),
     ...(shortNames?.length ? { shortNames } : {}),
     ...(categories?.length ? { categories } : {}),
     subresources: subresourcesOf(kind).map(({ name: subresource, responseKind, verbs }) => ({

@@ -1,14 +1,15 @@
 // Requests that only a node can answer: logs, exec, attach, port-forward and nodes/proxy, passed to its kubelet over
 // HTTP/1.1. After an upgrade the bytes of both sides are passed through unchanged.
 
-import { type IncomingMessage, type RequestOptions, request, type ServerResponse } from "node:http";
+import type { IncomingMessage, RequestOptions, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import type { Node, Pod, Stored } from "../../../common/k8s.js";
 import type { Logger } from "../../../common/log.js";
 import type { Registry } from "../registry.js";
 import { badRequest, failure, internalError, methodNotAllowed, notFound } from "../status.js";
+import { type Backend, Forwarder, passedHeaders } from "./forward.js";
+import { kubeletNode } from "./proxy-location.js";
 import type { Target } from "./request.js";
-import { sendError, statusOf } from "./respond.js";
 
 /** How to reach the kubelet API of a node. */
 export type KubeletConnector = (
@@ -17,16 +18,14 @@ export type KubeletConnector = (
 
 const POD_STREAMS = new Set(["exec", "attach", "portforward"]);
 const DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container";
-const HOP_BY_HOP = new Set(["authorization", "host", "te", "trailer", "proxy-authorization"]);
 const MAX_ERROR_BYTES = 64 << 10;
-const CONNECT_TIMEOUT_MS = 30_000;
 
 /** Whether a path is answered by a kubelet. */
 export function isKubeletTarget({ kind, name, subresource }: Target): boolean {
   if (name === undefined || subresource === undefined || kind.resource.group !== "") return false;
   const { plural } = kind.resource;
   if (plural === "pods") return subresource === "log" || POD_STREAMS.has(subresource);
-  return plural === "nodes" && subresource === "proxy";
+  return plural === "nodes" && subresource === "proxy" && kubeletNode(name) !== undefined;
 }
 
 /** The container that a request means. @throws StatusError BadRequest */
@@ -61,21 +60,22 @@ export interface KubeletCall {
   target: Target;
 }
 
+const unreachable = (error: Error): Error => internalError(`error dialing backend: ${error.message}`);
+
 export class KubeletProxy {
   readonly #registry: Registry;
   readonly #connect: KubeletConnector;
-  readonly #log: Logger;
-  readonly #open = new Set<{ destroy(): unknown }>();
+  readonly #forwarder: Forwarder;
 
   constructor(registry: Registry, connect: KubeletConnector, log: Logger) {
     this.#registry = registry;
     this.#connect = connect;
-    this.#log = log;
+    this.#forwarder = new Forwarder(log);
   }
 
   /** Cuts every stream. */
   close(): void {
-    for (const stream of [...this.#open]) stream.destroy();
+    this.#forwarder.close();
   }
 
   async #node(name: string): Promise<Stored<Node>> {
@@ -88,7 +88,7 @@ export class KubeletProxy {
   async #route({ query, target }: KubeletCall): Promise<Route | undefined> {
     const { kind, namespace, name = "", subresource = "", rest } = target;
     if (kind.resource.plural === "nodes")
-      return { node: await this.#node(name), path: withQuery(`/${rest}`, query) };
+      return { node: await this.#node(kubeletNode(name) ?? name), path: withQuery(`/${rest}`, query) };
     const pod = (await this.#registry.reader.get(kind, namespace, name)) as Stored<Pod>;
     const where = `${encodeURIComponent(namespace ?? "")}/${encodeURIComponent(name)}`;
     const container = subresource === "portforward" ? "" : resolveContainer(pod, query.get("container"));
@@ -109,57 +109,32 @@ export class KubeletProxy {
     return { node, path: withQuery(path, passed) };
   }
 
-  #options(route: Route, req: IncomingMessage): RequestOptions {
+  #options(route: Route, req: IncomingMessage, upgrade: boolean): RequestOptions {
     const { pathPrefix, ...address } = this.#connect(route.node);
-    const headers: Record<string, string | string[]> = { host: route.node.metadata.name };
-    for (const [name, value] of Object.entries(req.headers))
-      if (value !== undefined && !HOP_BY_HOP.has(name)) headers[name] = value;
+    const headers = { ...passedHeaders(req, upgrade), host: route.node.metadata.name };
     return { ...address, path: pathPrefix + route.path, method: req.method ?? "GET", headers };
   }
 
   /** Answers log and nodes/proxy; the streams that need an upgrade and came without one are refused. */
   async handle(call: KubeletCall, res: ServerResponse): Promise<void> {
     const { req, target } = call;
-    const isPodStream = target.kind.resource.plural === "pods" && target.subresource !== "log";
-    if (target.subresource === "log" && req.method !== "GET") throw methodNotAllowed();
+    const isLog = target.subresource === "log";
+    const isPodStream = target.kind.resource.plural === "pods" && !isLog;
+    if (isLog && req.method !== "GET") throw methodNotAllowed();
     const route = await this.#route(call);
     if (isPodStream) throw badRequest("Upgrade request required");
     if (!route) {
       res.writeHead(200, { "Content-Type": "text/plain" }).end();
       return;
     }
-    const options = this.#options(route, req);
-    const { connection: _, upgrade: __, ...headers } = options.headers as Record<string, string>;
-    await new Promise<void>((resolve, reject) => {
-      const outgoing = request({ ...options, headers, timeout: CONNECT_TIMEOUT_MS });
-      outgoing.on("socket", (socket) => {
-        // The timeout is for the connection: a followed log may be silent for hours.
-        const connected = (): void => void outgoing.setTimeout(0);
-        if (socket.connecting) socket.once("connect", connected);
-        else connected();
-      });
-      outgoing.on("timeout", () => outgoing.destroy(new Error("timed out")));
-      outgoing.on("error", (error) => reject(internalError(`error dialing backend: ${error.message}`)));
-      outgoing.on("response", (incoming) => resolve(this.#forward(incoming, res, target)));
-      res.on("close", () => outgoing.destroy());
-      req.pipe(outgoing);
-    });
-  }
-
-  async #forward(incoming: IncomingMessage, res: ServerResponse, target: Target): Promise<void> {
-    const code = incoming.statusCode ?? 500;
-    if (code >= 400 && target.subresource === "log") throw await errorFrom(incoming);
-    const { connection: _, "transfer-encoding": __, ...headers } = incoming.headers;
-    res.writeHead(code, headers);
-    res.flushHeaders();
-    this.#open.add(incoming);
-    incoming.on("close", () => this.#open.delete(incoming));
-    await new Promise<void>((resolve) => {
-      // A node that goes away in the middle must look like that, not like the end of the log.
-      incoming.on("error", () => res.destroy());
-      res.on("close", resolve);
-      incoming.pipe(res);
-    });
+    const backend: Backend = { options: this.#options(route, req, false), unreachable };
+    if (isLog) {
+      backend.answer = (incoming) =>
+        (incoming.statusCode ?? 500) < 400
+          ? undefined
+          : errorFrom(incoming).then((error) => Promise.reject(error));
+    }
+    await this.#forwarder.request(backend, req, res);
   }
 
   /** Passes an upgrade through: the kubelet's answer, then bytes both ways. */
@@ -168,77 +143,14 @@ export class KubeletProxy {
     if (target.subresource === "log") throw badRequest("logs are not served over an upgraded connection");
     const route = await this.#route(call);
     if (!route) throw badRequest(`pod ${target.name} does not have a host assigned`);
-    const options = this.#options(route, req);
-    await new Promise<void>((resolve, reject) => {
-      const outgoing = request({ ...options, timeout: CONNECT_TIMEOUT_MS });
-      const abandon = (): void => void outgoing.destroy();
-      socket.once("close", abandon);
-      outgoing.on("timeout", () => outgoing.destroy(new Error("timed out")));
-      outgoing.on("error", (error) => reject(internalError(`error dialing backend: ${error.message}`)));
-      outgoing.on("response", (incoming) => {
-        errorFrom(incoming).then(reject, reject);
-      });
-      outgoing.on("upgrade", (incoming, backend, backendHead) => {
-        socket.off("close", abandon);
-        backend.setTimeout(0);
-        this.#join(socket, backend);
-        socket.write(responseHead(incoming));
-        if (backendHead.length > 0) socket.write(backendHead);
-        if (head.length > 0) backend.write(head);
-        resolve();
-      });
-      outgoing.end();
-    });
-  }
-
-  #join(client: Duplex, backend: Duplex): void {
-    for (const [from, to] of [
-      [client, backend],
-      [backend, client],
-    ] as const) {
-      this.#open.add(from);
-      from.on("error", (error) => {
-        this.#log.debug({ err: error }, "stream cut");
-        to.destroy();
-      });
-      from.on("close", () => {
-        this.#open.delete(from);
-        // What was read is still on its way to the other side.
-        if (!to.writableEnded) to.end();
-      });
-      from.pipe(to);
-    }
-  }
-
-  /** Answers a refused upgrade, on the bare socket, and closes it. */
-  refuse(socket: Duplex, error: unknown): void {
-    if (socket.destroyed) return;
-    const { status } = statusOf(error, this.#log);
-    const body = `${JSON.stringify(status)}\n`;
-    const head = [
-      `HTTP/1.1 ${status.code} ${status.reason ?? "Error"}`,
-      "Content-Type: application/json",
-      `Content-Length: ${Buffer.byteLength(body)}`,
-      "Connection: close",
-    ];
-    socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
-  }
-
-  fail(req: IncomingMessage, res: ServerResponse, error: unknown): void {
-    sendError(req, res, error, this.#log);
+    const options = this.#options(route, req, true);
+    await this.#forwarder.upgrade({ options, unreachable, refused: errorFrom }, socket, head);
   }
 }
 
 function withQuery(path: string, query: URLSearchParams): string {
   const text = query.toString();
   return text === "" ? path : `${path}?${text}`;
-}
-
-function responseHead(incoming: IncomingMessage): string {
-  const lines = [`HTTP/1.1 ${incoming.statusCode ?? 101} ${incoming.statusMessage ?? "Switching Protocols"}`];
-  for (let i = 0; i < incoming.rawHeaders.length; i += 2)
-    lines.push(`${incoming.rawHeaders[i]}: ${incoming.rawHeaders[i + 1]}`);
-  return `${lines.join("\r\n")}\r\n\r\n`;
 }
 
 const REASONS: Readonly<Record<number, string>> = {

@@ -4,7 +4,8 @@
 import { createHash } from "node:crypto";
 import type { Kind } from "../engine.js";
 import type { OpenApiSchema, Schema } from "../schema.js";
-import { groupVersions } from "./discovery.js";
+import { groupVersions, verbsOf } from "./discovery.js";
+import { type Swagger, swaggerOf, swaggerProtobuf } from "./openapi-v2.js";
 
 const REF = "#/components/schemas/";
 const SCALE = "io.k8s.api.autoscaling.v1.Scale";
@@ -14,6 +15,7 @@ const PATCH_TYPES = [
   "application/json-patch+json",
   "application/merge-patch+json",
   "application/strategic-merge-patch+json",
+  "application/apply-patch+yaml",
 ];
 
 type Parameter = {
@@ -48,6 +50,11 @@ const FIELD_VALIDATION = query(
   "How the server handles objects with unknown or duplicate fields: Ignore, Warn (the default) or Strict.",
 );
 const WRITE = [DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
+const FORCE = query(
+  "force",
+  "boolean",
+  "Of an apply: take over fields that other managers own. Not for other patches.",
+);
 const SELECT = [
   query("fieldSelector", "string", "A selector to restrict the list of returned objects by their fields."),
   query("labelSelector", "string", "A selector to restrict the list of returned objects by their labels."),
@@ -103,7 +110,7 @@ function itemPath(kind: Kind, schema: string, deletable: boolean): object {
   return {
     get: operation(kind, "get", schema, []),
     put: operation(kind, "put", schema, WRITE, { types: JSON_BODY, schema }),
-    patch: operation(kind, "patch", schema, WRITE, {
+    patch: operation(kind, "patch", schema, [...WRITE, FORCE], {
       types: PATCH_TYPES,
       schema: "io.k8s.apimachinery.pkg.apis.meta.v1.Patch",
     }),
@@ -124,6 +131,17 @@ function pathsOf(kind: Kind, base: string): [string, object][] {
     ? [inPath("namespace", "object name and auth scope, such as for teams and projects")]
     : [];
   const named = [inPath("name", `name of the ${kind.resource.kind}`), ...namespace];
+  if (kind.definition.answers) {
+    const verbs = verbsOf(kind);
+    const post = operation(kind, "post", schema, WRITE, { types: JSON_BODY, schema });
+    const get = operation(kind, "list", list, SELECT);
+    const paths: [string, object][] = [];
+    if (verbs.includes("create")) paths.push([collection, { post, parameters: namespace }]);
+    if (verbs.includes("list")) paths.push([collection, { get, parameters: namespace }]);
+    if (verbs.includes("get"))
+      paths.push([item, { get: operation(kind, "get", schema, []), parameters: named }]);
+    return paths;
+  }
   const paths: [string, object][] = [
     [
       collection,
@@ -168,19 +186,13 @@ function closure(paths: object, all: Readonly<Record<string, OpenApiSchema>>): R
   return schemas;
 }
 
-/** A length-delimited field of a protobuf message; up to 127 bytes, so that the length is one byte. */
-function protobufField(number: number, value: string | Uint8Array): Buffer {
-  const bytes = Buffer.from(value);
-  if (bytes.length > 127)
-    throw new RangeError(`protobuf field ${number}: ${bytes.length} bytes are too long`);
-  return Buffer.concat([Buffer.of((number << 3) | 2, bytes.length), bytes]);
-}
-
 export class OpenApi {
   readonly #kinds: readonly Kind[];
   readonly #schema: Schema;
   readonly #info: { title: string; version: string };
   readonly #documents = new Map<string, { text: string; hash: string }>();
+  #swagger: string | undefined;
+  #protobuf: Uint8Array | undefined;
 
   constructor(kinds: readonly Kind[], schema: Schema, version: string) {
     this.#kinds = kinds;
@@ -214,19 +226,23 @@ export class OpenApi {
     return made;
   }
 
-  /** /openapi/v2: definitions only, for clients that look types up by group, version and kind. */
+  /** /openapi/v2, as JSON text. */
   swagger(): string {
-    const definitions = JSON.stringify(this.#schema.raw).replaceAll(`"${REF}`, '"#/definitions/');
-    const info = JSON.stringify(this.#info);
-    return `{"swagger":"2.0","info":${info},"paths":{},"definitions":${definitions}}`;
+    this.#swagger ??= JSON.stringify(this.#v2());
+    return this.#swagger;
   }
 
-  /**
-   * The same as protobuf (gnostic's openapi.v2.Document), without definitions: kubectl falls back to it for a group
-   * or kind that /openapi/v3 lacks, and goes on to say so when nothing is known of it here either.
-   */
+  /** The same as gnostic's protobuf, the only form of it that Go clients read. */
   swaggerProtobuf(): Uint8Array {
-    const info = Buffer.concat([protobufField(1, this.#info.title), protobufField(2, this.#info.version)]);
-    return Buffer.concat([protobufField(1, "2.0"), protobufField(2, info), protobufField(8, "")]);
+    this.#protobuf ??= swaggerProtobuf(this.#v2());
+    return this.#protobuf;
+  }
+
+  #v2(): Swagger {
+    const paths = groupVersions(this.#kinds).flatMap(({ group, version, kinds }) => {
+      const path = group ? `/apis/${group}/${version}` : `/api/${version}`;
+      return kinds.flatMap((kind) => pathsOf(kind, path));
+    });
+    return swaggerOf(this.#info, Object.fromEntries(paths), this.#schema.raw);
   }
 }

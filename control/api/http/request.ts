@@ -4,12 +4,13 @@
 import type { IncomingMessage } from "node:http";
 import type { DeleteOptions, ListOptions, PatchType } from "../../../common/client.js";
 import type { FieldError } from "../../resources/types.js";
-import { invalid, notSupported } from "../../resources/validation/field.js";
+import { forbidden, invalid, notSupported, required, tooLong } from "../../resources/validation/field.js";
 import type { Body, FieldValidation } from "../body.js";
 import type { Engine, Kind } from "../engine.js";
-import { parseJson, parseYaml, SyntaxProblem } from "../json.js";
+import { parseApplied, parseJson, parseYaml, SyntaxProblem } from "../json.js";
 import { PROTOBUF, ProtobufError } from "../protobuf.js";
 import { badRequest, invalidOptions, tooLarge, unsupportedMediaType } from "../status.js";
+import { type FieldManager, fieldManager } from "../tracking.js";
 import type { WatchRequest } from "../watching.js";
 
 /** What a path under /api or /apis names. */
@@ -67,6 +68,14 @@ export function flag(query: URLSearchParams, name: string): boolean | undefined 
   return text !== "false" && text !== "0" && text.toLowerCase() !== "f";
 }
 
+/** Programs that show an answer to a person as it is. */
+const FOR_PEOPLE = /^(?:curl|Wget|Mozilla\/5\.0)/;
+
+/** Whether the answer is to be indented: as asked, else by who asks (apiserver's isPrettyPrint). */
+export function isPretty(req: IncomingMessage, query: URLSearchParams): boolean {
+  return flag(query, "pretty") ?? FOR_PEOPLE.test(req.headers["user-agent"] ?? "");
+}
+
 function integer(query: URLSearchParams, name: string): number | undefined {
   const text = query.get(name);
   if (text === null || text === "") return undefined;
@@ -113,20 +122,65 @@ export function watchOptions(query: URLSearchParams, namespace: string | undefin
 export interface WriteFlags {
   dryRun: boolean;
   fieldValidation: FieldValidation;
+  manager: FieldManager;
 }
 
 const FIELD_VALIDATIONS = ["", "Ignore", "Strict", "Warn"];
+const MAX_MANAGER_BYTES = 128;
 
 /** @throws StatusError Invalid, which names the options by the method: CreateOptions and so on. */
-export function writeFlags(method: string | undefined, query: URLSearchParams): WriteFlags {
+export function writeFlags(req: IncomingMessage, query: URLSearchParams): WriteFlags {
+  const { method, headers } = req;
   const dryRun = query.getAll("dryRun").filter((value) => value !== "");
   const fieldValidation = query.get("fieldValidation") ?? "";
-  const errors = dryRunErrors(dryRun);
+  const manager = query.get("fieldManager") ?? "";
+  const errors = [
+    ...(method === "PATCH" ? applyErrors(isApply(req), manager, query) : []),
+    ...managerErrors(manager),
+    ...dryRunErrors(dryRun),
+  ];
   if (!FIELD_VALIDATIONS.includes(fieldValidation))
     errors.push(notSupported("fieldValidation", fieldValidation, FIELD_VALIDATIONS));
   const verb = method === "PUT" ? "Update" : method === "PATCH" ? "Patch" : "Create";
   if (errors.length > 0) throw invalidOptions(`${verb}Options`, errors);
-  return { dryRun: dryRun.length > 0, fieldValidation: (fieldValidation || "Warn") as FieldValidation };
+  return {
+    dryRun: dryRun.length > 0,
+    fieldValidation: (fieldValidation || "Warn") as FieldValidation,
+    manager: fieldManager(manager || managerOf(headers["user-agent"] ?? "")),
+  };
+}
+
+function applyErrors(apply: boolean, manager: string, query: URLSearchParams): FieldError[] {
+  if (apply) return manager === "" ? [required("fieldManager", "is required for apply patch")] : [];
+  return query.get("force") === null ? [] : [forbidden("force", "may not be specified for non-apply patch")];
+}
+
+/** What Go's unicode.IsPrint calls printable: no control characters, and of spaces only the plain one. */
+const UNPRINTABLE = /[^\p{L}\p{M}\p{N}\p{P}\p{S} ]/u;
+
+function managerErrors(manager: string): FieldError[] {
+  const errors: FieldError[] = [];
+  if (Buffer.byteLength(manager) > MAX_MANAGER_BYTES) errors.push(tooLong("fieldManager", MAX_MANAGER_BYTES));
+  let position = 0;
+  for (const letter of manager) {
+    if (UNPRINTABLE.test(letter)) {
+      const code = (letter.codePointAt(0) ?? 0).toString(16).toUpperCase().padStart(4, "0");
+      errors.push(invalid("fieldManager", manager, `invalid character U+${code} (at position ${position})`));
+    }
+    position += Buffer.byteLength(letter);
+  }
+  return errors;
+}
+
+/** The manager of a client that does not name one: its program, by its User-Agent. */
+function managerOf(userAgent: string): string {
+  let name = "";
+  for (const letter of userAgent.split("/")[0] ?? "") {
+    if (UNPRINTABLE.test(letter)) continue;
+    if (Buffer.byteLength(name + letter) > MAX_MANAGER_BYTES) break;
+    name += letter;
+  }
+  return name;
 }
 
 function dryRunErrors(values: readonly string[]): FieldError[] {
@@ -151,7 +205,7 @@ const mediaType = (req: IncomingMessage): string =>
 function parse(bytes: Buffer, yaml: boolean, findDuplicates: boolean): Body {
   try {
     const text = bytes.toString("utf8");
-    return yaml ? parseYaml(text) : parseJson(text, findDuplicates);
+    return yaml ? parseYaml(text, findDuplicates) : parseJson(text, findDuplicates);
   } catch (error) {
     if (error instanceof SyntaxProblem)
       throw badRequest(`the object provided is unrecognized: couldn't get version/kind; ${error.message}`);
@@ -194,16 +248,32 @@ const PATCH_TYPES: Readonly<Record<string, PatchType>> = {
   "application/merge-patch+json": "merge",
   "application/strategic-merge-patch+json": "strategic",
 };
+const APPLY = "application/apply-patch+yaml";
 
-/** @throws StatusError UnsupportedMediaType: server-side apply, too, which kubectl uses only when told to. */
+export function isApply(req: IncomingMessage): boolean {
+  return req.method === "PATCH" && mediaType(req) === APPLY;
+}
+
+/** @throws StatusError UnsupportedMediaType, BadRequest */
 export async function readPatch(
   req: IncomingMessage,
   mode: FieldValidation,
 ): Promise<{ type: PatchType; patch: Body }> {
   const type = PATCH_TYPES[mediaType(req)];
   const bytes = await readBody(req);
-  if (!type) throw unsupportedMediaType(Object.keys(PATCH_TYPES), mediaType(req));
+  if (!type) throw unsupportedMediaType([...Object.keys(PATCH_TYPES), APPLY], mediaType(req));
   return { type, patch: parse(bytes, false, mode !== "Ignore") };
+}
+
+/** The configuration of an apply. @throws StatusError BadRequest */
+export async function readApply(req: IncomingMessage, mode: FieldValidation): Promise<Body> {
+  const bytes = await readBody(req);
+  try {
+    return parseApplied(bytes.toString("utf8"), mode !== "Ignore");
+  } catch (error) {
+    if (error instanceof SyntaxProblem) throw badRequest(`error decoding YAML: ${error.message}`);
+    throw error;
+  }
 }
 
 /** DeleteOptions of body and query; the query counts more, as in the real server. */

@@ -2,16 +2,24 @@
 // accepts.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Stored } from "../../../common/k8s.js";
+import type { Answers } from "../../resources/types.js";
+import type { Applied, ApplyRequest } from "../apply.js";
 import { type Body, decodeBody } from "../body.js";
 import type { Kind, User } from "../engine.js";
+import { Selection } from "../read.js";
 import type { Registry } from "../registry.js";
 import { badRequest, methodNotAllowed, StatusError } from "../status.js";
-import { BINDING, EVICTION, SCALE } from "../subresources.js";
+import { BINDING, EVICTION, SCALE, scaleOf } from "../subresources.js";
+import { issueToken, TOKEN_REQUEST } from "../token-request.js";
 import { expectedOf, patchChange, type WriteRequest, type Written } from "../write.js";
 import { type Accepted, negotiate } from "./negotiate.js";
 import {
   flag,
+  isApply,
+  isPretty,
   listOptions,
+  readApply,
   readDeleteOptions,
   readObject,
   readPatch,
@@ -60,16 +68,41 @@ export class ResourceHandlers {
   /** Answers a request on a collection, an object or a plain subresource. @throws StatusError */
   async handle(call: Call): Promise<void> {
     const { target } = call;
-    const { deprecation } = target.kind.definition;
+    const { deprecation, answers } = target.kind.definition;
     if (deprecation !== undefined) warn(call.res, [deprecation]);
+    if (answers) return await this.#answered(call, answers);
     if (target.name === undefined) return await this.#collection(call);
     if (target.subresource === undefined) return await this.#item(call, target.name);
     return await this.#subresource(call, target.name, target.subresource);
   }
 
+  /** A kind that is not stored. */
+  async #answered(call: Call, answers: Answers): Promise<void> {
+    const { req, target, user, query } = call;
+    const { kind, namespace, name } = target;
+    const asked = { user, namespace };
+    const method = req.method === "HEAD" ? "GET" : req.method;
+    if (target.subresource !== undefined) throw methodNotAllowed();
+    if (method === "POST" && name === undefined && answers.create) {
+      const { fieldValidation } = this.#request(call);
+      const body = await this.#object(call);
+      const { object, warnings } = decodeBody(this.#registry.engine, body, expectedOf(kind), fieldValidation);
+      const answer = (await answers.create(object, asked)) as Stored;
+      return this.#sendObject(call, 201, { object: answer, warnings });
+    }
+    if (method === "GET" && name !== undefined && answers.get)
+      return this.#sendObject(call, 200, { object: await answers.get(name, asked), warnings: [] });
+    if (method === "GET" && name === undefined && answers.list && !flag(query, "watch")) {
+      const selection = new Selection(kind, listOptions(query, namespace));
+      const items = (await answers.list(asked)).filter((object) => selection.matches(object));
+      return await this.#sendItems(call, items, {});
+    }
+    throw methodNotAllowed();
+  }
+
   #view({ req, res, query }: Call, warnings?: readonly string[]): View {
     const accepted = negotiate(req.headers.accept);
-    const pretty = flag(query, "pretty") ?? false;
+    const pretty = isPretty(req, query);
     return {
       accepted,
       includeObject: parseIncludeObject(query.get("includeObject")),
@@ -79,7 +112,7 @@ export class ResourceHandlers {
 
   #request({ req, target, user, query }: Call): WriteRequest {
     const { kind, namespace } = target;
-    return { kind, namespace, user, ...writeFlags(req.method, query) };
+    return { kind, namespace, user, ...writeFlags(req, query) };
   }
 
   #sendObject(call: Call, code: number, written: Written, kind: Printed = call.target.kind): void {
@@ -123,16 +156,22 @@ export class ResourceHandlers {
   }
 
   async #object(call: Call, definition = call.target.kind.definition.schema): Promise<Body> {
-    const { fieldValidation } = writeFlags(call.req.method, call.query);
+    const { fieldValidation } = writeFlags(call.req, call.query);
     const body = await readObject(this.#registry.engine, call.req, fieldValidation, definition);
     if (!body) throw badRequest("the request has no body");
     return body;
   }
 
   async #list(call: Call): Promise<void> {
-    const { accepted, includeObject, reply } = this.#view(call);
+    this.#view(call);
     const { kind, namespace } = call.target;
     const { items, ...metadata } = await this.#registry.reader.list(kind, listOptions(call.query, namespace));
+    await this.#sendItems(call, items, metadata);
+  }
+
+  async #sendItems(call: Call, items: readonly Stored[], metadata: Record<string, unknown>): Promise<void> {
+    const { accepted, includeObject, reply } = this.#view(call);
+    const { kind } = call.target;
     if (accepted.as === "Table") return send(reply, 200, tableOf(kind, items, metadata, includeObject));
     const partial = accepted.as !== undefined;
     const head = partial
@@ -203,6 +242,10 @@ export class ResourceHandlers {
     this.#view(call);
     const request = this.#request(call);
     const { kind, fieldValidation } = request;
+    if (isApply(req) && part !== "finalize") {
+      const written = await this.#apply(call, name, part);
+      return this.#sendObject(call, written.created ? 201 : 200, written);
+    }
     if (req.method === "PATCH") {
       const { type, patch } = await readPatch(req, fieldValidation);
       const change = patchChange(engine, kind, type, patch, fieldValidation);
@@ -211,6 +254,13 @@ export class ResourceHandlers {
     const body = await this.#object(call);
     const change = () => decodeBody(engine, body, expectedOf(kind), fieldValidation);
     this.#sendObject(call, 200, await writer.modify(request, { name, part, change }));
+  }
+
+  async #apply(call: Call, name: string, part: ApplyRequest["part"]): Promise<Applied> {
+    const request = this.#request(call);
+    const body = await readApply(call.req, request.fieldValidation);
+    const force = flag(call.query, "force") ?? false;
+    return await this.#registry.applier.apply({ ...request, name, part, force }, body);
   }
 
   async #subresource(call: Call, name: string, subresource: string): Promise<void> {
@@ -238,6 +288,10 @@ export class ResourceHandlers {
           await subresources.setScale(this.#request(call), name, await this.#object(call, SCALE.schema)),
         );
       case "PATCH scale": {
+        if (isApply(req)) {
+          const { object, warnings } = await this.#apply(call, name, "scale");
+          return this.#sendScale(call, { object: scaleOf(kind, object), warnings });
+        }
         const request = this.#request(call);
         const { type, patch } = await readPatch(req, request.fieldValidation);
         return this.#sendScale(call, await subresources.setScale(request, name, patch, type));
@@ -252,6 +306,12 @@ export class ResourceHandlers {
           call,
           await subresources.evict(this.#request(call), name, await this.#object(call, EVICTION.schema)),
         );
+      case "POST token": {
+        const { engine, tokens } = this.#registry;
+        const body = await this.#object(call, TOKEN_REQUEST.schema);
+        const token = await issueToken(engine, tokens, this.#request(call), name, body);
+        return send(this.#view(call).reply, 201, token);
+      }
       default:
         throw methodNotAllowed();
     }

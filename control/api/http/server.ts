@@ -1,4 +1,4 @@
-// The API over HTTP: routes a request by its path to discovery, OpenAPI, health, a resource or a kubelet. Knows
+// The API over HTTP: routes a request by its path to discovery, OpenAPI, health, a resource, a kubelet or a proxy. Knows
 // nothing of TLS or sockets: who asks is told by the caller.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
@@ -11,9 +11,12 @@ import * as discovery from "./discovery.js";
 import { isKubeletTarget, type KubeletConnector, KubeletProxy } from "./kubelet.js";
 import { acceptsAggregated, acceptsSwaggerProtobuf, SWAGGER_PROTOBUF } from "./negotiate.js";
 import { OpenApi } from "./openapi.js";
-import { flag, parseTarget } from "./request.js";
+import { ServerProxy } from "./proxy.js";
+import { dialFromHere, type NodeDialer } from "./proxy-dial.js";
+import { isProxyTarget } from "./proxy-location.js";
+import { isPretty, parseTarget } from "./request.js";
 import { ResourceHandlers } from "./resources.js";
-import { render, sendError, sendText } from "./respond.js";
+import { render, sendError, sendText, statusOf } from "./respond.js";
 
 export const GIT_VERSION = "v1.36.0+kubeplumb";
 
@@ -32,6 +35,7 @@ const VERSION = {
 export interface ApiServerOptions {
   registry: Registry;
   kubelet: KubeletConnector;
+  dial?: NodeDialer;
   /** host:port that discovery names. */
   address: () => string;
   log: Logger;
@@ -41,15 +45,17 @@ export class ApiServer {
   readonly #registry: Registry;
   readonly #resources: ResourceHandlers;
   readonly #kubelet: KubeletProxy;
+  readonly #proxy: ServerProxy;
   readonly #openApi: OpenApi;
   readonly #address: () => string;
   readonly #log: Logger;
   #closing = false;
 
-  constructor({ registry, kubelet, address, log }: ApiServerOptions) {
+  constructor({ registry, kubelet, dial = dialFromHere, address, log }: ApiServerOptions) {
     this.#registry = registry;
     this.#resources = new ResourceHandlers(registry);
     this.#kubelet = new KubeletProxy(registry, kubelet, log);
+    this.#proxy = new ServerProxy(registry, dial, log);
     this.#openApi = new OpenApi(registry.engine.kinds, registry.engine.schema, GIT_VERSION);
     this.#address = address;
     this.#log = log;
@@ -60,6 +66,7 @@ export class ApiServer {
     this.#closing = true;
     this.#resources.closeWatches();
     this.#kubelet.close();
+    this.#proxy.close();
   }
 
   handle(req: IncomingMessage, res: ServerResponse, user: User): void {
@@ -72,6 +79,7 @@ export class ApiServer {
     if (pathname.startsWith("/api/v") || pathname.startsWith("/apis/")) {
       const target = parseTarget(this.#registry.engine, trim(pathname));
       if (target && isKubeletTarget(target)) return await this.#kubelet.handle({ req, query, target }, res);
+      if (target && isProxyTarget(target)) return await this.#proxy.handle(req, target, res);
       if (target && this.#isServed(target))
         return await this.#resources.handle({ req, res, query, target, user });
     }
@@ -92,7 +100,7 @@ export class ApiServer {
     if (path === "/openapi/v2" && acceptsSwaggerProtobuf(req.headers.accept))
       sendText(res, 200, SWAGGER_PROTOBUF, this.#openApi.swaggerProtobuf());
     else if (typeof value === "string") sendText(res, 200, "application/json", value);
-    else sendText(res, 200, contentTypeOf(value), render(value, "json", flag(query, "pretty") ?? false));
+    else sendText(res, 200, contentTypeOf(value), render(value, "json", isPretty(req, query)));
     return true;
   }
 
@@ -115,7 +123,7 @@ export class ApiServer {
       if (path === (group ? `/apis/${groupVersion}` : `/api/${version}`))
         return discovery.apiResourceList(groupVersion, members);
       if (group && path === `/apis/${group}`)
-        return { kind: "APIGroup", apiVersion: "v1", ...discovery.apiGroup(group, version) };
+        return { kind: "APIGroup", apiVersion: "v1", ...discovery.apiGroup(group, kinds) };
     }
     return undefined;
   }
@@ -134,7 +142,7 @@ export class ApiServer {
       "/readyz",
       "/version",
     ];
-    return [...fixed, ...groups].sort();
+    return [...new Set([...fixed, ...groups])].sort();
   }
 
   #health(req: IncomingMessage, res: ServerResponse, path: string, query: URLSearchParams): boolean {
@@ -155,23 +163,38 @@ export class ApiServer {
     return true;
   }
 
-  /** The upgrade of a connection: exec, attach, port-forward. */
+  /** The upgrade of a connection: exec, attach, port-forward, and what goes through a proxy. */
   upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
     // Without a listener an error of the client's connection would end the process.
     socket.on("error", (error) => this.#log.debug({ err: error }, "client connection failed"));
-    this.#upgrade(req, socket, head).catch((error: unknown) => this.#kubelet.refuse(socket, error));
+    this.#upgrade(req, socket, head).catch((error: unknown) => this.#refuse(socket, error));
   }
 
   refuseUpgrade(socket: Duplex, error: Error): void {
     socket.on("error", (cause) => this.#log.debug({ err: cause }, "client connection failed"));
-    this.#kubelet.refuse(socket, error);
+    this.#refuse(socket, error);
+  }
+
+  /** On the bare socket, which is closed. */
+  #refuse(socket: Duplex, error: unknown): void {
+    if (socket.destroyed) return;
+    const { status } = statusOf(error, this.#log);
+    const body = `${JSON.stringify(status)}\n`;
+    const head = [
+      `HTTP/1.1 ${status.code} ${status.reason ?? "Error"}`,
+      "Content-Type: application/json",
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      "Connection: close",
+    ];
+    socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
   }
 
   async #upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
     const { pathname, searchParams: query } = parseUrl(req);
     const target = parseTarget(this.#registry.engine, trim(pathname));
-    if (!target || !isKubeletTarget(target)) throw badRequest(`${pathname} cannot be upgraded`);
-    await this.#kubelet.upgrade({ req, query, target }, socket, head);
+    if (target && isKubeletTarget(target)) await this.#kubelet.upgrade({ req, query, target }, socket, head);
+    else if (target && isProxyTarget(target)) await this.#proxy.upgrade(req, target, socket, head);
+    else throw badRequest(`${pathname} cannot be upgraded`);
   }
 }
 

@@ -3,6 +3,7 @@
 
 import type {
   Affinity,
+  NodeSelectorRequirement,
   NodeSelectorTerm,
   PodAffinityTerm,
   PodSchedulingGate,
@@ -12,7 +13,7 @@ import type { Taint, Toleration } from "../../../common/k8s.js";
 import type { FieldError } from "../types.js";
 import { duplicate, forbidden, invalid, invalids, notSupported, oneOf, required, same } from "./field.js";
 import { labelValue } from "./meta.js";
-import { labelSelector, qualified } from "./values.js";
+import { labelSelector, qualified, subdomain } from "./values.js";
 
 const EFFECTS = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
@@ -162,7 +163,27 @@ function validateNodeTerm(term: NodeSelectorTerm | undefined, path: string): Fie
       errors.push(...invalids(`${at}.values[${j}]`, value, labelValue(value)));
     }
   }
+  for (const [i, requirement] of (term?.matchFields ?? []).entries())
+    errors.push(...validateNodeField(requirement, `${path}.matchFields[${i}]`));
   return errors;
+}
+
+/** There is one field to select by, and one way. */
+function validateNodeField(
+  { key, operator, values = [] }: NodeSelectorRequirement,
+  at: string,
+): FieldError[] {
+  const errors: FieldError[] = [];
+  if (operator !== "In" && operator !== "NotIn") {
+    errors.push(invalid(`${at}.operator`, operator ?? "", "not a valid selector operator"));
+  } else if (values.length !== 1) {
+    const text = "must be only one value when `operator` is 'In' or 'NotIn' for node field selector";
+    errors.push(required(`${at}.values`, text));
+  }
+  if (key !== "metadata.name") {
+    return [...errors, invalid(`${at}.key`, key ?? "", "not a valid field selector key")];
+  }
+  return [...errors, ...values.flatMap((value, i) => subdomain(`${at}.values[${i}]`, value))];
 }
 
 function validatePodTerm(term: PodAffinityTerm | undefined, at: string): FieldError[] {

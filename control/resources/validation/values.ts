@@ -120,6 +120,17 @@ export function intOrPercent(field: string, value: number | string): FieldError[
       ];
 }
 
+/** IsNotMoreThan100Percent: a number may be anything. */
+export function notMoreThanAll(field: string, value: number | string): FieldError[] {
+  if (typeof value !== "string" || !/^\d+%$/.test(value) || Number.parseInt(value, 10) <= 100) return [];
+  return [invalid(field, value, "must not be greater than 100%")];
+}
+
+/** Whether an int or percentage is none of whatever it is of. */
+export function isNone(value: number | string): boolean {
+  return value === 0 || value === "0%";
+}
+
 /** What is wrong with a key of a ConfigMap or Secret. */
 export function configKey(key: string): string[] {
   const wrong: string[] = [];

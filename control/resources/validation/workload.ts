@@ -1,5 +1,5 @@
-// Validation that Deployments and ReplicaSets share: replicas, selector, template. Field paths and texts are
-// those of the real server (pkg/apis/apps/validation). Knows no status of a rollout.
+// Validation that the kinds with a selector and a template of pods share. Field paths and texts are those of the
+// real server (pkg/apis/apps/validation). Knows no status of a rollout.
 
 import type { LabelSelector, PodTemplateSpec } from "../../../common/k8s.js";
 import { matchLabels, selectorOf } from "../../../common/selector.js";
@@ -8,7 +8,7 @@ import { forbidden, immutable, invalid, notSupported, required } from "./field.j
 import { validatePodTemplate } from "./pod.js";
 import { isEmptySelector, labelSelector, nonNegative } from "./values.js";
 
-/** What the two kinds have in common. */
+/** What Deployments and ReplicaSets have in common. */
 export interface WorkloadSpec {
   replicas?: number;
   minReadySeconds?: number;
@@ -20,40 +20,50 @@ export function validateWorkload(
   spec: WorkloadSpec | undefined,
   old: WorkloadSpec | undefined,
 ): FieldError[] {
-  const errors = [
+  const { selector, template } = spec ?? {};
+  return [
     ...nonNegative("spec.replicas", spec?.replicas),
     ...nonNegative("spec.minReadySeconds", spec?.minReadySeconds),
+    ...(selector ? [] : [required("spec.selector")]),
+    ...validateSelection(selector, template, "deployment"),
+    ...validatePodTemplate(template, "spec.template"),
+    ...validateKeptTemplate(template, "ReplicaSet"),
+    ...(old ? immutable("spec.selector", selector, old.selector) : []),
   ];
-  const selector = spec?.selector;
-  let comparable = true;
-  if (!selector) {
-    errors.push(required("spec.selector"));
-  } else {
-    const wrong = labelSelector("spec.selector", selector);
-    errors.push(...wrong);
-    comparable = wrong.length === 0;
-    if (isEmptySelector(selector)) {
-      comparable = false;
-      errors.push(invalid("spec.selector", selector, "empty selector is invalid for deployment"));
-    }
+}
+
+/** The selector by itself, and whether it selects what the template makes. `kind` is how the text names it. */
+export function validateSelection(
+  selector: LabelSelector | undefined,
+  template: PodTemplateSpec | undefined,
+  kind: string,
+): FieldError[] {
+  const errors = labelSelector("spec.selector", selector);
+  let comparable = errors.length === 0;
+  if (selector && isEmptySelector(selector)) {
+    comparable = false;
+    errors.push(invalid("spec.selector", selector, `empty selector is invalid for ${kind}`));
   }
-  const { template } = spec ?? {};
   const labels = template?.metadata?.labels ?? {};
   if (comparable && !matchLabels(selectorOf(selector), labels)) {
     errors.push(
       invalid("spec.template.metadata.labels", labels, "`selector` does not match template `labels`"),
     );
   }
-  errors.push(...validatePodTemplate(template, "spec.template"));
+  return errors;
+}
+
+/** What a template may not say whose pods are to run for ever. `kind` is how the text names the owner. */
+export function validateKeptTemplate(template: PodTemplateSpec | undefined, kind: string): FieldError[] {
+  const errors: FieldError[] = [];
   const policy = template?.spec?.restartPolicy;
   if (policy !== undefined && policy !== "Always") {
     errors.push(notSupported("spec.template.spec.restartPolicy", policy, ["Always"]));
   }
   if (template?.spec?.activeDeadlineSeconds !== undefined) {
-    const text = "activeDeadlineSeconds in ReplicaSet is not Supported";
+    const text = `activeDeadlineSeconds in ${kind} is not Supported`;
     errors.push(forbidden("spec.template.spec.activeDeadlineSeconds", text));
   }
-  if (old) errors.push(...immutable("spec.selector", selector, old.selector));
   return errors;
 }
 

@@ -1,0 +1,74 @@
+// The API from inside a pod, as "Accessing the Kubernetes API from a Pod" has it: token, CA and namespace where every
+// client library looks for them, the Service kubernetes, and what kubectl says of accounts.
+
+import t from "tap";
+import { createCluster } from "../../index.js";
+import { kubectlOf } from "../helpers/kubectl.js";
+
+t.setTimeout(120_000);
+const cluster = await createCluster({ nodes: 2 });
+t.teardown(() => cluster.stop());
+const kubectl = kubectlOf(cluster);
+
+const MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
+const ASK = `cd ${MOUNT} && curl -sS --cacert ca.crt -H "Authorization: Bearer $(cat token)" \
+https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT`;
+
+t.test("a pod whose image is emulated: the token is there for whoever execs", async (t) => {
+  await kubectl("run", "web", "--image=nginx");
+  await kubectl("wait", "--for=condition=Ready", "pod/web");
+  t.equal(await kubectl("exec", "web", "--", "cat", `${MOUNT}/namespace`), "default");
+  t.match(await kubectl("exec", "web", "--", "cat", `${MOUNT}/ca.crt`), /^-----BEGIN CERTIFICATE-----/);
+  const version = await kubectl("exec", "web", "--", "sh", "-c", `${ASK}/version`);
+  t.match(JSON.parse(version), { gitVersion: /^v1\.\d+/ });
+  const pods = await kubectl(
+    "exec",
+    "web",
+    "--",
+    "sh",
+    "-c",
+    `${ASK}/api/v1/namespaces/$(cat namespace)/pods`,
+  );
+  t.match(JSON.parse(pods), { kind: "PodList", items: [{ metadata: { name: "web" } }] });
+  const nobody = await kubectl(
+    "exec",
+    "web",
+    "--",
+    "sh",
+    "-c",
+    `curl -sS --cacert ${MOUNT}/ca.crt https://$KUBERNETES_SERVICE_HOST/api/v1/pods`,
+  );
+  t.match(JSON.parse(nobody), { code: 401, reason: "Unauthorized" });
+  t.match(await kubectl("describe", "pod", "web"), /kube-api-access-\w{5} \(ro\)/);
+});
+
+t.test("a pod that is a process finds it at its start", async (t) => {
+  const script = `${ASK}/api/v1/namespaces/default/configmaps/kube-root-ca.crt | grep -c BEGIN`;
+  await kubectl("run", "asker", "--image=busybox", "--restart=Never", "--command", "--", "sh", "-c", script);
+  await kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asker", "--timeout=30s");
+  t.equal(await kubectl("logs", "asker"), "1");
+});
+
+t.test("an account of one's own, its token, and what it may", async (t) => {
+  await kubectl("create", "serviceaccount", "robot");
+  const token = await kubectl("create", "token", "robot", "--duration=20m");
+  t.match(token, /^[\w-]+\.[\w-]+\.[\w-]+$/);
+  const who = JSON.parse(await kubectl("--token", token, "auth", "whoami", "-o", "json"));
+  // kubectl has the administrator's certificate too, and that counts first, as in a real cluster.
+  t.equal(who.status.userInfo.username, "kubernetes-admin");
+  t.equal(await kubectl("auth", "can-i", "delete", "nodes"), "yes");
+  t.match(await kubectl("auth", "can-i", "--list"), /\*\.\*/);
+  await kubectl(
+    "run",
+    "shy",
+    "--image=busybox",
+    `--overrides={"spec":{"automountServiceAccountToken":false,"serviceAccountName":"robot"}}`,
+    "--command",
+    "--",
+    "sleep",
+    "1000",
+  );
+  await kubectl("wait", "--for=condition=Ready", "pod/shy");
+  const looked = await cluster.kubectl(["exec", "shy", "--", "ls", MOUNT]);
+  t.not(looked.exitCode, 0, "no token where none is wanted");
+});

@@ -1,0 +1,67 @@
+// The tutorials (tests/e2e/tutorial/*.txt), each in a cluster of its own, with the oldest and the newest kubectl that
+// can be had.
+
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import t from "tap";
+import { createCluster } from "../../index.js";
+import { installCommand } from "../helpers/cli.js";
+import { projectFile, projectFiles } from "../helpers/golden.js";
+import { kubectlVersion, minorVersion } from "../helpers/kubectl-versions.js";
+import { parseTutorial, Shell } from "../helpers/tutorial.js";
+
+const OLDEST = ["1.27", "1.28", "1.29", "1.30"];
+const NEWEST = ["1.36", "1.35", "1.34", "1.33"];
+
+t.setTimeout(600_000);
+const first = (versions: readonly string[]): string | undefined => {
+  for (const version of versions) {
+    const program = kubectlVersion(version);
+    if (program) return program;
+  }
+  return undefined;
+};
+const programs = [first(OLDEST), first(NEWEST)].filter((program) => program !== undefined);
+t.ok(programs.length > 0, "there is a kubectl");
+t.comment(`kubectl ${programs.map(minorVersion).join(" and ")}`);
+
+const directory = mkdtempSync(join(tmpdir(), "kubeplumb-tutorial-"));
+t.teardown(() => rmSync(directory, { recursive: true, force: true }));
+
+for (const name of projectFiles("tests/e2e/tutorial")) {
+  for (const program of programs) {
+    const version = minorVersion(program) ?? "";
+    await t.test(`${name}, kubectl ${version}`, async (t) => {
+      const cluster = await createCluster({ nodes: 3 });
+      const home = mkdtempSync(join(directory, "home-"));
+      const bin = join(home, "bin");
+      const own = installCommand(join(home, "own"));
+      mkdirSync(bin);
+      symlinkSync(program, join(bin, "kubectl"));
+      // A reader's cluster has the name that needs no --name.
+      const command = `#!/bin/sh\nverb=$1; shift\nexec '${own}' "$verb" --name ${cluster.info.name} "$@"\n`;
+      writeFileSync(join(bin, "kubeplumb"), command, { mode: 0o755 });
+      const shell = new Shell(home, {
+        PATH: `${bin}:${process.env.PATH}`,
+        HOME: home,
+        KUBECONFIG: join(cluster.info.dir, "kubeconfig"),
+        KUBEPLUMB_HOME: join(cluster.info.dir, ".."),
+        LANG: "C.UTF-8",
+        TZ: "UTC",
+      });
+      try {
+        for (const { title, actions } of parseTutorial(projectFile(`tests/e2e/tutorial/${name}`))) {
+          for (const action of actions) {
+            const wrong = await shell.perform(action);
+            if (wrong !== undefined) t.fail(`${title}: ${wrong}`);
+          }
+          t.pass(title);
+        }
+      } finally {
+        shell.close();
+        await cluster.stop();
+      }
+    });
+  }
+}
