@@ -3,19 +3,26 @@
 export type { PatchType, Resource, WatchEvent } from "./common/client.js";
 export {
   CONFIG_MAPS,
+  CONTROLLER_REVISIONS,
+  DAEMON_SETS,
   DEPLOYMENTS,
   ENDPOINT_SLICES,
   ENDPOINTS,
   EVENTS,
+  INGRESS_CLASSES,
+  INGRESSES,
   type KubeClient,
   LEASES,
   NAMESPACES,
   NODES,
+  POD_DISRUPTION_BUDGETS,
   PODS,
   REPLICA_SETS,
+  REPLICATION_CONTROLLERS,
   SECRETS,
   SERVICE_ACCOUNTS,
   SERVICES,
+  STATEFUL_SETS,
   StatusError,
 } from "./common/client.js";
 export type { KubeObject, Status, Stored } from "./common/k8s.js";

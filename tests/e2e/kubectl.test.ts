@@ -384,11 +384,6 @@ t.test("bad input: field, value, what is allowed; nothing changes", async (t) =>
   ];
   const before = await kubectl("get all,cm -A -o name");
   for (const [manifest, pattern] of cases) refused(t, await withManifest("apply", manifest), pattern);
-  refused(
-    t,
-    await withManifest("apply --server-side", { apiVersion: "v1", kind: "ConfigMap", metadata: meta("bad") }),
-    /Server-side apply not available on the server/,
-  );
   t.equal(await kubectl("get all,cm -A -o name"), before);
 });
 

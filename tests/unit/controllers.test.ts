@@ -895,6 +895,8 @@ const OPTIONS = {
   nodeMonitorGracePeriodSeconds: 40,
   serverAddresses: { ip: "192.168.56.1", port: 6443 },
   serviceCIDRs: ["10.96.0.0/16"],
+  caCert: "the CA",
+  tokens: { issue: async () => ({ token: "a token" }) },
 };
 
 /** The same API, whose watches tell everything late: what a busy server does to a cache. */

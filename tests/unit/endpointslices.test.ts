@@ -529,6 +529,8 @@ t.test("a dual-stack cluster: podCIDRs, slices, Endpoints and hints", async (t) 
     nodeMonitorGracePeriodSeconds: 3600,
     serverAddresses: { ip: "192.168.56.1", port: 6443 },
     serviceCIDRs: ["10.96.0.0/16", "fd00:10:96::/112"],
+    caCert: "the CA",
+    tokens: { issue: async () => ({ token: "a token" }) },
   });
   t.teardown(async () => {
     await controllers.stop();
@@ -649,6 +651,8 @@ t.test("Endpoints that a person keeps become slices", async (t) => {
     nodeMonitorGracePeriodSeconds: 3600,
     serverAddresses: { ip: "192.168.56.1", port: 6443 },
     serviceCIDRs: ["10.96.0.0/16"],
+    caCert: "the CA",
+    tokens: { issue: async () => ({ token: "a token" }) },
   });
   t.teardown(async () => {
     await controllers.stop();

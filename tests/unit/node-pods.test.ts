@@ -12,6 +12,7 @@ import { containerEnv } from "../../node/pods/env.js";
 import type { PodEnvironment } from "../../node/pods/environment.js";
 import { ignoredFields } from "../../node/pods/ignored-fields.js";
 import { volumePayload } from "../../node/pods/payload.js";
+import { PodTokens } from "../../node/pods/pod-tokens.js";
 import { resourceValue } from "../../node/pods/resource-field.js";
 import { PodWorker } from "../../node/pods/worker.js";
 import { FakeClient } from "./helpers/node-fake-client.js";
@@ -93,7 +94,8 @@ t.test("files of the downward API, and of several sources in one", async (t) => 
   );
   const make = async (volume: Omit<Volume, "name">) => {
     const allocatable = {};
-    const sources = { client, nodeName: "node-1", hostIPs: [], podIPs: [], allocatable };
+    const tokens = new PodTokens(client);
+    const sources = { client, tokens, nodeName: "node-1", hostIPs: [], podIPs: [], allocatable };
     const payload = await volumePayload(subject, { name: "v", ...volume }, sources);
     return Object.fromEntries([...payload].map(([path, { data, mode }]) => [path, [data.toString(), mode]]));
   };
@@ -114,8 +116,8 @@ t.test("files of the downward API, and of several sources in one", async (t) => 
   const all = { projected: { sources: [{ configMap }, { secret }, { downwardAPI: { items: [one] } }] } };
   t.same(await make(all), { a: ["map", 0o644], b: ["secret", 0o440], one: ["web", 0o644] }, "the last wins");
   t.same(await make({ secret: { secretName: "key", defaultMode: 0o400 } }), { b: ["secret", 0o400] });
-  await t.rejects(make({ projected: { sources: [{ serviceAccountToken: { path: "token" } }] } }), {
-    message: /^kubeplumb has no projected source serviceAccountToken; supported: /,
+  await t.rejects(make({ projected: { sources: [{ clusterTrustBundle: { path: "b", name: "x" } }] } }), {
+    message: /^kubeplumb has no projected source clusterTrustBundle; supported: /,
   });
   await t.rejects(make({ configMap: { name: "none" } }), { message: 'configmap "none" not found' });
   t.same(await make({ configMap: { name: "none", optional: true } }), {});

@@ -1,0 +1,733 @@
+// Streams and proxies through the API server, by real kubectls (the PATH's, and older ones that speak SPDY where this
+// machine has them) and by a small SPDY client: port-forward, exec, attach, run, cp, logs, kubectl proxy.
+
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { createHash, randomBytes } from "node:crypto";
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { get, type IncomingMessage, request } from "node:http";
+import { createRequire } from "node:module";
+import { connect } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { buffer } from "node:stream/consumers";
+import { gunzipSync } from "node:zlib";
+import t, { type Test } from "tap";
+import { WebSocket } from "ws";
+import { type Cluster, createCluster, PODS } from "../../index.js";
+import type { SpdyConnection } from "../../node/streams/spdy/connection.js";
+import { kubectlOf } from "../helpers/kubectl.js";
+import { forwarded, spdyConnect, textOf } from "../helpers/spdy-client.js";
+
+t.setTimeout(240_000);
+const cluster: Cluster = await createCluster({ nodes: 2 });
+const directory = mkdtempSync(join(tmpdir(), "kubeplumb-streams-"));
+t.teardown(async () => {
+  await cluster.stop();
+  rmSync(directory, { recursive: true, force: true });
+});
+const kubectl = kubectlOf(cluster);
+
+/** kubectl of the PATH, and what this machine has of older ones: from 1.31 on it speaks WebSocket, before SPDY. */
+const OLDER = "/usr/lib/google-cloud-sdk/bin";
+const kubectls = [
+  "kubectl",
+  ...["1.27", "1.30"].map((version) => join(OLDER, `kubectl.${version}`)).filter((path) => existsSync(path)),
+];
+const own = ["--kubeconfig", cluster.kubeconfigPath, "--cache-dir", join(directory, "cache")];
+
+interface Ran {
+  exitCode: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** One of the kubectls to its end. */
+function run(program: string, args: readonly string[], input?: Buffer | string): Promise<Ran> {
+  return new Promise((resolve) => {
+    const options = { timeout: 30_000, maxBuffer: 64 << 20, encoding: "latin1" as const };
+    const child = execFile(program, [...own, ...args], options, (error, stdout, stderr) =>
+      resolve({ exitCode: error ? Number(error.code ?? -1) : 0, stdout, stderr }),
+    );
+    child.stdin?.on("error", () => {});
+    child.stdin?.end(input ?? "");
+  });
+}
+
+interface Running {
+  child: ChildProcess;
+  output(): string;
+  /** Until the output matches. */
+  says(pattern: RegExp): Promise<RegExpMatchArray>;
+  stop(): Promise<void>;
+}
+
+/** One of the kubectls in the background. */
+function start(program: string, args: readonly string[]): Running {
+  const child = spawn(program, [...own, ...args], { stdio: ["ignore", "pipe", "pipe"] });
+  let text = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream?.on("data", (chunk: Buffer) => {
+      text += chunk.toString();
+    });
+  const gone = new Promise<void>((resolve) => child.once("close", () => resolve()));
+  return {
+    child,
+    output: () => text,
+    says: async (pattern) => {
+      for (const end = Date.now() + 15_000; Date.now() < end; ) {
+        const match = pattern.exec(text);
+        if (match) return match;
+        await sleep(20);
+      }
+      throw new Error(`${args.join(" ")} does not say ${pattern}: ${text}`);
+    },
+    stop: () => {
+      child.kill();
+      return gone;
+    },
+  };
+}
+
+const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function until(t: Test, what: string, condition: () => boolean): Promise<void> {
+  for (const end = Date.now() + 10_000; !condition() && Date.now() < end; ) await sleep(20);
+  t.ok(condition(), what);
+}
+
+interface Answer {
+  status: number;
+  headers: Record<string, string | string[] | undefined>;
+  body: string;
+}
+
+/** One request on a connection of its own. */
+function fetchText(url: string, options: { method?: string; body?: string } = {}): Promise<Answer> {
+  const { method = "GET", body } = options;
+  const headers = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
+  return new Promise((resolve, reject) => {
+    const answered = (res: IncomingMessage) => {
+      const chunks: Buffer[] = [];
+      res.on("data", (chunk: Buffer) => chunks.push(chunk));
+      res.once("error", reject);
+      res.once("end", () =>
+        resolve({
+          status: res.statusCode ?? 0,
+          headers: res.headers,
+          body: Buffer.concat(chunks).toString(),
+        }),
+      );
+    };
+    const req = request(url, { method, headers, agent: false }, answered);
+    req.once("error", reject);
+    req.end(body);
+  });
+}
+
+/**
+ * A real process in a pod, on five ports. 7: echo. 9: reads until the end, then answers with length and digest. 10:
+ * says goodbye at once and still counts what it is told, on its output. 11: reads nothing. 80: HTTP and WebSocket.
+ */
+const SERVER = `
+  const { createServer } = require("node:net");
+  const { createHash } = require("node:crypto");
+  const http = require("node:http");
+  const { WebSocketServer } = require(${JSON.stringify(createRequire(import.meta.url).resolve("ws"))});
+  const tcp = (port, serve) => createServer({ allowHalfOpen: true }, (socket) => {
+    socket.on("error", () => {});
+    serve(socket);
+  }).listen(port, "127.0.0.1");
+  tcp(7, (socket) => socket.pipe(socket));
+  tcp(9, (socket) => {
+    const hash = createHash("sha256");
+    let length = 0;
+    socket.on("data", (chunk) => { hash.update(chunk); length += chunk.length; });
+    socket.on("end", () => socket.end(length + " " + hash.digest("hex")));
+  });
+  tcp(10, (socket) => {
+    let length = 0;
+    socket.end("goodbye");
+    socket.on("data", (chunk) => { length += chunk.length; });
+    socket.on("end", () => console.log("after goodbye: " + length));
+  });
+  tcp(11, (socket) => socket.pause());
+  tcp(12, (socket) => setTimeout(() => socket.resetAndDestroy(), 100));
+  const server = http.createServer((req, res) => {
+    if (req.url === "/page") {
+      res.writeHead(200, { "content-type": "text/html; charset=utf-8", "access-control-allow-origin": "*" });
+      res.end('<a href="/next?a=1&amp;b=2">caf\\u00e9</a>');
+    } else if (req.url === "/zipped") {
+      res.writeHead(200, { "content-type": "text/html", "content-encoding": "gzip" });
+      res.end(require("node:zlib").gzipSync('<a href="/zipped">'));
+    } else if (req.url === "/large") {
+      res.writeHead(200, { "content-type": "text/html" });
+      for (let i = 0; i < 90; i++) res.write('<a href="/x">' + "y".repeat(99987));
+      res.end();
+    } else if (req.url === "/moved") {
+      res.writeHead(302, { location: "/elsewhere" });
+      res.end();
+    } else if (req.url === "/cut") {
+      res.writeHead(200, { "content-length": "100" });
+      res.write("half");
+      setTimeout(() => res.destroy(), 50);
+    } else {
+      let body = "";
+      req.on("data", (chunk) => { body += chunk; });
+      req.on("end", () => {
+        res.writeHead(201, { "content-type": "application/json", "x-served": "yes" });
+        res.end(JSON.stringify({ method: req.method, url: req.url, headers: req.headers, body }));
+      });
+    }
+  });
+  const sockets = new WebSocketServer({ server, path: "/socket" });
+  sockets.on("connection", (ws) => ws.on("message", (data) => ws.send("you said " + data)));
+  server.listen(80, "0.0.0.0", () => console.log("ready"));
+`;
+
+const pod = (name: string, containers: object[], spec: object = {}) => ({
+  apiVersion: "v1",
+  kind: "Pod",
+  metadata: { name, labels: { app: name } },
+  spec: { containers, terminationGracePeriodSeconds: 1, ...spec },
+});
+const shell = (name: string, script: string) => ({ name, image: "busybox", command: ["sh", "-c", script] });
+
+writeFileSync(join(directory, "server.cjs"), SERVER);
+await cluster.apply([
+  pod("server", [
+    {
+      name: "main",
+      image: "busybox",
+      command: [process.execPath, join(directory, "server.cjs")],
+      ports: [{ containerPort: 80, name: "http" }],
+      readinessProbe: { httpGet: { path: "/", port: 80 }, periodSeconds: 1 },
+    },
+  ]),
+  {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name: "server" },
+    spec: { selector: { app: "server" }, ports: [{ name: "web", port: 8080, targetPort: "http" }] },
+  },
+  {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name: "nobody" },
+    spec: { selector: { app: "nobody" }, ports: [{ port: 80 }] },
+  },
+  pod("shell", [shell("main", "while :; do sleep 1; done")]),
+  pod("logs", [shell("a", "echo a1; echo a2; echo a3; sleep 1000"), shell("b", "echo b1 >&2; sleep 1000")], {
+    initContainers: [shell("prepare", "echo prepared")],
+  }),
+] as never);
+await kubectl("create", "deployment", "web", "--image=nginx");
+for (const name of ["server", "shell", "logs"]) await cluster.waitFor(PODS, name, "Ready");
+await kubectl("wait", "deploy/web", "--for=condition=Available", "--timeout=20s");
+
+/** Open sockets of the two processes. */
+function sockets(): Record<string, number> {
+  const { control, lab } = cluster.pids();
+  const count = (pid: number) =>
+    readdirSync(`/proc/${pid}/fd`).filter((fd) => {
+      try {
+        return readlinkSync(`/proc/${pid}/fd/${fd}`).startsWith("socket:");
+      } catch {
+        // Closed since the directory was read.
+        return false;
+      }
+    }).length;
+  return { control: count(control), lab: count(lab) };
+}
+
+const settled = (before: Record<string, number>): boolean => {
+  const now = sockets();
+  // Keep-alive connections of kubectls that have just ended may linger: a handful, not hundreds.
+  return Object.entries(before).every(([name, count]) => (now[name] ?? 0) <= count + 4);
+};
+
+for (const program of kubectls) {
+  const version = program.split("/").at(-1);
+  t.test(`port-forward by ${version}`, async (t) => {
+    const targets = { "pod/server": "80", "service/server": "8080", "deployment/web": "80" };
+    for (const [target, port] of Object.entries(targets)) {
+      const forward = start(program, ["port-forward", target, `:${port}`]);
+      const [, local] = await forward.says(/127\.0\.0\.1:(\d+) -> 80/);
+      const answers = await Promise.all(
+        Array.from({ length: 20 }, () => fetchText(`http://127.0.0.1:${local}/`)),
+      );
+      t.ok(
+        answers.every(({ status }) => status === (target === "deployment/web" ? 200 : 201)),
+        `${target}: 20 connections at once`,
+      );
+      await forward.stop();
+    }
+
+    const several = start(program, ["port-forward", "pod/server", ":7", ":9", ":81"]);
+    const [, echo] = await several.says(/127\.0\.0\.1:(\d+) -> 7\n/);
+    const [, digest] = await several.says(/127\.0\.0\.1:(\d+) -> 9\n/);
+    const [, closed] = await several.says(/127\.0\.0\.1:(\d+) -> 81\n/);
+    const much = randomBytes(8 << 20);
+    t.equal(
+      await exchange(Number(digest), much),
+      `${much.length} ${createHash("sha256").update(much).digest("hex")}`,
+      "8 MiB and the end of it, then the answer",
+    );
+    t.equal(await exchange(Number(echo), "back again"), "back again");
+    t.equal(await exchange(Number(closed), "anybody?").catch(() => ""), "");
+    await several.says(
+      /error forwarding port 81 to pod [0-9a-f]{64}, uid : .*failed to connect to localhost:81 .*IPv4: dial tcp4 127\.0\.0\.1:81: connect: connection refused IPv6 dial tcp6 \[::1\]:81: connect: connection refused/,
+    );
+    await several.stop();
+  });
+
+  t.test(`exec and cp by ${version}`, async (t) => {
+    const script = "echo out; echo err >&2; cat; exit 3";
+    for (let round = 0; round < 5; round++) {
+      const result = await run(program, ["exec", "-i", "shell", "--", "sh", "-c", script], "typed");
+      t.match(result, { exitCode: 3, stdout: "out\ntyped", stderr: /^err\n/ });
+    }
+    t.match(await run(program, ["exec", "shell", "--", "sh", "-c", "echo out; echo err >&2"]), {
+      exitCode: 0,
+      stdout: "out\n",
+      stderr: "err\n",
+    });
+    t.match(await run(program, ["exec", "shell", "--", "no-such-program"]), {
+      exitCode: 1,
+      stderr: /"no-such-program": executable file not found in \$PATH/,
+    });
+    t.match(await run(program, ["exec", "shell", "-c", "other", "--", "true"]), {
+      exitCode: 1,
+      stderr: /container other is not valid for pod shell/,
+    });
+    const much = randomBytes(4 << 20);
+    const back = await run(program, ["exec", "-i", "shell", "--", "cat"], much);
+    t.ok(Buffer.from(back.stdout, "latin1").equals(much), "4 MiB there and back");
+
+    const [from, to] = [join(directory, "from"), join(directory, "to")];
+    writeFileSync(from, much);
+    const there = join(directory, "copied");
+    t.equal((await run(program, ["cp", from, `shell:${there}`])).exitCode, 0);
+    t.equal((await run(program, ["cp", `shell:${there}`, to])).exitCode, 0);
+    t.ok(readFileSync(to).equals(much), "cp");
+  });
+
+  t.test(`terminals, attach and run by ${version}`, async (t) => {
+    const tty = await terminal(program, ["exec", "-it", "shell", "--", "sh", "-c", "tty; exit 4"]);
+    t.match(tty, { exitCode: 4, stdout: /\/dev\/pts\/\d+/ });
+    const once = ["--image=busybox", "--restart=Never", "--rm"];
+    t.match(
+      await run(program, ["run", "typed", ...once, "-i", "--", "sh", "-c", "cat; exit 5"], "some text\n"),
+      { exitCode: 5, stdout: /some text\n/ },
+    );
+    t.match(await run(program, ["run", "quick", ...once, "--attach", "--", "echo", "no time to attach"]), {
+      exitCode: 0,
+      stdout: /no time to attach\n/,
+    });
+    const command = ["sh", "-c", "while :; do echo tick; sleep 0.1; done"];
+    await run(program, ["run", "ticking", "--image=busybox", "--", ...command]);
+    await kubectl("wait", "pod/ticking", "--for=condition=Ready", "--timeout=10s");
+    const attached = start(program, ["attach", "ticking"]);
+    await attached.says(/tick\ntick\n/);
+    await attached.stop();
+    await kubectl("delete", "pod", "ticking", "--now");
+  });
+}
+
+/** A command on a terminal of its own, made by script(1). */
+function terminal(program: string, args: readonly string[]): Promise<Ran> {
+  const line = [program, ...own, ...args].map((word) => `'${word}'`).join(" ");
+  return new Promise((resolve) => {
+    const child = execFile(
+      "script",
+      ["-qec", line, "/dev/null"],
+      { timeout: 30_000 },
+      (error, stdout, stderr) => resolve({ exitCode: error ? Number(error.code ?? -1) : 0, stdout, stderr }),
+    );
+    child.stdin?.end();
+  });
+}
+
+/** Sends, ends, and takes the answer. */
+function exchange(port: number, data: Buffer | string): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true });
+    let text = "";
+    socket.on("data", (chunk) => {
+      text += chunk.toString();
+    });
+    socket.once("error", reject);
+    socket.once("end", () => {
+      resolve(text);
+      socket.destroy();
+    });
+    socket.end(data);
+  });
+}
+
+const PODS_PATH = "/api/v1/namespaces/default/pods";
+const portForward = async (): Promise<SpdyConnection> => {
+  const path = `${PODS_PATH}/server/portforward`;
+  return (await spdyConnect(cluster.info.controlSocket, path, ["portforward.k8s.io"])).connection;
+};
+
+t.test(
+  "port-forward by SPDY: each direction ends on its own, a slow reader holds back only itself",
+  async (t) => {
+    const connection = await portForward();
+    const goodbye = forwarded(connection, 10);
+    t.equal(await textOf(goodbye.data), "goodbye");
+    t.equal(await textOf(goodbye.error), "", "no error");
+    goodbye.data.end("still here");
+    const heard = async () => (await kubectl("logs", "server")).includes("after goodbye: 10");
+    for (const end = Date.now() + 5000; !(await heard()) && Date.now() < end; ) await sleep(50);
+    t.ok(await heard(), "the pod's end came first, ours after more data");
+
+    const stuck = forwarded(connection, 11);
+    let written = false;
+    stuck.data.write(Buffer.alloc(32 << 20), () => {
+      written = true;
+    });
+    await sleep(300);
+    t.notOk(written, "nobody reads it");
+    const beside = forwarded(connection, 7);
+    beside.data.end("beside it");
+    t.equal(await textOf(beside.data), "beside it");
+    stuck.data.destroy();
+
+    const refused = forwarded(connection, 81);
+    t.match(
+      await textOf(refused.error),
+      /^error forwarding port 81 to pod [0-9a-f]{64}, uid : failed to execute/,
+    );
+    t.equal(await textOf(refused.data), "");
+    const reset = forwarded(connection, 12);
+    t.match(await textOf(reset.error), /^error forwarding port 12 to pod .*ECONNRESET/);
+    for (const headers of [
+      {},
+      { streamtype: ["data"], requestid: ["x"], port: ["0"] },
+      { streamtype: ["other"] },
+    ]) {
+      const bad = connection.open(headers as Record<string, string[]>);
+      await textOf(bad);
+      t.ok(bad.destroyed, `refused: ${JSON.stringify(headers)}`);
+    }
+    connection.destroy();
+
+    const other = spdyConnect(cluster.info.controlSocket, `${PODS_PATH}/server/portforward`, ["v9.k8s.io"]);
+    await t.rejects(other, {
+      message: /^403: .*client supports \[v9\.k8s\.io\], server accepts \[portforward/,
+    });
+    const gone = spdyConnect(cluster.info.controlSocket, `${PODS_PATH}/nosuch/portforward`, [
+      "portforward.k8s.io",
+    ]);
+    await t.rejects(gone, { message: /^404: .*pods \\"nosuch\\" not found/ });
+  },
+);
+
+t.test("exec by SPDY: every version of its streams", async (t) => {
+  const exec = async (protocols: string[], script: string, tty = false) => {
+    const query = new URLSearchParams([
+      ...["sh", "-c", script].map((word): [string, string] => ["command", word]),
+      ["stdin", "true"],
+      ["stdout", "true"],
+      ...(tty ? [["tty", "true"] as [string, string]] : [["stderr", "true"] as [string, string]]),
+    ]);
+    const path = `${PODS_PATH}/shell/exec?${query}`;
+    const { connection, protocol } = await spdyConnect(cluster.info.controlSocket, path, protocols);
+    const open = (streamtype: string) => connection.open({ streamtype: [streamtype] });
+    const [error, stdin, stdout] = [open("error"), open("stdin"), open("stdout")];
+    const third = open(tty ? "resize" : "stderr");
+    return { connection, protocol, error, stdin, stdout, third };
+  };
+  const { connection, protocol, ...v4 } = await exec(
+    ["v4.channel.k8s.io", "channel.k8s.io"],
+    "cat; echo no >&2; exit 7",
+  );
+  t.equal(protocol, "v4.channel.k8s.io");
+  v4.stdin.end("typed");
+  t.same(await Promise.all([textOf(v4.stdout), textOf(v4.third)]), ["typed", "no\n"]);
+  t.match(JSON.parse(await textOf(v4.error)), {
+    reason: "NonZeroExitCode",
+    details: { causes: [{ message: "7" }] },
+  });
+  connection.destroy();
+
+  for (const old of ["v3.channel.k8s.io", "v2.channel.k8s.io", "channel.k8s.io"]) {
+    const failed = await exec([old], "exit 7");
+    t.match(await textOf(failed.error), /^command terminated with non-zero exit code: exit status 7$/, old);
+    failed.connection.destroy();
+    const good = await exec([old], "true");
+    t.equal(await textOf(good.error), "");
+    good.connection.destroy();
+  }
+
+  const terminal = await exec(["v4.channel.k8s.io"], "read line; stty size", true);
+  terminal.third.write('{"Width":132,"Hei');
+  terminal.third.write('ght":43}\n');
+  await sleep(100);
+  terminal.stdin.write("go\n");
+  t.match(await textOf(terminal.stdout), /43 132\r\n/);
+  terminal.connection.destroy();
+});
+
+t.test("sizes that come while a terminal ends, and clients that talk nonsense, do no harm", async (t) => {
+  const before = cluster.pids();
+  const socketPath = cluster.info.controlSocket;
+  const tty = `${PODS_PATH}/shell/exec?command=true&stdin=true&stdout=true&tty=true`;
+  const resizing = async (): Promise<void> => {
+    const { connection } = await spdyConnect(socketPath, tty, ["v4.channel.k8s.io"]);
+    const open = (streamtype: string) => connection.open({ streamtype: [streamtype] });
+    const [error, , stdout, resize] = [open("error"), open("stdin"), open("stdout"), open("resize")];
+    const timer = setInterval(() => {
+      for (let i = 0; i < 20; i++) resize.write('{"Width":80,"Height":24}');
+    }, 0);
+    void textOf(stdout);
+    await Promise.race([textOf(error), connection.closed]);
+    clearInterval(timer);
+    connection.destroy();
+  };
+  for (let round = 0; round < 8; round++) await Promise.all(Array.from({ length: 5 }, resizing));
+
+  const nonsense = (upgrade: Record<string, string>, path: string): Promise<void> =>
+    new Promise((resolve) => {
+      const req = request({
+        socketPath,
+        method: "GET",
+        path,
+        headers: { connection: "Upgrade", ...upgrade },
+      });
+      req.once("response", () => resolve()).once("error", () => resolve());
+      req.once("upgrade", (_res, socket) => {
+        socket.on("error", () => {});
+        socket.once("close", () => resolve());
+        socket.resume();
+        socket.write(randomBytes(2000));
+        setTimeout(() => socket.destroy(), 50);
+      });
+      req.end();
+    });
+  const webSocket = (protocol: string) => ({
+    upgrade: "websocket",
+    "sec-websocket-key": randomBytes(16).toString("base64"),
+    "sec-websocket-version": "13",
+    "sec-websocket-protocol": protocol,
+  });
+  const spdy = (protocol: string) => ({ upgrade: "SPDY/3.1", "x-stream-protocol-version": protocol });
+  for (let round = 0; round < 10; round++)
+    await Promise.all([
+      nonsense(webSocket("v5.channel.k8s.io"), tty),
+      nonsense(spdy("v4.channel.k8s.io"), tty),
+      nonsense(webSocket("SPDY/3.1+portforward.k8s.io"), `${PODS_PATH}/server/portforward`),
+      nonsense(spdy("portforward.k8s.io"), `${PODS_PATH}/server/portforward`),
+      nonsense({ upgrade: "nonsense" }, `${PODS_PATH}/server/portforward`),
+      nonsense({ upgrade: "nonsense" }, `${PODS_PATH}/server/proxy/`),
+      nonsense({ ...webSocket(""), "sec-websocket-key": "bad" }, `${PODS_PATH}/server/proxy/socket`),
+    ]);
+  t.equal(await kubectl("exec", "shell", "--", "echo", "alive"), "alive");
+  t.same(cluster.pids(), before, "the same processes");
+});
+
+t.test("200 port-forward connections opened and cut leave no socket behind", async (t) => {
+  const warm = await portForward();
+  await textOf(forwarded(warm, 81).error);
+  warm.destroy();
+  await sleep(200);
+  const before = sockets();
+  const connections = await Promise.all(Array.from({ length: 10 }, portForward));
+  const streams = connections.flatMap((connection) =>
+    Array.from({ length: 20 }, () => forwarded(connection, 7).data),
+  );
+  for (const stream of streams) stream.write("hello");
+  await Promise.all(streams.map((stream) => new Promise((resolve) => stream.once("data", resolve))));
+  t.ok((sockets().lab ?? 0) >= (before.lab ?? 0) + 200, `while they are open: ${JSON.stringify(sockets())}`);
+  // Some are reset, some ended, the rest go with their connections.
+  for (const [i, stream] of streams.entries()) {
+    if (i % 3 === 0) stream.destroy();
+    else if (i % 3 === 1) stream.end();
+  }
+  await sleep(50);
+  for (const connection of connections) connection.destroy();
+  await until(t, `back to ${JSON.stringify(before)}`, () => settled(before));
+  t.comment(JSON.stringify(sockets()));
+
+  const forward = start("kubectl", ["port-forward", "pod/server", ":7"]);
+  const [, port] = await forward.says(/127\.0\.0\.1:(\d+) -> 7/);
+  const clients = Array.from({ length: 200 }, () => connect(Number(port), "127.0.0.1"));
+  for (const client of clients) client.write("hello");
+  await Promise.all(clients.map((client) => new Promise((resolve) => client.once("data", resolve))));
+  for (const [i, client] of clients.entries()) i % 2 ? client.resetAndDestroy() : client.destroy();
+  await until(t, "kubectl's clients are gone, and their sockets in the pod", () => settled(before));
+  forward.child.kill("SIGKILL");
+  await until(t, "and kubectl", () => settled(before));
+});
+
+t.test("kubectl proxy: pods, services and nodes", async (t) => {
+  const proxy = start("kubectl", ["proxy", "--port=0"]);
+  const [, port] = await proxy.says(/127\.0\.0\.1:(\d+)/);
+  const base = `http://127.0.0.1:${port}`;
+  const namespace = `${base}/api/v1/namespaces/default`;
+  const pathOf = (url: string) => new URL(url).pathname;
+  for (const name of [
+    "pods/server",
+    "pods/server:80",
+    "pods/http:server:80",
+    "services/server:8080",
+    "services/server:web",
+    "services/http:server:web",
+  ]) {
+    const { status, body, headers } = await fetchText(`${namespace}/${name}/proxy/a%2Fb/c/?x=%20y&z`);
+    t.match({ status, headers }, { status: 201, headers: { "x-served": "yes" } }, name);
+    t.match(JSON.parse(body), {
+      method: "GET",
+      url: "/a%2Fb/c/?x=%20y&z",
+      headers: {
+        "x-forwarded-uri": `/api/v1/namespaces/default/${name}/proxy/a%2Fb/c/`,
+        "x-forwarded-for": /127\.0\.0\.1/,
+      },
+    });
+  }
+  const one = `${namespace}/pods/server/proxy`;
+  for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
+    const body = "x".repeat(200_000);
+    const answer = JSON.parse((await fetchText(`${one}/any`, { method, body })).body) as {
+      method: string;
+      body: string;
+    };
+    t.equal(answer.method, method);
+    t.equal(answer.body.length, body.length, `${method}: the body goes along`);
+  }
+  t.match(await fetchText(one), { status: 301, headers: { location: /\/pods\/server\/proxy\/$/ } });
+  t.match(await fetchText(`${one}/moved`), {
+    status: 302,
+    headers: { location: `${pathOf(one)}/elsewhere` },
+  });
+  const page = await fetchText(`${one}/page`);
+  t.equal(page.body, `<a href="${pathOf(one)}/next?a=1&amp;b=2">café</a>`);
+  t.equal(page.headers["access-control-allow-origin"], undefined);
+  const zipped = await new Promise<Buffer>((resolve, reject) => {
+    get(`${one}/zipped`, (res) => void buffer(res).then(resolve, reject)).once("error", reject);
+  });
+  t.equal(gunzipSync(zipped).toString(), `<a href="${pathOf(one)}/zipped">`);
+  const large = (await fetchText(`${one}/large`)).body;
+  t.equal(large, `<a href="/x">${"y".repeat(99_987)}`.repeat(90), "too large to be changed");
+  await t.rejects(fetchText(`${one}/cut`), "an answer that breaks off does so for the client");
+
+  const errors: [string, number, string | RegExp][] = [
+    [
+      "pods/server:81/proxy/",
+      503,
+      /^error trying to reach service: dial tcp 10\.244\.\d+\.\d+:81: connect: connection refused$/,
+    ],
+    [
+      "pods/https:server:80/proxy/",
+      503,
+      "error trying to reach service: http: server gave HTTP response to HTTPS client",
+    ],
+    ["pods/nosuch/proxy/", 404, 'pods "nosuch" not found'],
+    ["pods/a:b:c:d/proxy/", 400, 'invalid pod request "a:b:c:d"'],
+    ["services/nosuch/proxy/", 404, 'services "nosuch" not found'],
+    ["services/nobody:80/proxy/", 503, 'no endpoints available for service "nobody:80"'],
+    ["services/server:81/proxy/", 503, 'no service port 81 found for service "server"'],
+    ["services/server:other/proxy/", 503, 'no endpoints available for service "server:other"'],
+  ];
+  for (const [path, code, message] of errors) {
+    const { status, body } = await fetchText(`${namespace}/${path}`);
+    t.equal(status, code, path);
+    t.match(JSON.parse(body), { kind: "Status", status: "Failure", code, message });
+  }
+
+  const ws = new WebSocket(`ws://127.0.0.1:${port}${pathOf(namespace)}/services/server:web/proxy/socket`);
+  await new Promise((resolve, reject) => ws.once("open", resolve).once("error", reject));
+  ws.send("hello");
+  t.equal(
+    String((await new Promise<unknown[]>((resolve) => ws.once("message", (...all) => resolve(all))))[0]),
+    "you said hello",
+  );
+  ws.close();
+  const refused = new WebSocket(`ws://127.0.0.1:${port}${pathOf(namespace)}/pods/server/proxy/no-socket`);
+  const [, response] = await new Promise<unknown[]>((resolve) =>
+    refused.once("unexpected-response", (...all) => resolve(all)).once("error", (error) => resolve([error])),
+  );
+  t.match(response, { statusCode: 400 }, "a refused upgrade is the server's own answer");
+
+  const node = `${base}/api/v1/nodes`;
+  t.match(await fetchText(`${node}/node-1/proxy/healthz`), { status: 200, body: "ok" });
+  t.match(await fetchText(`${node}/node-1:10250/proxy/healthz`), { status: 200, body: "ok" });
+  t.match(await fetchText(`${node}/node-1:10256/proxy/healthz`), { status: 200, body: /nodeEligible/ });
+  t.match(await fetchText(`${node}/node-1:1/proxy/`), {
+    status: 503,
+    body: /dial tcp 192\.168\.56\.11:1: connect: connection refused/,
+  });
+
+  await proxy.stop();
+});
+
+t.test("100 requests through a proxy, half of them cut, leave no socket behind", async (t) => {
+  const socketPath = cluster.info.controlSocket;
+  const path = `${PODS_PATH}/server/proxy/x`;
+  const before = sockets();
+  const codes = await Promise.all(
+    Array.from({ length: 100 }, (_, i) => {
+      return new Promise<number>((resolve) => {
+        const req = get({ socketPath, path, agent: false }, (res) => {
+          res.resume();
+          res.once("close", () => resolve(res.statusCode ?? 0));
+        });
+        req.once("error", () => resolve(0));
+        // Before the answer, while it is dialled or asked for.
+        if (i % 2) setTimeout(() => req.destroy(), i / 5);
+      });
+    }),
+  );
+  t.equal(codes.filter((code, i) => code === 201 && i % 2 === 0).length, 50);
+  await until(t, `back to ${JSON.stringify(before)}`, () => settled(before));
+});
+
+t.test("logs", async (t) => {
+  t.equal(await kubectl("logs", "logs", "-c", "a"), "a1\na2\na3");
+  t.equal(await kubectl("logs", "logs", "-c", "prepare"), "prepared");
+  t.equal(await kubectl("logs", "logs", "-c", "a", "--tail=2"), "a2\na3");
+  t.equal(await kubectl("logs", "logs", "-c", "a", "--since=1h", "--limit-bytes=4"), "a1\na");
+  t.equal(await kubectl("logs", "logs", "-c", "a", "--since-time=2999-01-01T00:00:00Z"), "");
+  t.match(await kubectl("logs", "logs", "-c", "b", "--timestamps"), /^\d{4}-\d\d-\d\dT[\d:]+\.\d{9}Z b1$/);
+  t.same((await kubectl("logs", "logs", "--all-containers", "--prefix")).split("\n").sort(), [
+    "[pod/logs/a] a1",
+    "[pod/logs/a] a2",
+    "[pod/logs/a] a3",
+    "[pod/logs/b] b1",
+    "[pod/logs/prepare] prepared",
+  ]);
+  t.match(
+    await kubectl("logs", "-l", "app in (logs, server)", "--all-containers", "--prefix", "--tail=1"),
+    /\[pod\/server\/main\]/,
+  );
+  t.match(await run("kubectl", ["logs", "logs", "-c", "a", "-p"]), {
+    exitCode: 1,
+    stderr: /previous terminated container "a" in pod "logs" not found/,
+  });
+  await cluster.apply([pod("failing", [shell("main", "echo first or second; exit 1")])] as never);
+  await cluster.waitUntil(
+    async () =>
+      (await kubectl(
+        "get",
+        "pod",
+        "failing",
+        "-o",
+        "jsonpath={.status.containerStatuses[0].restartCount}",
+      )) === "1",
+  );
+  t.equal(await kubectl("logs", "failing", "-p"), "first or second");
+  await cluster.apply([
+    pod("short", [shell("main", "for i in 1 2 3; do echo $i; sleep 0.3; done")], { restartPolicy: "Never" }),
+  ] as never);
+  await cluster.waitUntil(async () => (await run("kubectl", ["logs", "short"])).stdout.startsWith("1"));
+  t.equal(await kubectl("logs", "-f", "short"), "1\n2\n3", "followed to the end of the container");
+});

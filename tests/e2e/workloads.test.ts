@@ -1,0 +1,163 @@
+// StatefulSets, DaemonSets, ReplicationControllers and PodDisruptionBudgets as a user meets them: kubectl against a
+// three-host lab, with real pods that answer.
+
+import t from "tap";
+import { type Cluster, createCluster } from "../../index.js";
+import { kubectlOf } from "../helpers/kubectl.js";
+
+t.setTimeout(240_000);
+const cluster: Cluster = await createCluster({ nodes: 3 });
+t.teardown(() => cluster.stop());
+const kubectl = kubectlOf(cluster);
+
+async function applied(...objects: object[]): Promise<void> {
+  const { exitCode, stderr } = await cluster.kubectl(["apply", "-f", "-"], {
+    input: JSON.stringify({ apiVersion: "v1", kind: "List", items: objects }),
+  });
+  if (exitCode !== 0) throw new Error(stderr);
+}
+
+const IMAGE = "nginx";
+const template = (app: string) => ({
+  metadata: { labels: { app } },
+  spec: {
+    terminationGracePeriodSeconds: 1,
+    containers: [{ name: "main", image: IMAGE, ports: [{ containerPort: 80 }] }],
+  },
+});
+const workload = (kind: string, app: string, spec: object) => ({
+  apiVersion: "apps/v1",
+  kind,
+  metadata: { name: app },
+  spec: { selector: { matchLabels: { app } }, template: template(app), ...spec },
+});
+
+async function lines(...args: string[]): Promise<string[]> {
+  return (await kubectl(...args)).split("\n").filter(Boolean);
+}
+const namesOf = (app: string) =>
+  lines("get", "pods", "-l", `app=${app}`, "--sort-by=.metadata.name", "-o", "name");
+const nodesOf = async (app: string) =>
+  (
+    await lines(
+      "get",
+      "pods",
+      "-l",
+      `app=${app}`,
+      "-o",
+      'jsonpath={range .items[*]}{.spec.nodeName}{"\\n"}{end}',
+    )
+  ).sort();
+
+/** Asks again until it is so. @throws Error after 30 seconds. */
+async function until(what: string, test: () => Promise<boolean>): Promise<void> {
+  const end = Date.now() + 30_000;
+  while (!(await test())) {
+    if (Date.now() > end) throw new Error(`it never came to this: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+t.test("a StatefulSet: names, order, history", async (t) => {
+  const service = {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name: "web" },
+    spec: { clusterIP: "None", selector: { app: "web" }, ports: [{ port: 80 }] },
+  };
+  await applied(service, workload("StatefulSet", "web", { serviceName: "web", replicas: 2 }));
+  await kubectl("rollout", "status", "sts/web", "--timeout=60s");
+  t.match(await kubectl("get", "sts"), /^NAME +READY +AGE\nweb +2\/2 /);
+  t.same(await namesOf("web"), ["pod/web-0", "pod/web-1"]);
+  t.equal(await kubectl("exec", "web-1", "--", "hostname"), "web-1");
+  t.match(
+    await kubectl("get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "yaml"),
+    /hostname: web-0/,
+  );
+
+  t.equal(
+    await kubectl("set", "image", "sts/web", `main=${IMAGE}:1.25`),
+    "statefulset.apps/web image updated",
+  );
+  await kubectl("rollout", "status", "sts/web", "--timeout=60s");
+  t.match(await kubectl("rollout", "history", "sts/web"), /REVISION +CHANGE-CAUSE\n1 +<none>\n2 +<none>/);
+  t.equal(await kubectl("rollout", "undo", "sts/web"), "statefulset.apps/web rolled back");
+  await kubectl("rollout", "status", "sts/web", "--timeout=60s");
+  const image = "jsonpath={.items[*].spec.containers[0].image}";
+  t.equal(await kubectl("get", "pods", "-l", "app=web", "-o", image), `${IMAGE} ${IMAGE}`);
+
+  await kubectl("scale", "sts/web", "--replicas=3");
+  await kubectl("rollout", "status", "sts/web", "--timeout=60s");
+  await kubectl("scale", "sts/web", "--replicas=1");
+  await until("only the first is left", async () => (await namesOf("web")).join() === "pod/web-0");
+  t.match(
+    await kubectl("describe", "sts", "web"),
+    /SuccessfulDelete .* delete Pod web-2 in StatefulSet web successful/,
+  );
+});
+
+t.test("a DaemonSet: every node, also a cordoned one, none that a taint forbids", async (t) => {
+  await applied(workload("DaemonSet", "agent", {}));
+  await kubectl("rollout", "status", "ds/agent", "--timeout=60s");
+  t.match(await kubectl("get", "ds"), /agent +3 +3 +3 +3 +3 +<none> /);
+  t.same(await nodesOf("agent"), ["node-1", "node-2", "node-3"]);
+  await kubectl("taint", "node", "node-2", "dedicated=db:NoExecute");
+  await until("node-2 is left alone", async () => (await nodesOf("agent")).join() === "node-1,node-3");
+  await kubectl("taint", "node", "node-2", "dedicated-");
+  await kubectl("cordon", "node-3");
+  await kubectl("rollout", "restart", "ds/agent");
+  await kubectl("rollout", "status", "ds/agent", "--timeout=60s");
+  t.same(await nodesOf("agent"), ["node-1", "node-2", "node-3"]);
+  await kubectl("uncordon", "node-3");
+  t.match(await kubectl("rollout", "history", "ds/agent"), /\n1 +<none>\n2 +<none>/);
+});
+
+t.test("a ReplicationController: expose, scale, let go and take back", async (t) => {
+  const rc = { apiVersion: "v1", kind: "ReplicationController", metadata: { name: "old" } };
+  await applied({ ...rc, spec: { replicas: 2, template: template("old") } });
+  await until("both are ready", async () => /old +2 +2 +2 /.test(await kubectl("get", "rc")));
+  t.equal(await kubectl("expose", "rc", "old", "--port=80"), "service/old exposed");
+  const address = await kubectl("get", "svc", "old", "-o", "jsonpath={.spec.clusterIP}");
+  await cluster.waitForSync();
+  const { stdout } = await cluster.exec("node-1", [
+    "curl",
+    "-s",
+    "-o",
+    "/dev/null",
+    "-w",
+    "%{http_code}",
+    `${address}:80`,
+  ]);
+  t.equal(stdout, "200");
+  t.match(await kubectl("get", "all"), /replicationcontroller\/old +2 +2 +2 /);
+
+  const before = await namesOf("old");
+  await kubectl("delete", "rc", "old", "--cascade=orphan");
+  t.same(await namesOf("old"), before, "the pods stay");
+  await applied({ ...rc, spec: { replicas: 2, template: template("old") } });
+  await until("they are taken back", async () => /old +2 +2 +2 /.test(await kubectl("get", "rc")));
+  t.same(await namesOf("old"), before);
+  await kubectl("delete", "rc", "old", "--cascade=foreground");
+  t.same(await namesOf("old"), [], "the pods go first");
+});
+
+t.test("a drain waits for a PodDisruptionBudget", async (t) => {
+  await applied(workload("Deployment", "guarded", { replicas: 2 }));
+  await kubectl("rollout", "status", "deployment/guarded", "--timeout=60s");
+  t.equal(
+    await kubectl("create", "pdb", "guarded", "--selector=app=guarded", "--min-available=2"),
+    "poddisruptionbudget.policy/guarded created",
+  );
+  await until("it is calculated", async () => /guarded +2 +N\/A +0 /.test(await kubectl("get", "pdb")));
+  const [node = ""] = await nodesOf("guarded");
+  const drain = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force"];
+  const refused = await cluster.kubectl([...drain, "--timeout=3s"]);
+  t.match(refused.stderr, /Cannot evict pod as it would violate the pod's disruption budget\./);
+  t.not(refused.exitCode, 0);
+  await kubectl("scale", "deployment/guarded", "--replicas=3");
+  await until("one may go", async () => /guarded +2 +N\/A +1 /.test(await kubectl("get", "pdb")));
+  t.match(await kubectl(...drain, "--timeout=60s"), new RegExp(`node/${node} drained$`));
+  t.notOk((await nodesOf("guarded")).includes(node));
+  t.ok((await nodesOf("agent")).includes(node), "daemons stay");
+  await kubectl("uncordon", node);
+});
