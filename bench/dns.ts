@@ -13,6 +13,9 @@ const ROUND_MS = 1000;
 const ROUNDS = 7;
 const LOST_AFTER_MS = 1000;
 
+/** One server of the DNS is on each: the ClusterIP leads to both. */
+const CLIENT = "node-1";
+const SERVER = "node-2";
 const ECHO_PORT = 5300;
 const SYSTEM = "kube-system";
 const NAME = "kube-dns.kube-system.svc.cluster.local";
@@ -69,11 +72,11 @@ async function program([role, argument = ""]: readonly string[]): Promise<void> 
   console.log(JSON.stringify(await measure({ host, port: Number(port) })));
 }
 
-const pod = (name: string, command: readonly string[]) => `
+const pod = (name: string, node: string, command: readonly string[]) => `
 apiVersion: v1
 kind: Pod
 metadata: { name: ${name} }
-spec: { containers: [{ name: main, image: busybox, command: ${JSON.stringify(command)} }] }`;
+spec: { nodeName: ${node}, containers: [{ name: main, image: busybox, command: ${JSON.stringify(command)} }] }`;
 
 async function askFrom(cluster: Cluster, target: string): Promise<Figures> {
   const file = process.argv[1] ?? "";
@@ -85,16 +88,18 @@ async function askFrom(cluster: Cluster, target: string): Promise<Figures> {
 async function main(): Promise<void> {
   await using cluster = await createCluster({ nodes: 2 });
   const file = process.argv[1] ?? "";
-  await cluster.apply(pod("echo", [process.execPath, file, "echo", String(ECHO_PORT)]));
-  await cluster.apply(pod("client", ["sleep", "infinity"]));
+  await cluster.apply(pod("echo", SERVER, [process.execPath, file, "echo", String(ECHO_PORT)]));
+  await cluster.apply(pod("client", CLIENT, ["sleep", "infinity"]));
   for (const name of ["echo", "client"]) await cluster.waitFor(PODS, name, "Ready");
   await cluster.waitFor(DEPLOYMENTS, "coredns", "Available", { namespace: SYSTEM });
   await cluster.waitForSync();
   const { items } = await cluster.client.list(PODS, { namespace: SYSTEM, labelSelector: "k8s-app=kube-dns" });
   const echo = await cluster.client.get(PODS, "echo", "default");
+  const server = items.find(({ spec }) => spec?.nodeName === SERVER);
+  if (!server) throw new Error(`no pod of kube-dns is on ${SERVER}`);
   const targets: [string, string][] = [
     ["bare UDP echo", `${echo.status?.podIP}:${ECHO_PORT}`],
-    ["pod of kube-dns", `${items[0]?.status?.podIP}:53`],
+    ["pod of kube-dns", `${server.status?.podIP}:53`],
     ["ClusterIP of kube-dns", "10.96.0.10:53"],
   ];
   const figures = new Map<string, Figures[]>(targets.map(([name]) => [name, []]));

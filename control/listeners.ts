@@ -19,6 +19,10 @@ import type { Pki } from "./pki.js";
 const KEEP_ALIVE_MS = 120_000;
 const SOCKET_USER: User = { name: "system:admin", groups: ["system:masters", "system:authenticated"] };
 
+/** What everybody may ask, as far as kube-apiserver's anonymous user usually gets. */
+const PUBLIC_PATHS = /^\/(?:healthz|livez|readyz|version)(?:[/?]|$)/;
+const ANONYMOUS: User = { name: "system:anonymous", groups: ["system:unauthenticated"] };
+
 /** The user that a client certificate names: CN and O. */
 function userOf(certificate: PeerCertificate): User {
   const { CN, O } = certificate.subject as unknown as { CN?: string | string[]; O?: string | string[] };
@@ -58,6 +62,7 @@ function serve(
   server.on("request", (req: IncomingMessage, res: ServerResponse) => {
     const answer = (who: User | undefined): void => {
       if (who) api.handle(req, res, who);
+      else if (PUBLIC_PATHS.test(req.url ?? "")) api.handle(req, res, ANONYMOUS);
       else sendError(req, res, unauthorized(), log);
     };
     const who = user(req);

@@ -84,9 +84,17 @@ t.test("discovery, explain, version", async (t) => {
   t.match(await kubectl("api-resources"), /^endpointslices +discovery\.k8s\.io\/v1 +true +EndpointSlice$/m);
   t.same((await kubectl("api-versions")).split("\n"), [
     "apps/v1",
+    "authentication.k8s.io/v1",
+    "authorization.k8s.io/v1",
+    "autoscaling/v1",
+    "autoscaling/v2",
+    "batch/v1",
     "coordination.k8s.io/v1",
     "discovery.k8s.io/v1",
     "events.k8s.io/v1",
+    "metrics.k8s.io/v1beta1",
+    "networking.k8s.io/v1",
+    "policy/v1",
     "v1",
   ]);
   t.match(
@@ -370,8 +378,8 @@ t.test("bad input: field, value, what is allowed; nothing changes", async (t) =>
     ["a: b\n c: d\n", /error converting YAML to JSON: yaml: line 2/],
     // Kinds that are not served: kubectl looks for them in both OpenAPI documents first.
     [
-      { apiVersion: "batch/v1", kind: "Job", metadata: meta("bad") },
-      /no matches for kind "Job" in version "batch\/v1"/,
+      { apiVersion: "batch/v2", kind: "Job", metadata: meta("bad") },
+      /no matches for kind "Job" in version "batch\/v2"/,
     ],
     [
       { apiVersion: "apps/v1", kind: "Foo", metadata: meta("bad") },

@@ -1,5 +1,5 @@
 // The tutorials (tests/e2e/tutorial/*.txt), each in a cluster of its own, with the oldest and the newest kubectl that
-// can be had.
+// can be had. KUBEPLUMB_TUTORIAL=look runs only those whose name begins so.
 
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -15,6 +15,8 @@ const OLDEST = ["1.27", "1.28", "1.29", "1.30"];
 const NEWEST = ["1.36", "1.35", "1.34", "1.33"];
 
 t.setTimeout(600_000);
+// The two of a chapter side by side: most of the time is waiting.
+t.jobs = 2;
 const first = (versions: readonly string[]): string | undefined => {
   for (const version of versions) {
     const program = kubectlVersion(version);
@@ -29,10 +31,11 @@ t.comment(`kubectl ${programs.map(minorVersion).join(" and ")}`);
 const directory = mkdtempSync(join(tmpdir(), "kubeplumb-tutorial-"));
 t.teardown(() => rmSync(directory, { recursive: true, force: true }));
 
-for (const name of projectFiles("tests/e2e/tutorial")) {
+const wanted = process.env.KUBEPLUMB_TUTORIAL ?? "";
+for (const name of projectFiles("tests/e2e/tutorial").filter((file) => file.startsWith(wanted))) {
   for (const program of programs) {
     const version = minorVersion(program) ?? "";
-    await t.test(`${name}, kubectl ${version}`, async (t) => {
+    void t.test(`${name}, kubectl ${version}`, { buffered: true }, async (t) => {
       const cluster = await createCluster({ nodes: 3 });
       const home = mkdtempSync(join(directory, "home-"));
       const bin = join(home, "bin");
@@ -49,6 +52,8 @@ for (const name of projectFiles("tests/e2e/tutorial")) {
         KUBEPLUMB_HOME: join(cluster.info.dir, ".."),
         LANG: "C.UTF-8",
         TZ: "UTC",
+        // Where a tutorial says 8001 and the like: two of them run at a time.
+        PORTS: String(180 + programs.indexOf(program)),
       });
       try {
         for (const { title, actions } of parseTutorial(projectFile(`tests/e2e/tutorial/${name}`))) {

@@ -9,6 +9,7 @@
 //   (exit 1)                       the exit code, when it is not 0
 //   $~ kubectl get pods            the same, repeated for up to half a minute until it prints this
 //   $! kubectl apply -f x.yaml     run for what it does: its output is not looked at, its exit code is
+//   # some text                    for readers
 //   <<< x.yaml                     a file of that name, up to the line >>>
 
 import { type ChildProcess, spawn } from "node:child_process";
@@ -60,6 +61,8 @@ export function parseTutorial(text: string): Step[] {
       const how = line[1] === "~" ? "until" : line[1] === "!" ? "quiet" : "once";
       const command = line.slice(line.indexOf(" ") + 1);
       step.actions.push({ kind: "command", line: at + 1, how, command, expected: [], exitCode: 0 });
+    } else if (line.startsWith("# ")) {
+      // A word to the reader.
     } else if (last?.kind === "command") {
       const code = /^\(exit (\d+)\)$/.exec(line)?.[1];
       if (line.startsWith("> ") && last.expected.length === 0) last.command += `\n${line.slice(2)}`;
@@ -141,7 +144,8 @@ export class Shell {
     for (;;) {
       const found = end.exec(this.#buffer);
       if (found) {
-        const text = this.#buffer.slice(0, found.index);
+        // biome-ignore lint/suspicious/noControlCharactersInRegex: colours are made of one.
+        const text = this.#buffer.slice(0, found.index).replace(/\u001b\[[\d;]*m/g, "");
         return { lines: trimmed(text.split("\n")), exitCode: Number(found[1]) };
       }
       const left = deadline - Date.now();

@@ -169,7 +169,10 @@ t.test("tokens that are refused", async (t) => {
 
 t.test("a TLS session that is resumed without a certificate is nobody's", async (t) => {
   const { control } = await start(t);
-  const ask = (session?: Buffer): Promise<{ head: string; session: Buffer; resumed: boolean }> =>
+  const ask = (
+    session?: Buffer,
+    path = "/api/v1/namespaces",
+  ): Promise<{ head: string; session: Buffer; resumed: boolean }> =>
     new Promise((resolve, reject) => {
       const socket = tlsConnect({ port: control.port, host: "127.0.0.1", ca: control.caCert, session });
       let kept: Buffer | undefined;
@@ -182,10 +185,11 @@ t.test("a TLS session that is resumed without a certificate is nobody's", async 
         resolve({ head, session: kept ?? Buffer.alloc(0), resumed: socket.isSessionReused() });
         socket.destroy();
       });
-      socket.write("GET /api/v1/namespaces HTTP/1.1\r\nHost: x\r\n\r\n");
+      socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
     });
   const first = await ask();
   t.equal(first.head, "HTTP/1.1 401 Unauthorized");
+  t.equal((await ask(undefined, "/healthz")).head, "HTTP/1.1 200 OK", "health is no secret");
   const second = await ask(first.session);
   t.ok(second.resumed);
   t.equal(second.head, "HTTP/1.1 401 Unauthorized");

@@ -758,7 +758,7 @@ t.test("TLS: a client certificate of the CA, or 401", async (t) => {
     });
   const identity = { cert: h.tls.cert, key: h.tls.key };
   t.equal((await ask("/api/v1/namespaces/default", identity)).body.metadata.name, "default");
-  for (const path of ["/version", "/healthz", "/api/v1/pods"]) {
+  for (const path of ["/", "/openapi/v2", "/api/v1/pods"]) {
     const refused = await ask(path, {});
     t.equal(refused.code, 401, `${path} without a certificate`);
     t.match(refused.body, {
@@ -770,7 +770,7 @@ t.test("TLS: a client certificate of the CA, or 401", async (t) => {
     });
   }
   const other = await loadPki({ dir: join(h.dir, "other"), serverNames: [] });
-  const stranger = await ask("/version", { cert: other.admin.cert, key: other.admin.key });
+  const stranger = await ask("/api/v1/pods", { cert: other.admin.cert, key: other.admin.key });
   t.equal(stranger.code, 401, "a certificate of another CA is none");
   t.equal(statSync(h.socketPath).mode & 0o777, 0o600);
   t.equal(statSync(join(h.dir, "pki/ca.key")).mode & 0o777, 0o600);
@@ -806,7 +806,16 @@ t.test("discovery, version, health, OpenAPI", async (t) => {
   t.match((await call("GET", "/readyz?verbose")).text, /\[\+\]store ok\n[\s\S]*readyz check passed/);
   t.match((await call("GET", "/api")).body, { kind: "APIVersions", versions: ["v1"] });
   const groups = (await call("GET", "/apis")).body.groups.map((g: { name: string }) => g.name);
-  t.same(groups, ["apps", "coordination.k8s.io", "discovery.k8s.io", "events.k8s.io"]);
+  t.same(groups, [
+    "apps",
+    "autoscaling",
+    "batch",
+    "coordination.k8s.io",
+    "discovery.k8s.io",
+    "events.k8s.io",
+    "networking.k8s.io",
+    "policy",
+  ]);
   t.match((await call("GET", "/apis/apps")).body, {
     kind: "APIGroup",
     name: "apps",

@@ -2,6 +2,7 @@
 // the pool of a configuration. And the ranges of ClusterIPs: ServiceCIDRs that come, overlap and go.
 
 import t from "tap";
+import { nodePortOf, parseServicePublish } from "../../cli/ports.js";
 import { EVENTS, type KubeClient, NAMESPACES, SERVICE_CIDRS, SERVICES } from "../../common/client.js";
 import { ConfigError } from "../../common/fields.js";
 import type { EndpointSlice, IPAddress, Node, Service, ServiceCIDR, Stored } from "../../common/k8s.js";
@@ -414,3 +415,36 @@ t.test(
     t.throws(() => answers?.get?.("10.97.0.7", asked), /not found/);
   },
 );
+
+t.test("a Service published by its name", async (t) => {
+  const table: [string, object | undefined][] = [
+    ["8080:web", { hostPort: 8080, namespace: "default", service: "web" }],
+    ["8080:shop/web:http", { hostPort: 8080, namespace: "shop", service: "web", port: "http" }],
+    [
+      "127.0.0.2:8080:web:80",
+      { hostPort: 8080, namespace: "default", service: "web", port: "80", address: "127.0.0.2" },
+    ],
+    ["[::1]:8080:a/web", { hostPort: 8080, namespace: "a", service: "web", address: "::1" }],
+    ["8080:30080", undefined],
+    ["127.0.0.2:8080:30080", undefined],
+    ["8080:a/b/c", undefined],
+  ];
+  for (const [text, wanted] of table) t.same(parseServicePublish(text), wanted, text);
+  t.throws(() => parseServicePublish("80800:web"), /host port/);
+  const [http, https] = [
+    { name: "http", port: 80, nodePort: 30080 },
+    { name: "https", port: 443, nodePort: 30443 },
+  ];
+  const of = (wanted: string | undefined, ...ports: { port: number; name?: string; nodePort?: number }[]) =>
+    nodePortOf(balanced({ ports }), wanted);
+  t.equal(of(undefined, http), 30080);
+  t.equal(of("https", http, https), 30443);
+  t.equal(of("443", http, https), 30443);
+  t.throws(() => of(undefined, http, https), {
+    message: /one of its ports must be named: http \(80\), https \(443\)/,
+  });
+  t.throws(() => of("x", http), /must be named/);
+  t.throws(() => of(undefined, { port: 80 }), {
+    message: /default\/a is of type LoadBalancer and has no NodePort/,
+  });
+});

@@ -36,19 +36,32 @@ t.test("names of the kinds", async (t) => {
     "nodes node no  true",
     "namespaces namespace ns  true",
     "pods pod po all true",
+    "servicecidrs servicecidr   true",
     "services service svc all true",
+    "ipaddresses ipaddress ip  false",
     "endpoints endpoints ep  false",
     "endpointslices endpointslice   false",
     "deployments deployment deploy all true",
     "replicasets replicaset rs all true",
+    "jobs job  all true",
+    "cronjobs cronjob cj all true",
+    "horizontalpodautoscalers horizontalpodautoscaler hpa all true",
+    "horizontalpodautoscalers horizontalpodautoscaler hpa all true",
+    "replicationcontrollers replicationcontroller rc all true",
+    "statefulsets statefulset sts all true",
+    "daemonsets daemonset ds all true",
+    "controllerrevisions controllerrevision   false",
+    "poddisruptionbudgets poddisruptionbudget pdb  true",
     "events event ev  false",
     "events event ev  false",
     "configmaps configmap cm  false",
     "secrets secret   false",
     "serviceaccounts serviceaccount sa  false",
+    "ingresses ingress ing  true",
+    "ingressclasses ingressclass   false",
     "leases lease   false",
   ]);
-  for (const d of KINDS.values()) t.match(d.schema, /^io\.k8s\.api\.[a-z]+\.v1\.[A-Z]/, d.schema);
+  for (const d of KINDS.values()) t.match(d.schema, /^io\.k8s\.api\.[a-z]+\.v[12]\.[A-Z]/, d.schema);
 });
 
 t.test("durations", async (t) => {
