@@ -2,8 +2,7 @@
 // in one transaction for all tables. Whatever is not known for sure is left to the restore tool, the whole input.
 // Knows when to give up; how it is sent is nft-restore.ts's business.
 //
-// The tools are slow in themselves: of 14 s for 4,000 Services iptables-nft-restore spends 13 on its own, and
-// iptables-nft-save needs more than a minute for 10,000.
+// The tool is slow in itself: of 14 s for 4,000 Services iptables-nft-restore spends 13 on its own.
 
 import { SyscallError } from "../kernel/libc.js";
 import { NETLINK_NETFILTER, NetlinkError, NetlinkSocket } from "../kernel/netlink/socket.js";
