@@ -1,8 +1,11 @@
 // The API from inside a pod, as "Accessing the Kubernetes API from a Pod" has it: token, CA and namespace where every
 // client library looks for them, the Service kubernetes, and what kubectl says of accounts.
 
+import { mkdtempSync } from "node:fs";
+import { join } from "node:path";
 import t from "tap";
 import { createCluster } from "../../index.js";
+import { directory, installCommand } from "../helpers/cli.js";
 import { kubectlOf } from "../helpers/kubectl.js";
 
 t.setTimeout(120_000);
@@ -71,4 +74,23 @@ t.test("an account of one's own, its token, and what it may", async (t) => {
   await kubectl("wait", "--for=condition=Ready", "pod/shy");
   const looked = await cluster.kubectl(["exec", "shy", "--", "ls", MOUNT]);
   t.not(looked.exitCode, 0, "no token where none is wanted");
+});
+
+t.test("kubeplumb proxy in a pod, with the pod's own credentials", async (t) => {
+  const program = installCommand(mkdtempSync(join(directory, "bin-")));
+  await kubectl("create", "service", "clusterip", "web", "--tcp=80");
+  await kubectl("label", "pod", "web", "app=web");
+  const args = ["proxy", "--hostname-override=node-1", "--cluster-cidr=10.244.0.0/16"];
+  await kubectl("run", "proxy", "--image=busybox", "--command", "--", program, ...args);
+  await kubectl("wait", "--for=condition=Ready", "pod/proxy");
+  const rules = async () => {
+    const { stdout } = await cluster.kubectl(["exec", "proxy", "--", "iptables-save", "-t", "nat"]);
+    return stdout;
+  };
+  const ip = await kubectl("get", "pod", "web", "-o", "jsonpath={.status.podIP}");
+  let found = "";
+  for (let i = 0; i < 100 && !found.includes(`--to-destination ${ip}:80`); i++) found = await rules();
+  t.match(found, `--to-destination ${ip}:80`, "it has read Services and EndpointSlices");
+  const mode = await kubectl("exec", "proxy", "--", "curl", "-s", "127.0.0.1:10249/proxyMode");
+  t.equal(mode, "iptables");
 });
