@@ -31,13 +31,25 @@ function userOf(certificate: PeerCertificate): User {
   return { name: list(CN)[0] ?? "", groups: [...list(O), "system:authenticated"] };
 }
 
+/** Whom the certificate of a connection names: worked out once, since it takes as long as a small request. */
+const certified = new WeakMap<TLSSocket, User | null>();
+
+function certifiedUser(socket: TLSSocket): User | null {
+  let user = certified.get(socket);
+  if (user === undefined) {
+    const certificate = socket.getPeerCertificate();
+    // A resumed session counts as authorized even when its client never showed a certificate.
+    user = socket.authorized && certificate.subject ? userOf(certificate) : null;
+    certified.set(socket, user);
+  }
+  return user;
+}
+
 /** By a certificate of our CA, else by a token of a service account. Undefined: nobody we know. */
 function authenticator(tokens: TokenAuthority, log: Logger) {
   return (req: IncomingMessage): User | undefined | Promise<User | undefined> => {
-    const socket = req.socket as TLSSocket;
-    const certificate = socket.getPeerCertificate();
-    // A resumed session counts as authorized even when its client never showed a certificate.
-    if (socket.authorized && certificate.subject) return userOf(certificate);
+    const user = certifiedUser(req.socket as TLSSocket);
+    if (user) return user;
     const token = /^bearer +(\S+) *$/i.exec(req.headers.authorization ?? "")?.[1];
     if (token === undefined) return undefined;
     return tokens.verify(token).then(

@@ -613,7 +613,9 @@ t.test("kubectl proxy: pods, services and nodes", async (t) => {
   t.equal(page.body, `<a href="${pathOf(one)}/next?a=1&amp;b=2">café</a>`);
   t.equal(page.headers["access-control-allow-origin"], undefined);
   const zipped = await new Promise<Buffer>((resolve, reject) => {
-    get(`${one}/zipped`, (res) => void buffer(res).then(resolve, reject)).once("error", reject);
+    // Without the header kubectl unzips it.
+    const headers = { "accept-encoding": "gzip" };
+    get(`${one}/zipped`, { headers }, (res) => void buffer(res).then(resolve, reject)).once("error", reject);
   });
   t.equal(gunzipSync(zipped).toString(), `<a href="${pathOf(one)}/zipped">`);
   const large = (await fetchText(`${one}/large`)).body;

@@ -9,6 +9,9 @@ const CONNECT_TIMEOUT_MS = 30_000;
 /** For one side of an upgraded connection to take the rest, after the other has gone. */
 const FLUSH_TIMEOUT_MS = 5000;
 
+/** Half of what a socket buffers. */
+const LARGEST_PIECE = 8 << 10;
+
 /** Of the connection between two neighbours, not of the request (RFC 9110, 7.6.1), or meant for this server only. */
 const NOT_PASSED = new Set([
   "authorization",
@@ -92,12 +95,13 @@ export class Forwarder {
     res.flushHeaders();
     this.#open.add(incoming);
     incoming.on("close", () => this.#open.delete(incoming));
-    await new Promise<void>((resolve) => {
+    try {
+      for await (const chunk of incoming as AsyncIterable<Buffer>) await writeInPieces(res, chunk);
+      res.end();
+    } catch {
       // A server that goes away in the middle must look like that, not like the end of the answer.
-      incoming.on("error", () => res.destroy());
-      res.on("close", resolve);
-      incoming.pipe(res);
-    });
+      res.destroy();
+    }
   }
 
   /** The backend's answer, then bytes both ways. Rejects with what the client is to be told. */
@@ -158,6 +162,25 @@ export class Forwarder {
       });
       from.pipe(to);
     }
+  }
+}
+
+/**
+ * Resolves when all has left this process. Rejects when the client has gone. Never more at once than a socket takes
+ * without asking for a pause: a connection whose next request comes during such a pause is cut off by Node
+ * (`Parse Error: Paused`, seen over TLS with 20.20), although its client did nothing wrong.
+ */
+export async function writeInPieces(res: ServerResponse, chunk: Buffer): Promise<void> {
+  for (let at = 0; at < chunk.length; at += LARGEST_PIECE) {
+    await new Promise<void>((resolve, reject) => {
+      const gone = (): void => reject(new Error("the client has gone"));
+      if (res.destroyed) return gone();
+      res.once("close", gone);
+      res.write(chunk.subarray(at, at + LARGEST_PIECE), () => {
+        res.off("close", gone);
+        resolve();
+      });
+    });
   }
 }
 

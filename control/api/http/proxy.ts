@@ -11,7 +11,7 @@ import { hostPort } from "../../../common/ip.js";
 import type { Logger } from "../../../common/log.js";
 import type { Registry } from "../registry.js";
 import { serviceUnavailable } from "../status.js";
-import { answerHeaders, type Backend, Forwarder, passedHeaders } from "./forward.js";
+import { answerHeaders, type Backend, Forwarder, passedHeaders, writeInPieces } from "./forward.js";
 import type { NodeDialer } from "./proxy-dial.js";
 import { type Location, locate } from "./proxy-location.js";
 import { type ProxiedPage, rewriteHtml, rewriteUrl } from "./proxy-rewrite.js";
@@ -153,20 +153,21 @@ export class ServerProxy {
         size += chunk.length;
         if (size > LARGEST_PAGE) break;
       }
+      const body = Buffer.concat(chunks);
+      if (size > LARGEST_PAGE) {
+        incoming.unshift(body);
+        await this.#forwarder.passBack(incoming, res);
+        return;
+      }
+      const changed = rewritten(body, incoming.headers["content-encoding"] === "gzip", rewrite);
+      const headers = { ...answerHeaders(incoming), "content-length": changed.length };
+      res.writeHead(incoming.statusCode ?? 500, headers);
+      await writeInPieces(res, changed);
+      res.end();
     } catch {
-      // Cut off in the middle, as the client shall see.
+      // Cut off in the middle, by the server or by the client: the other one shall see it.
       res.destroy();
-      return;
     }
-    const body = Buffer.concat(chunks);
-    if (size > LARGEST_PAGE) {
-      incoming.unshift(body);
-      await this.#forwarder.passBack(incoming, res);
-      return;
-    }
-    const changed = rewritten(body, incoming.headers["content-encoding"] === "gzip", rewrite);
-    const headers = { ...answerHeaders(incoming), "content-length": changed.length };
-    res.writeHead(incoming.statusCode ?? 500, headers).end(changed);
   }
 }
 
