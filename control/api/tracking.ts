@@ -46,7 +46,11 @@ function userMetadata(metadata: ObjectMeta | undefined): ObjectMeta {
 
 function partOf(kind: Kind, part: Part, object: KubeObject & { status?: unknown }): object {
   const { apiVersion: _, kind: __, metadata, status, ...rest } = object;
-  if (part === "status") return { status };
+  if (part === "status") {
+    const { annotations } = metadata ?? {};
+    const carried = kind.definition.statusCarriesAnnotations && annotations;
+    return carried ? { metadata: { annotations }, status } : { status };
+  }
   const own = { ...rest, metadata: userMetadata(metadata) };
   return kind.definition.hasStatus || status === undefined ? own : { ...own, status };
 }

@@ -162,7 +162,7 @@ t.test("inside a lab", async (t) => {
   );
   const api = ["curl", "-sk", "--max-time", "5", "-o", "/dev/null", "-w", "%{http_code}"];
   t.equal(
-    await inHost(info, "node-1", ...api, "https://192.168.56.1:6443/version"),
+    await inHost(info, "node-1", ...api, "https://192.168.56.1:6443/api"),
     "401",
     "the API answers on the bridge",
   );
