@@ -194,6 +194,8 @@ t.test("edit, replace, set, label, annotate, patch: each under its own name", as
   });
   await kubectl("label deploy/moved tier-");
   t.notOk(Object.hasOwn(await owners("deploy/moved"), "kubectl-label Update"));
+  // The controllers' own writes must be over: what is replaced is of a certain version.
+  await kubectl("rollout status deploy/moved --timeout=60s");
   const object = await kubectl("get deploy/moved -o yaml");
   t.notMatch(object, /managedFields/);
   const replaced = await kubectl("replace -f -", object.replace(/^ {2}replicas: .*$/m, "  replicas: 2"));
