@@ -45,6 +45,10 @@ export async function findService(
   return { clusterIP: service.spec?.clusterIP ?? "", nodePort: found?.nodePort };
 }
 
+export async function hasClusterDns(client: ApiClient): Promise<boolean> {
+  return (await orUndefined(client.get(SERVICES, "kube-dns", "kube-system"))) !== undefined;
+}
+
 export async function hasDeployment(client: ApiClient, name: string): Promise<boolean> {
   return (await orUndefined(client.get(DEPLOYMENTS, name, NAMESPACE))) !== undefined;
 }

@@ -6,7 +6,14 @@ import type { ClusterInfo } from "../../lab/types.js";
 import { nameWords } from "../command.js";
 import { findProgram, shellLine } from "../programs.js";
 import { type Action, localAction, type Outcome, remoteAction } from "./action.js";
-import { findService, hasDeployment, type PodFact, readyPods, type ServiceFact } from "./facts.js";
+import {
+  findService,
+  hasClusterDns,
+  hasDeployment,
+  type PodFact,
+  readyPods,
+  type ServiceFact,
+} from "./facts.js";
 import { httpCommand } from "./http.js";
 import type { DemoKube } from "./kube.js";
 import { type Check, DemoFailure, succeeded, type Transcript } from "./transcript.js";
@@ -35,6 +42,7 @@ export async function takeTour(options: TourOptions): Promise<string> {
   const pods = await tour.deployment();
   const service = await tour.service();
   await tour.clusterIP(service, pods);
+  await tour.byName(pods);
   await tour.nodePort(service, pods);
   await tour.podToPod(pods);
   return await tour.loopback(service, pods);
@@ -113,6 +121,17 @@ class Tour {
     const [from] = pods;
     await transcript.step("ClusterIP, from a pod", async () => {
       await transcript.runUntil(kube.exec(from?.name ?? "", command), answeredBy(pods));
+      return undefined;
+    });
+  }
+
+  /** Through the cluster's DNS, where the cluster has it. */
+  async byName(pods: readonly PodFact[]): Promise<void> {
+    const { transcript, kube, client, env } = this.#o;
+    const [from] = pods;
+    if (!from || !(await hasClusterDns(client))) return;
+    await transcript.step("By name, from a pod", async () => {
+      await transcript.runUntil(kube.exec(from.name, httpCommand(`${APP}:${PORT}`, env)), answeredBy(pods));
       return undefined;
     });
   }
