@@ -107,7 +107,8 @@ t.test("the API server goes away: rules stay, and follow when it is back", async
   await cluster.restart();
   await kubectl("scale", "deployment/web", "--replicas=3");
   const endpoints = async () =>
-    (await serviceRules("default/kube-proxy")).filter((rule) => /"default\/web".* -j DNAT /.test(rule)).length;
+    (await serviceRules("default/kube-proxy")).filter((rule) => /"default\/web".* -j DNAT /.test(rule))
+      .length;
   await cluster.waitUntil(async () => (await endpoints()) === 3, { timeoutMs: 30_000 });
   t.pass("new endpoints are there");
 });
