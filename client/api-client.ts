@@ -38,6 +38,8 @@ export type { ServerOptions } from "./kubeconfig.js";
 export type ApiClientOptions = ({ socketPath: string } | ServerOptions) & {
   /** How the server's logs call us, and managedFields what we write; default "kubeplumb". */
   userAgent?: string;
+  /** Certificate and key of each new connection, for those that are renewed; goes before `cert` and `key`. */
+  identity?: () => { cert: string; key: string };
   /** Makes the connections to `server`, a literal address; default from here. */
   dial?: (address: { host: string; port: number }) => Socket;
   /** Milliseconds a request (not a watch) may go without an answer or a further byte; default 30 000. */
@@ -102,7 +104,9 @@ export class ApiClient implements KubeClient {
       this.#prefix = url.pathname.replace(/\/+$/, "");
       const { ca, cert, key, tlsServerName: servername, insecureSkipTlsVerify } = options;
       const tls = { ca, cert, key, servername, rejectUnauthorized: !insecureSkipTlsVerify };
-      connect = { connect: options.dial ? dialing(options.dial, tls) : tls };
+      const { identity, dial } = options;
+      const connector: TlsOptions | Connector = identity ? renewing(identity, tls) : tls;
+      connect = { connect: dial ? dialing(dial, tls) : connector };
       this.#token = tokenSource(options);
     }
     this.#requests = new Agent({
@@ -277,6 +281,17 @@ export class ApiClient implements KubeClient {
 }
 
 type Connector = Exclude<ReturnType<typeof buildConnector>, undefined>;
+type TlsOptions = Exclude<Parameters<typeof buildConnector>[0], undefined>;
+
+/** A connector for each certificate that `identity` has given. */
+function renewing(identity: () => { cert: string; key: string }, tls: TlsOptions): Connector {
+  let made: { cert: string; connect: Connector } | undefined;
+  return (options, callback) => {
+    const pair = identity();
+    if (made?.cert !== pair.cert) made = { cert: pair.cert, connect: buildConnector({ ...tls, ...pair }) };
+    return made.connect(options, callback);
+  };
+}
 
 /** undici's own connector, with TLS over sockets that somebody else has made. */
 function dialing(

@@ -2,29 +2,50 @@
 // five verbs of CNI as functions; in this process when the runtime is ours, behind the protocol (main.ts) for others.
 
 import { createHash } from "node:crypto";
-import { type IpFamily, ipFamily } from "../common/ip.js";
+import { Cidr } from "../common/ip.js";
 import { NetNs } from "../dataplane/kernel/netns.js";
 import { type Link, NetlinkError, RtNetlink } from "../dataplane/kernel/rtnetlink.js";
-import { type BridgeConf, hostSubnets, parseBridgeConf } from "./config.js";
-import { configure, ensureBridge, ignore, macOf, type PodAddress } from "./interfaces.js";
-import { AddressStore } from "./ipam.js";
-import { type Attachment, CniError, type CniResult, CODE, type NetConf } from "./types.js";
+import { type BridgeConf, HOST_LOCAL, hostSubnets, parseBridgeConf } from "./config.js";
+import { findPlugin } from "./exec.js";
+import {
+  configure,
+  ensureBridge,
+  ensureGateways,
+  ignore,
+  macOf,
+  routesOf,
+  waitForPort,
+} from "./interfaces.js";
+import {
+  delegate,
+  delegateNewVerb,
+  giveBack,
+  isForeign,
+  type Lease,
+  type LeaseContext,
+  storeOf,
+  takeForeign,
+  takeOwn,
+} from "./lease.js";
+import { isMasqueraded, masquerade, unmasquerade } from "./masquerade.js";
+import {
+  type Attachment,
+  CniError,
+  type CniResult,
+  type CniRoute,
+  CODE,
+  type NetConf,
+  validAttachments,
+} from "./types.js";
 import { resultFrom } from "./version.js";
 
-export const DEFAULT_DATA_DIR = "/var/lib/cni";
 /** IFALIASZ less the NUL. */
 const MAX_ALIAS = 255;
-const EVERYTHING: Record<IpFamily, string> = { 4: "0.0.0.0/0", 6: "::/0" };
 
 /** What the protocol's environment says, and where the plugin is. */
-export interface Invocation {
+export interface Invocation extends LeaseContext {
   containerId: string;
   ifName: string;
-  /** Path of the pod's network namespace; may be missing for DEL. */
-  netns?: string;
-  hostNs: NetNs;
-  /** Where state goes unless the configuration says so. Default /var/lib/cni. */
-  dataDir?: string;
 }
 
 const ownerOf = (call: Invocation): Attachment => ({ containerID: call.containerId, ifname: call.ifName });
@@ -44,8 +65,12 @@ const aliasPrefix = (network: string): string => `kubeplumb-cni ${network} `;
 
 /** Joins the pod. Throws CniError; then nothing is left of the attempt. */
 export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
-  const conf = parseBridgeConf(raw);
-  const subnets = hostSubnets(conf);
+  const conf = parseBridgeConf(raw, call.args);
+  const previous = conf.prevResult === undefined ? undefined : resultFrom(conf.prevResult);
+  const foreign = isForeign(conf, call);
+  const subnets = foreign
+    ? { sets: [], ...(conf.mtu !== undefined && { mtu: conf.mtu }) }
+    : hostSubnets(conf);
   using pod = openSandbox(call.netns);
   if (pod.inode === call.hostNs.inode) {
     throw new CniError(
@@ -56,48 +81,91 @@ export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
   using host = RtNetlink.open(call.hostNs);
   using inside = RtNetlink.open(pod);
   const owner = ownerOf(call);
-  const store = storeOf(conf, call);
   const veth = hostInterface(conf.name, owner);
-  const undo: (() => Promise<void> | void)[] = [];
+  const undo: (() => unknown)[] = [];
   try {
-    const bridge = await ensureBridge(host, conf, subnets);
-    const addresses = subnets.ranges.map((range, n): PodAddress => {
-      const ip = store.allocate(range, n, owner);
-      undo.push(() => store.remove(ip));
-      return { ...range, ip };
-    });
+    const ranges = subnets.sets.flat();
+    const { mtu } = subnets;
+    const bridge = await ensureBridge(host, conf, { mtu, mac: bridgeMac(conf, ranges[0]?.gateway) });
+    if (conf.isGateway && !foreign)
+      await ensureGateways(host, bridge, {
+        gateways: ranges,
+        only: conf.ipam.exclusive && conf.requests.sets.length === 0,
+      });
+    let lease: Lease | undefined;
+    if (!foreign) {
+      const taken = takeOwn(conf, call, owner);
+      lease = taken;
+      // Not by owner: the same attachment may be there already, and keeps its own.
+      undo.push(() => giveBack(conf, call, taken));
+    }
+    const mac = conf.requests.mac ?? (lease && macOf(lease.addresses[0]?.ip ?? ""));
     await host.addVeth({
       name: veth,
-      mtu: subnets.mtu,
+      mtu,
       master: bridge.index,
       up: true,
-      peer: { name: call.ifName, ns: pod, mac: macOf(addresses[0]?.ip ?? "") },
+      peer: { name: call.ifName, ns: pod, ...(mac !== undefined && { mac }) },
     });
     undo.push(() => deleteIfThere(host, veth));
     await host.setLink(veth, { hairpin: conf.hairpinMode, alias: aliasOf(conf.name, owner) });
-    const routes = routesOf(conf, addresses);
-    const link = await configure(inside, call.ifName, addresses, routes);
-    return await describe({ host, link, bridge, veth, addresses, routes, call, conf });
+    if (!lease) {
+      // Only now: a plugin like dhcp asks through the interface. Its DEL is due also when its ADD has failed.
+      undo.push(() => delegate("DEL", raw, conf, call));
+      lease = await takeForeign(raw, conf, call);
+      const gateways = lease.addresses.flatMap(({ block, gateway }) => (gateway ? [{ block, gateway }] : []));
+      if (conf.isGateway) await ensureGateways(host, bridge, { gateways, only: false });
+    }
+    const { addresses } = lease;
+    const routes = routesOf(conf, addresses, lease.routes);
+    const link = await configure(inside, { ifName: call.ifName, addresses, routes, detect: conf.enabledad });
+    const port = await waitForPort(host, veth);
+    if (conf.ipMasq) {
+      undo.push(() => unmasquerade(call.hostNs, conf.name, (id) => id === call.containerId));
+      await masquerade(call.hostNs, conf.name, call.containerId, addresses);
+    }
+    return describe({ link, bridge, port, lease, routes, call, conf, previous });
   } catch (error) {
     const reason = await explain(error, { conf, call, inside, veth });
-    for (const step of undo.toReversed()) await step();
-    throw reason;
+    const left: string[] = [];
+    for (const step of undo.toReversed()) {
+      try {
+        await step();
+      } catch (failure) {
+        left.push((failure as Error).message);
+      }
+    }
+    if (left.length === 0) throw reason;
+    const details = [reason.details, `and the clean-up failed: ${left.join("; ")}`]
+      .filter(Boolean)
+      .join("; ");
+    throw new CniError(reason.code, reason.message, { details, cause: error });
   }
 }
 
 /** Leaves the network: fine when nothing, or only a part, is there. */
 export async function del(raw: NetConf, call: Invocation): Promise<void> {
-  const conf = parseBridgeConf(raw);
+  const conf = parseBridgeConf(raw, call.args);
   const owner = ownerOf(call);
+  // A DHCP lease is given back through the interface, so before it goes.
+  if (isForeign(conf, call)) await delegate("DEL", raw, conf, call);
   using host = RtNetlink.open(call.hostNs);
   await deleteIfThere(host, hostInterface(conf.name, owner));
   // Only now: an address that is given away again must not be answered for by the old pod.
-  storeOf(conf, call).release(owner, hintOf(conf));
+  if (!isForeign(conf, call)) storeOf(conf, call).release(owner, hintOf(conf));
+  if (conf.ipMasq) await unmasquerade(call.hostNs, conf.name, (id) => id === call.containerId);
+}
+
+/** For a bridge that is made now. */
+function bridgeMac({ name, bridge }: BridgeConf, gateway: string | undefined): string {
+  if (gateway !== undefined) return macOf(gateway);
+  const hash = createHash("sha256").update(`${name}\0${bridge}`).digest();
+  return macOf(hash.subarray(0, 4).join("."));
 }
 
 /** Throws CniError 104 naming what is not as ADD left it. */
 export async function check(raw: NetConf, call: Invocation): Promise<void> {
-  const conf = parseBridgeConf(raw);
+  const conf = parseBridgeConf(raw, call.args);
   if (conf.prevResult === undefined) throw new CniError(CODE.invalidConfig, "CHECK needs a prevResult");
   const result = resultFrom(conf.prevResult);
   const owner = ownerOf(call);
@@ -122,24 +190,35 @@ export async function check(raw: NetConf, call: Invocation): Promise<void> {
     ({ interface: i }) => i === undefined || result.interfaces?.[i]?.name === call.ifName,
   );
   expect(own.length > 0, "prevResult lists no address");
+  const foreign = isForeign(conf, call);
   const store = storeOf(conf, call);
-  for (const { address, gateway } of own) {
+  for (const { address } of own) {
     expect(addresses.includes(address), `${call.ifName} has not the address ${address}`);
     const ip = address.slice(0, address.indexOf("/"));
-    expect(store.isOwner(ip, owner), `${ip} is not reserved for ${call.containerId} in ${store.directory}`);
-    const dst = EVERYTHING[ipFamily(ip) === 6 ? 6 : 4];
-    const routed = routes.some((route) => route.dst === dst && route.via === gateway);
-    expect(
-      !conf.isDefaultGateway || gateway === undefined || routed,
-      `there is no default route via ${gateway}`,
-    );
+    const holds = foreign || store.isOwner(ip, owner);
+    expect(holds, `${ip} is not reserved for ${call.containerId} in ${store.directory}`);
+  }
+  const leased = own.map(({ address, gateway }) => ({
+    ip: address.slice(0, address.indexOf("/")),
+    block: Cidr.parse(address),
+    ...(gateway !== undefined && { gateway }),
+  }));
+  for (const { dst, gw, table } of routesOf(conf, leased, conf.ipam.routes)) {
+    const stands = table !== undefined || routes.some((route) => route.dst === dst && route.via === gw);
+    const what = dst.endsWith("/0") ? "default route" : `route to ${dst}`;
+    expect(stands, `there is no ${what} via ${gw}`);
+  }
+  if (foreign) await delegate("CHECK", raw, conf, call);
+  if (conf.ipMasq) {
+    const stand = await isMasqueraded(call.hostNs, conf.name, call.containerId, leased);
+    expect(stand, `rules of ipMasq are missing for ${call.containerId}`);
   }
 }
 
 /** Deletes every attachment of this network that is not listed; best effort. Throws CniError 100 with all failures. */
-export async function gc(raw: NetConf, call: Pick<Invocation, "hostNs" | "dataDir">): Promise<void> {
+export async function gc(raw: NetConf, call: LeaseContext): Promise<void> {
   const conf = parseBridgeConf(raw);
-  const valid = validAttachments(conf);
+  const valid = validAttachments(conf.validAttachments);
   const store = storeOf(conf, call);
   using host = RtNetlink.open(call.hostNs);
   const keep = new Set(valid.map((owner) => hostInterface(conf.name, owner)));
@@ -156,42 +235,29 @@ export async function gc(raw: NetConf, call: Pick<Invocation, "hostNs" | "dataDi
   }
   for (const { ip } of stale) store.remove(ip);
   store.sweep();
+  const attempt = (work: Promise<unknown>) => work.catch((error: unknown) => failures.push(String(error)));
+  if (conf.ipMasq) {
+    const live = new Set(valid.map(({ containerID }) => containerID));
+    await attempt(unmasquerade(call.hostNs, conf.name, (id) => !live.has(id)));
+  }
+  await attempt(delegateNewVerb("GC", raw, conf, call));
   if (failures.length > 0) {
-    throw new CniError(CODE.kernel, `GC could not delete ${failures.length} interfaces`, {
+    throw new CniError(CODE.kernel, `GC of network ${conf.name}: ${failures.length} steps failed`, {
       details: failures.join("; "),
     });
   }
 }
 
-/** Throws CniError 50 when ADD could not work. */
-export async function status(raw: NetConf): Promise<void> {
+/** Throws CniError 50 when ADD could not work, or what the IPAM plugin says. */
+export async function status(raw: NetConf, call: LeaseContext): Promise<void> {
   const conf = parseBridgeConf(raw);
+  await delegateNewVerb("STATUS", raw, conf, call);
   try {
-    hostSubnets(conf);
+    if (!isForeign(conf, call)) hostSubnets(conf);
+    else if (conf.ipam.type !== HOST_LOCAL) findPlugin(conf.ipam.type, call.binDirs);
   } catch (error) {
     throw new CniError(CODE.unavailable, (error as Error).message, { cause: error });
   }
-}
-
-function validAttachments(conf: BridgeConf): Attachment[] {
-  const { validAttachments: list } = conf;
-  const isAttachment = (item: unknown): item is Attachment => {
-    const { containerID, ifname } = (item ?? {}) as Partial<Attachment>;
-    return typeof containerID === "string" && typeof ifname === "string";
-  };
-  // Without the list everything would be deleted: that is never what a missing key means.
-  if (!Array.isArray(list) || !list.every(isAttachment)) {
-    throw new CniError(
-      CODE.invalidConfig,
-      "GC needs cni.dev/valid-attachments: a list of { containerID, ifname }",
-      { details: JSON.stringify(list) },
-    );
-  }
-  return list;
-}
-
-function storeOf(conf: BridgeConf, call: Pick<Invocation, "dataDir">): AddressStore {
-  return new AddressStore(conf.dataDir ?? call.dataDir ?? DEFAULT_DATA_DIR, conf.name);
 }
 
 /** Addresses of the prevResult, so that DEL need not read every file. A broken one is no reason not to delete. */
@@ -222,42 +288,39 @@ function openSandbox(path: string | undefined): NetNs {
   }
 }
 
-function routesOf(conf: BridgeConf, addresses: readonly PodAddress[]): { dst: string; gw: string }[] {
-  return addresses.flatMap(({ block: { family }, gateway }) => [
-    ...(conf.isDefaultGateway ? [{ dst: EVERYTHING[family], gw: gateway }] : []),
-    ...conf.routes
-      .filter((route) => route.family === family)
-      .map((route) => ({ dst: String(route), gw: gateway })),
-  ]);
-}
-
-async function describe(facts: {
-  host: RtNetlink;
+/** The result: of the plugins before this one first, as the specification wants it of a chain. */
+function describe(facts: {
   /** The pod's interface. */
   link: Link;
   bridge: Link;
-  veth: string;
-  addresses: readonly PodAddress[];
-  routes: { dst: string; gw: string }[];
+  port: Link;
+  lease: Lease;
+  routes: CniRoute[];
   call: Invocation;
   conf: BridgeConf;
-}): Promise<CniResult> {
-  const { host, link, bridge, veth, addresses, routes, call, conf } = facts;
-  const port = await host.getLink(veth);
+  previous: CniResult | undefined;
+}): CniResult {
+  const { link, bridge, port, lease, routes, call, conf, previous } = facts;
+  const before = previous?.interfaces ?? [];
+  const dns = conf.requests.dns ?? conf.dns ?? lease.dns ?? previous?.dns ?? {};
   return {
     cniVersion: conf.cniVersion,
     interfaces: [
+      ...before,
       { name: bridge.name, mac: bridge.mac, mtu: bridge.mtu },
-      { name: veth, mac: port?.mac, mtu: port?.mtu },
+      { name: port.name, mac: port.mac, mtu: port.mtu },
       { name: call.ifName, mac: link.mac, mtu: link.mtu, sandbox: call.netns },
     ],
-    ips: addresses.map(({ ip, block, gateway }) => ({
-      address: `${ip}/${block.prefix}`,
-      gateway,
-      interface: 2,
-    })),
-    routes,
-    dns: {},
+    ips: [
+      ...(previous?.ips ?? []),
+      ...lease.addresses.map(({ ip, block, gateway }) => ({
+        address: `${ip}/${block.prefix}`,
+        ...(gateway !== undefined && { gateway }),
+        interface: before.length + 2,
+      })),
+    ],
+    routes: [...(previous?.routes ?? []), ...routes],
+    dns,
   };
 }
 

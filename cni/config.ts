@@ -2,19 +2,36 @@
 // overlay's subnet.env. Understands what flannel's own CNI plugin makes of that file and delegates.
 
 import { readFileSync } from "node:fs";
-import { BITS, Cidr } from "../common/ip.js";
-import { CniError, CODE, isIdentifier, type NetConf, VALID_ATTACHMENTS } from "./types.js";
+import { integerOf, objectOf, stringOf } from "./fields.js";
+import { type Range, rangeOf, readExclude, readRange, readRoutes, readSets } from "./ranges.js";
+import { type Requests, readDns, readRequests } from "./requests.js";
+import {
+  type CniDns,
+  CniError,
+  type CniRoute,
+  CODE,
+  isIdentifier,
+  type NetConf,
+  VALID_ATTACHMENTS,
+} from "./types.js";
 import { negotiate } from "./version.js";
 
 export const DEFAULT_SUBNET_FILE = "/run/flannel/subnet.env";
+
+/** `ipam.type` of our own address management, which is also what a configuration without `ipam` gets. */
+export const OWN_IPAM = "kubeplumb-cni";
+/** Its files are laid out as ours, so ours does its work where its program is missing. */
+export const HOST_LOCAL = "host-local";
 
 const FIELDS = {
   bridge: "string",
   mtu: "number",
   hairpinMode: "boolean",
+  promiscMode: "boolean",
   isGateway: "boolean",
   isDefaultGateway: "boolean",
   ipMasq: "boolean",
+  enabledad: "boolean",
   ipam: "object",
   subnet: "string",
   subnetFile: "string",
@@ -38,148 +55,170 @@ export interface BridgeConf {
   name: string;
   bridge: string;
   hairpinMode: boolean;
+  promiscMode: boolean;
+  /** The bridge has the gateway's address. */
+  isGateway: boolean;
   /** Pods route everything to the bridge. */
   isDefaultGateway: boolean;
+  /** What leaves the pod's block gets the host's address. */
+  ipMasq: boolean;
+  /** Duplicate address detection for IPv6, waited for. */
+  enabledad: boolean;
   mtu?: number;
-  /** Where addresses come from, one of each; without any, the subnet file says. */
-  ranges: Range[];
-  /** Blocks that pods reach by the bridge, beside the default route. */
-  routes: Cidr[];
+  ipam: IpamConf;
   subnetFile: string;
   dataDir?: string;
+  dns?: CniDns;
+  requests: Requests;
   prevResult?: unknown;
   validAttachments?: unknown;
 }
 
-/** @throws CniError 1, 2 or 7 naming field, value and what is allowed. */
-export function parseBridgeConf(conf: NetConf): BridgeConf {
-  const cniVersion = negotiate(conf.cniVersion ?? "0.1.0");
-  const name: unknown = conf.name;
-  if (typeof name !== "string" || !isIdentifier(name)) {
-    throw new CniError(CODE.invalidConfig, `name ${JSON.stringify(name)} is not a network name`);
-  }
+/** Where addresses come from. Of another plugin's `ipam` only the type is known. */
+export interface IpamConf {
+  type: string;
+  /** A pod gets one address of each; without any, the subnet file says. */
+  sets: Range[][];
+  /** Routes of pods beside the default route; without `gw` by the bridge. */
+  routes: CniRoute[];
+  /** The blocks are this host's only ones: what else the bridge has of their families is of another life. */
+  exclusive: boolean;
+  /** Of the subnet file's blocks, what is not given away. */
+  exclude: Range["exclude"];
+  /** In place of <dataDir>/networks. */
+  dataDir?: string;
+  resolvConf?: string;
+}
+
+/** Of kubeplumb-cni and of kubeplumb-portmap. Throws CniError 7 for a name that is none. */
+export function networkName(name: unknown): string {
+  if (typeof name === "string" && isIdentifier(name)) return name;
+  throw new CniError(CODE.invalidConfig, `name ${JSON.stringify(name)} is not a network name`);
+}
+
+/** Refuses keys that are neither the protocol's nor in `fields`, and values that are not of the type it says. */
+export function checkFields(conf: NetConf, fields: Readonly<Record<string, string>>): void {
   for (const [key, value] of Object.entries(conf)) {
     if (PROTOCOL_FIELDS.includes(key) || key.startsWith("cni.dev/")) continue;
-    if (!(key in FIELDS)) {
+    const wanted = Object.hasOwn(fields, key) ? fields[key] : undefined;
+    if (wanted === undefined) {
       throw new CniError(
         CODE.unsupportedField,
-        `unsupported field ${key}; allowed: ${Object.keys(FIELDS).join(", ")}`,
+        `unsupported field ${key}; allowed: ${Object.keys(fields).join(", ")}`,
         { details: `${key}=${JSON.stringify(value)}` },
       );
     }
-    const wanted = FIELDS[key as keyof typeof FIELDS];
-    if (typeof value !== wanted || value === null) {
+    const fits = wanted === "list" ? Array.isArray(value) : typeof value === wanted && !Array.isArray(value);
+    if (!fits || value === null) {
       const allowed = wanted === "object" ? "an object" : `a ${wanted}`;
       throw new CniError(CODE.invalidConfig, `${key} must be ${allowed}, not ${JSON.stringify(value)}`);
     }
   }
+}
+
+/**
+ * `args` are those of CNI_ARGS.
+ * @throws CniError 1, 2, 4 or 7 naming field, value and what is allowed.
+ */
+export function parseBridgeConf(conf: NetConf, args?: Readonly<Record<string, string>>): BridgeConf {
+  const cniVersion = negotiate(conf.cniVersion ?? "0.1.0");
+  const name = networkName(conf.name);
+  checkFields(conf, FIELDS);
   const {
     bridge = "cni0",
-    hairpinMode = true,
-    isDefaultGateway = true,
+    promiscMode = false,
+    hairpinMode = !promiscMode,
+    ipMasq = false,
+    enabledad = false,
     mtu,
-    subnetFile,
+    subnetFile = DEFAULT_SUBNET_FILE,
     dataDir,
   } = conf as Partial<BridgeConf>;
-  // What flannel's plugin always sets; other values would ask for another network.
-  if (conf.isGateway === false) {
-    throw new CniError(CODE.invalidConfig, "isGateway must be true: the bridge is the pods' gateway");
-  }
-  if (conf.ipMasq === true) {
-    throw new CniError(
-      CODE.invalidConfig,
-      "ipMasq must be false: masquerading is the overlay's (FLANNEL_IPMASQ=true)",
-    );
-  }
+  // A default route by the bridge needs an address there.
+  const isDefaultGateway = (conf.isDefaultGateway as boolean | undefined) ?? conf.isGateway !== false;
+  const isGateway = isDefaultGateway || ((conf.isGateway as boolean | undefined) ?? true);
   if (!/^[^\s/:]{1,15}$/.test(bridge)) {
     throw new CniError(CODE.invalidConfig, `bridge ${JSON.stringify(bridge)} is not an interface name`);
   }
-  if (mtu !== undefined && (!Number.isInteger(mtu) || mtu < 68 || mtu > 65535)) {
-    throw new CniError(CODE.invalidConfig, `mtu must be an integer from 68 to 65535, not ${mtu}`);
+  if (hairpinMode && promiscMode) {
+    throw new CniError(CODE.invalidConfig, "hairpinMode and promiscMode exclude each other");
   }
+  if (mtu !== undefined) integerOf("mtu", mtu, [68, 65535]);
+  const requests = readRequests(conf, args);
+  const fits = requests.mtu ?? mtu;
   return {
     cniVersion,
     name,
     bridge,
     hairpinMode,
+    promiscMode,
+    isGateway,
     isDefaultGateway,
-    ...(mtu !== undefined && { mtu }),
-    ...readIpam(conf),
-    subnetFile: subnetFile ?? DEFAULT_SUBNET_FILE,
+    ipMasq,
+    enabledad,
+    ...(fits !== undefined && { mtu: fits }),
+    ipam: readIpam(conf),
+    subnetFile,
     ...(dataDir !== undefined && { dataDir }),
+    ...(conf.dns !== undefined && { dns: readDns("dns", conf.dns) }),
+    requests,
     ...(conf.prevResult !== undefined && { prevResult: conf.prevResult }),
     ...(VALID_ATTACHMENTS in conf && { validAttachments: conf[VALID_ATTACHMENTS] }),
   };
 }
 
-/** One address of a pod: the block it is of, and who routes it. */
-export interface Range {
-  block: Cidr;
-  /** The bridge's address, the pods' gateway. */
-  gateway: string;
-}
-
-/** The host's part of the pod network. */
-export interface HostSubnets {
-  /** In the order of the addresses in results; at least one, at most one a family. */
-  ranges: Range[];
-  mtu?: number;
-}
+const RANGE_KEYS = ["subnet", "rangeStart", "rangeEnd", "gateway"];
+const IPAM_KEYS = ["type", "ranges", "routes", "exclude", "resolvConf", "dataDir", ...RANGE_KEYS];
 
 /** `subnet`, or `ipam` as host-local has it. */
-function readIpam(conf: NetConf): Pick<BridgeConf, "ranges" | "routes"> {
+function readIpam(conf: NetConf): IpamConf {
+  const own = { type: OWN_IPAM, sets: [], routes: [], exclude: [], exclusive: true };
   if (conf.ipam === undefined) {
-    return { ranges: conf.subnet === undefined ? [] : [readRange("subnet", conf.subnet)], routes: [] };
+    return conf.subnet === undefined ? own : { ...own, sets: [[rangeOf("subnet", conf.subnet)]] };
   }
   if (conf.subnet !== undefined) {
     throw new CniError(CODE.invalidConfig, "subnet and ipam exclude each other");
   }
-  const { type, ranges, routes = [], ...others } = conf.ipam as Record<string, unknown>;
-  const [unknown] = Object.keys(others);
-  if (unknown !== undefined) {
+  const { type } = conf.ipam as { type?: unknown };
+  if (typeof type !== "string" || !/^[^/\s]+$/.test(type)) {
+    const allowed = `"${OWN_IPAM}" or the name of an IPAM plugin`;
     throw new CniError(
-      CODE.unsupportedField,
-      `unsupported field ipam.${unknown}; allowed: type, ranges, routes`,
+      CODE.invalidConfig,
+      `ipam.type must be ${allowed}, not ${JSON.stringify(type) ?? "absent"}`,
     );
   }
-  if (type !== "host-local") {
-    throw new CniError(CODE.invalidConfig, `ipam.type must be "host-local", not ${JSON.stringify(type)}`);
-  }
+  if (type !== OWN_IPAM && type !== HOST_LOCAL) return { ...own, type };
+  const ipam = objectOf("ipam", conf.ipam, IPAM_KEYS);
+  const { ranges, routes = [], exclude = [], resolvConf, dataDir } = ipam;
+  const single = Object.fromEntries(RANGE_KEYS.filter((key) => key in ipam).map((key) => [key, ipam[key]]));
+  const sets = [
+    // host-local's words of before there were ranges.
+    ...(Object.keys(single).length > 0 ? [[readRange("ipam", single)]] : []),
+    ...(ranges === undefined && (type === OWN_IPAM || ipam.subnet !== undefined)
+      ? []
+      : readSets("ipam.ranges", ranges)),
+  ];
   return {
-    ranges: oneAFamily(
-      "ipam.ranges",
-      // A pod gets one address of each set; what a set with several ranges is for, nobody here needs.
-      listOf("ipam.ranges", ranges).map((set, i) => {
-        const [range, ...more] = listOf(`ipam.ranges[${i}]`, set);
-        if (more.length > 0) throw new CniError(CODE.invalidConfig, `ipam.ranges[${i}] must have one range`);
-        return readRange(`ipam.ranges[${i}][0].subnet`, onlyKey(`ipam.ranges[${i}][0]`, range, "subnet"));
-      }),
-    ),
-    routes: listOf("ipam.routes", routes, { empty: true }).map((route, i) =>
-      readBlock(`ipam.routes[${i}].dst`, onlyKey(`ipam.routes[${i}]`, route, "dst")),
-    ),
+    type,
+    sets: sets.map((set) => set.map((range) => without(range, readExclude("ipam.exclude", exclude)))),
+    routes: readRoutes("ipam.routes", routes),
+    exclude: readExclude("ipam.exclude", exclude),
+    exclusive: sets.length === 0,
+    ...(resolvConf !== undefined && { resolvConf: stringOf("ipam.resolvConf", resolvConf) }),
+    ...(dataDir !== undefined && { dataDir: stringOf("ipam.dataDir", dataDir) }),
   };
 }
 
-function listOf(field: string, value: unknown, { empty = false } = {}): unknown[] {
-  if (Array.isArray(value) && (empty || value.length > 0)) return value;
-  const wanted = empty ? "a list" : "a list of at least one";
-  throw new CniError(
-    CODE.invalidConfig,
-    `${field} must be ${wanted}, not ${JSON.stringify(value) ?? "absent"}`,
-  );
+function without(range: Range, exclude: NonNullable<Range["exclude"]>): Range {
+  const own = exclude.filter((block) => block.overlaps(range.block));
+  return own.length === 0 ? range : { ...range, exclude: [...(range.exclude ?? []), ...own] };
 }
 
-/** The value of the one key that an object may have. */
-function onlyKey(field: string, value: unknown, key: string): unknown {
-  if (typeof value !== "object" || value === null) {
-    throw new CniError(CODE.invalidConfig, `${field} must be an object, not ${JSON.stringify(value)}`);
-  }
-  const unknown = Object.keys(value).find((name) => name !== key);
-  if (unknown !== undefined) {
-    throw new CniError(CODE.unsupportedField, `unsupported field ${field}.${unknown}; allowed: ${key}`);
-  }
-  return (value as Record<string, unknown>)[key];
+/** The host's part of the pod network. */
+export interface HostSubnets {
+  /** A pod gets one address of each, in this order; at least one. */
+  sets: Range[][];
+  mtu?: number;
 }
 
 /**
@@ -187,8 +226,9 @@ function onlyKey(field: string, value: unknown, key: string): unknown {
  * @throws CniError 11 while that file is missing, 7 for a block without room for a pod.
  */
 export function hostSubnets(conf: BridgeConf): HostSubnets {
-  const { mtu, ranges, subnetFile } = conf;
-  if (ranges.length > 0) return { ranges, ...(mtu !== undefined && { mtu }) };
+  const { mtu, ipam, subnetFile, requests } = conf;
+  const sets = [...requests.sets, ...ipam.sets];
+  if (sets.length > 0) return { sets, ...(mtu !== undefined && { mtu }) };
   let text: string;
   try {
     text = readFileSync(subnetFile, "utf8");
@@ -203,7 +243,8 @@ export function hostSubnets(conf: BridgeConf): HostSubnets {
   const env = parseEnv(text);
   const found = ["FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"].flatMap((key) => {
     const subnet = env.get(key);
-    return subnet === undefined ? [] : [readRange(`${key} in ${subnetFile}`, subnet)];
+    if (subnet === undefined) return [];
+    return [[without(rangeOf(`${key} in ${subnetFile}`, subnet), ipam.exclude ?? [])]];
   });
   if (found.length === 0) {
     throw new CniError(CODE.invalidConfig, `${subnetFile} has no FLANNEL_SUBNET or FLANNEL_IPV6_SUBNET`, {
@@ -211,31 +252,7 @@ export function hostSubnets(conf: BridgeConf): HostSubnets {
     });
   }
   const fits = mtu ?? (env.has("FLANNEL_MTU") ? Number(env.get("FLANNEL_MTU")) : undefined);
-  return { ranges: oneAFamily(subnetFile, found), ...(fits !== undefined && { mtu: fits }) };
-}
-
-function oneAFamily(field: string, ranges: Range[]): Range[] {
-  const families = new Set(ranges.map(({ block }) => block.family));
-  if (families.size === ranges.length) return ranges;
-  throw new CniError(CODE.invalidConfig, `${field}: a pod gets one address of each family, not more`);
-}
-
-function readRange(field: string, text: unknown): Range {
-  const block = readBlock(field, text);
-  // Network address, gateway and broadcast leave a few.
-  const longest = BITS[block.family] - 3;
-  if (block.prefix > longest) {
-    throw new CniError(CODE.invalidConfig, `${field} must be a block of /${longest} or larger, not ${text}`);
-  }
-  return { block, gateway: block.at(1) };
-}
-
-function readBlock(field: string, text: unknown): Cidr {
-  try {
-    return Cidr.parse(String(text));
-  } catch (error) {
-    throw new CniError(CODE.invalidConfig, `${field}: ${(error as Error).message}`, { cause: error });
-  }
+  return { sets: found, ...(fits !== undefined && { mtu: fits }) };
 }
 
 /** KEY=value lines, as flannel writes them. */

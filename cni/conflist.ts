@@ -138,12 +138,15 @@ export interface DefaultConflistOptions {
 /** The file name under which {@link defaultConflist} belongs into a configuration directory. */
 export const DEFAULT_CONFLIST_NAME = "10-kubeplumb.conflist";
 
-/** The configuration of the cluster network: our own plugin alone. Write it with JSON.stringify. */
+/** The configuration of the cluster network: our own plugins. Write it with JSON.stringify. */
 export function defaultConflist(options: DefaultConflistOptions = {}): NetConfList {
   const { name = "kubeplumb", bridge = "cni0", ...rest } = options;
   return {
     cniVersion: NEWEST_VERSION,
     name,
-    plugins: [{ type: "kubeplumb-cni", bridge, hairpinMode: true, ...rest }],
+    plugins: [
+      { type: "kubeplumb-cni", bridge, hairpinMode: true, ...rest },
+      { type: "kubeplumb-portmap", capabilities: { portMappings: true } },
+    ],
   };
 }

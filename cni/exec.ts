@@ -24,9 +24,11 @@ exec "$@"`;
 
 export interface ExecOptions {
   binDirs: readonly string[];
-  /** The host's /var/lib/cni. */
-  stateDir: string;
+  /** The host's /var/lib/cni, where that is not the machine's. */
+  stateDir?: string;
   hostNs: NetNs;
+  /** The program, where it is not the configuration's own: an IPAM plugin. */
+  type?: string;
   containerId?: string;
   netns?: string;
   ifName?: string;
@@ -36,42 +38,52 @@ export interface ExecOptions {
 
 /** @throws CniError 105 listing where it was looked for. */
 export function findPlugin(type: string, binDirs: readonly string[]): string {
-  for (const dir of binDirs) {
-    const path = join(dir, type);
-    try {
-      accessSync(path, constants.X_OK);
-      return path;
-    } catch {
-      // The next directory may have it.
-    }
-  }
+  const path = binDirs.map((dir) => join(dir, type)).find(isExecutable);
+  if (path !== undefined) return path;
   throw new CniError(
     CODE.plugin,
     `CNI plugin ${type} is not in ${binDirs.join(", ") || "any directory (none given)"}`,
   );
 }
 
+export function hasPlugin(type: string, binDirs: readonly string[]): boolean {
+  return binDirs.some((dir) => isExecutable(join(dir, type)));
+}
+
+function isExecutable(path: string): boolean {
+  try {
+    accessSync(path, constants.X_OK);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** Runs a plugin. Returns what it printed, parsed; throws its error as CniError. */
 export async function execPlugin(verb: Verb, conf: NetConf, options: ExecOptions): Promise<unknown> {
-  const path = findPlugin(conf.type, options.binDirs);
-  mkdirSync(options.stateDir, { recursive: true });
+  const { stateDir, type = conf.type } = options;
+  const path = findPlugin(type, options.binDirs);
+  if (stateDir !== undefined) mkdirSync(stateDir, { recursive: true });
   let stdout: string;
   try {
-    const inside = ["--mount", "/bin/sh", "-c", WITH_STATE, "cni", options.stateDir, path];
-    ({ stdout } = await options.hostNs.exec("unshare", inside, {
+    const [program, ...args] =
+      stateDir === undefined
+        ? [path]
+        : ["unshare", "--mount", "/bin/sh", "-c", WITH_STATE, "cni", stateDir, path];
+    ({ stdout } = await options.hostNs.exec(program as string, args, {
       input: JSON.stringify(conf),
       env: environment(verb, options),
       timeout: TIMEOUT_MS,
     }));
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
-    throw pluginError(conf.type, verb, new CommandError({ ...error, argv: [path], cause: error.cause }));
+    throw pluginError(type, verb, new CommandError({ ...error, argv: [path], cause: error.cause }));
   }
   if (stdout.trim() === "") return undefined;
   try {
     return JSON.parse(stdout);
   } catch (error) {
-    throw new CniError(CODE.decode, `CNI plugin ${conf.type} ${verb} printed what is not JSON`, {
+    throw new CniError(CODE.decode, `CNI plugin ${type} ${verb} printed what is not JSON`, {
       details: stdout.slice(0, 1000),
       cause: error,
     });

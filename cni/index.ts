@@ -2,10 +2,11 @@
 // without a fork, any other by the protocol inside the host. CNI specification 1.1, sections 3 and 4.
 
 import type { NetNs } from "../dataplane/kernel/netns.js";
-import * as bridge from "./bridge.js";
-import { ResultCache } from "./cache.js";
+import type { Invocation } from "./bridge.js";
+import { type CachedAttachment, ResultCache } from "./cache.js";
 import { parseConflist } from "./conflist.js";
 import { execPlugin, findPlugin } from "./exec.js";
+import { ownPlugin } from "./plugins.js";
 import {
   type Attachment,
   CniError,
@@ -28,9 +29,6 @@ export {
 } from "./conflist.js";
 export * from "./types.js";
 export { SUPPORTED_VERSIONS } from "./version.js";
-
-/** The type that runs in this process. */
-export const OWN_TYPE = "kubeplumb-cni";
 
 export interface NetworkContext {
   /** Where binaries of other types are looked for. */
@@ -68,10 +66,11 @@ export async function addNetwork(conflist: NetConfList, options: AttachmentOptio
   try {
     for (const plugin of conflist.plugins) {
       // A foreign plugin that fails may have left something, ours never does.
-      if (plugin.type !== OWN_TYPE) done.push(plugin);
+      const isOurs = ownPlugin(plugin.type) !== undefined;
+      if (!isOurs) done.push(plugin);
       const conf = confOf(conflist, plugin, { version, previous, options });
       const result = await addOne(conf, options);
-      if (plugin.type === OWN_TYPE) done.push(plugin);
+      if (isOurs) done.push(plugin);
       previous = result ?? previous;
     }
   } catch (error) {
@@ -104,10 +103,18 @@ export async function delNetwork(conflist: NetConfList, options: AttachmentOptio
   const cache = new ResultCache(options.stateDir);
   const cached = cache.read(conflist.name, ownerOf(options));
   const previous = cached && atLeast(version, "0.4.0") ? resultFrom(cached.result) : undefined;
+  const same = asAdded(options, cached);
   for (const plugin of conflist.plugins.toReversed()) {
-    await delOne(confOf(conflist, plugin, { version, previous, options }), options);
+    await delOne(confOf(conflist, plugin, { version, previous, options: same }), same);
   }
   cache.remove(conflist.name, ownerOf(options));
+}
+
+/** With the arguments of its ADD where the caller gives none: a plugin may find what it made only by them. */
+function asAdded(options: AttachmentOptions, cached: CachedAttachment | undefined): AttachmentOptions {
+  const capabilityArgs = options.capabilityArgs ?? cached?.capabilityArgs;
+  const args = options.args ?? (cached?.cniArgs && Object.fromEntries(cached.cniArgs));
+  return { ...options, ...(capabilityArgs && { capabilityArgs }), ...(args && { args }) };
 }
 
 /**
@@ -138,10 +145,12 @@ export async function checkNetwork(conflist: NetConfList, options: AttachmentOpt
     );
   }
   const previous = resultFrom(cached.result);
+  const same = asAdded(options, cached);
   for (const plugin of conflist.plugins) {
-    const conf = confOf(conflist, plugin, { version, previous, options });
-    if (plugin.type === OWN_TYPE) await bridge.check(conf, invocation(options));
-    else await execPlugin("CHECK", conf, options);
+    const conf = confOf(conflist, plugin, { version, previous, options: same });
+    const own = ownPlugin(plugin.type);
+    if (own) await own.check(conf, invocation(same));
+    else await execPlugin("CHECK", conf, same);
   }
 }
 
@@ -162,8 +171,9 @@ export async function gcNetwork(
   }
   for (const plugin of conflist.plugins) {
     const conf = { ...confOf(conflist, plugin, { version }), [VALID_ATTACHMENTS]: valid };
-    if (plugin.type === OWN_TYPE) {
-      await attempt(bridge.gc(conf, { hostNs: options.hostNs, dataDir: options.stateDir }));
+    const own = ownPlugin(plugin.type);
+    if (own) {
+      await attempt(own.gc(conf, { ...options, dataDir: options.stateDir }));
     } else if (atLeast(version, "1.1.0")) {
       await attempt(execPlugin("GC", conf, options));
     }
@@ -177,7 +187,8 @@ export async function statusNetwork(conflist: NetConfList, options: NetworkConte
   const version = negotiate(conflist.cniVersion, conflist.cniVersions);
   for (const plugin of conflist.plugins) {
     const conf = confOf(conflist, plugin, { version });
-    if (plugin.type === OWN_TYPE) await bridge.status(conf);
+    const own = ownPlugin(plugin.type);
+    if (own) await own.status(conf, { ...options, dataDir: options.stateDir });
     else if (atLeast(version, "1.1.0")) await execPlugin("STATUS", conf, options);
     else findPlugin(plugin.type, options.binDirs);
   }
@@ -206,19 +217,20 @@ function confOf(conflist: NetConfList, plugin: PluginConf, facts: ConfFacts): Ne
   };
 }
 
-function invocation(options: AttachmentOptions): bridge.Invocation {
-  const { containerId, ifName, netns, hostNs, stateDir } = options;
-  return { containerId, ifName, hostNs, dataDir: stateDir, ...(netns !== undefined && { netns }) };
+function invocation(options: AttachmentOptions): Invocation {
+  return { ...options, dataDir: options.stateDir };
 }
 
 async function addOne(conf: NetConf, options: AttachmentOptions): Promise<CniResult | undefined> {
-  if (conf.type === OWN_TYPE) return bridge.add(conf, invocation(options));
+  const own = ownPlugin(conf.type);
+  if (own) return own.add(conf, invocation(options));
   const printed = await execPlugin("ADD", conf, options);
   return printed === undefined ? undefined : resultFrom(printed);
 }
 
 async function delOne(conf: NetConf, options: AttachmentOptions): Promise<void> {
-  if (conf.type === OWN_TYPE) await bridge.del(conf, invocation(options));
+  const own = ownPlugin(conf.type);
+  if (own) await own.del(conf, invocation(options));
   else await execPlugin("DEL", conf, options);
 }
 

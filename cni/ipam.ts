@@ -2,6 +2,7 @@
 // (the layout of the reference plugin host-local, so its tools can read it). Survives crashes and parallel
 // processes: a file appears whole or not at all, and only for one of them.
 
+import { randomBytes } from "node:crypto";
 import {
   closeSync,
   constants,
@@ -17,67 +18,66 @@ import {
   writeSync,
 } from "node:fs";
 import { join } from "node:path";
-import { type Cidr, ipFamily } from "../common/ip.js";
-import type { Range } from "./config.js";
+import { ipFamily } from "../common/ip.js";
+import { candidates, gives, type Range } from "./ranges.js";
 import { type Attachment, CniError, CODE } from "./types.js";
 
 const LAST_RESERVED = "last_reserved_ip.";
 const NEW_PREFIX = ".new-";
-const MAX_TRIES = 1 << 20;
-
-/**
- * Addresses for pods in the order of trying: the one after `last` first, around to `last` itself, without network
- * address, gateway and broadcast. Pure.
- */
-export function* candidates(block: Cidr, gateway: string, last?: string): Generator<string, void, undefined> {
-  const { size } = block;
-  const from = last !== undefined && ipFamily(last) === block.family ? block.indexOf(last) : 0n;
-  const start = from < 0n ? 0n : from;
-  for (let step = 1n; step <= size && step <= MAX_TRIES; step++) {
-    const offset = (start + step) % size;
-    if (offset === 0n || offset === size - 1n) continue;
-    const ip = block.at(offset);
-    if (ip !== gateway) yield ip;
-  }
-}
-
-let counter = 0;
 
 export class AddressStore {
   readonly #dir: string;
 
-  /** @param dataDir e.g. /var/lib/cni: files go to its networks/<network>. */
-  constructor(dataDir: string, network: string) {
-    this.#dir = join(dataDir, "networks", network);
+  /** @param directory e.g. /var/lib/cni/networks/<network>. */
+  constructor(directory: string) {
+    this.#dir = directory;
   }
 
   get directory(): string {
     return this.#dir;
   }
 
-  /** Reserves the next free address of the n-th range. Throws CniError 11 when all are taken. */
-  allocate({ block, gateway }: Range, n: number, owner: Attachment): string {
+  /**
+   * Reserves the next free address of the n-th set, or the one that is `wanted`.
+   * @throws CniError 11 when it, or all of them, are taken; 7 for a wanted one that no range of the set gives.
+   */
+  allocate(set: readonly Range[], n: number, owner: Attachment, wanted?: string): string {
     mkdirSync(this.#dir, { recursive: true });
-    // link(2) fails when the name exists: that is the lock, between threads, processes and crashes alike.
-    const fresh = join(this.#dir, `${NEW_PREFIX}${process.pid}-${counter++}`);
-    writeFileSync(fresh, `${owner.containerID}\r\n${owner.ifname}`, { mode: 0o644 });
+    // Linked into place: link(2) fails when the name exists. That is the lock, between threads, processes and crashes
+    // alike. The name is random and must be new: what a killed process left may be the very file of an address.
+    const fresh = join(this.#dir, `${NEW_PREFIX}${randomBytes(8).toString("hex")}`);
+    writeFileSync(fresh, `${owner.containerID}\r\n${owner.ifname}`, { mode: 0o644, flag: "wx" });
     try {
-      let taken: ReadonlySet<string> = new Set();
-      const last = join(this.#dir, `${LAST_RESERVED}${n}`);
-      for (const ip of candidates(block, gateway, readIfThere(last)?.trim())) {
-        if (taken.has(ip)) continue;
-        if (tryLink(fresh, join(this.#dir, ip))) {
-          overwrite(last, ip);
-          return ip;
-        }
-        // The next one is nearly always free; only when it is not, it pays to know all that are taken.
-        if (taken.size === 0) taken = new Set(this.#names());
-      }
+      return wanted === undefined ? this.#next(set, n, fresh) : this.#wanted(set, wanted, fresh);
     } finally {
       unlinkSync(fresh);
     }
-    throw new CniError(CODE.tryAgain, `no address is free in ${block}`, {
+  }
+
+  #next(set: readonly Range[], n: number, fresh: string): string {
+    let taken: ReadonlySet<string> = new Set();
+    const last = join(this.#dir, `${LAST_RESERVED}${n}`);
+    for (const ip of candidates(set, readIfThere(last)?.trim())) {
+      if (taken.has(ip)) continue;
+      if (tryLink(fresh, join(this.#dir, ip))) {
+        overwrite(last, ip);
+        return ip;
+      }
+      // The next one is nearly always free; only when it is not, it pays to know all that are taken.
+      if (taken.size === 0) taken = new Set(this.#names());
+    }
+    throw new CniError(CODE.tryAgain, `no address is free in ${blocks(set)}`, {
       details: `all are listed in ${this.#dir}`,
+    });
+  }
+
+  #wanted(set: readonly Range[], ip: string, fresh: string): string {
+    if (!set.some((range) => gives(range, ip))) {
+      throw new CniError(CODE.invalidConfig, `the requested address ${ip} is none that ${blocks(set)} gives`);
+    }
+    if (tryLink(fresh, join(this.#dir, ip))) return ip;
+    throw new CniError(CODE.tryAgain, `the requested address ${ip} is taken`, {
+      details: `by container ${this.#read(ip)?.containerID ?? "(just left)"}`,
     });
   }
 
@@ -136,6 +136,8 @@ export class AddressStore {
     }
   }
 }
+
+const blocks = (set: readonly Range[]): string => set.map(({ block }) => String(block)).join(", ");
 
 /** Replaces a short text in place: truncating to nothing first makes ext4 write to the disk at once (3 ms). */
 function overwrite(path: string, text: string): void {

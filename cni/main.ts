@@ -1,8 +1,10 @@
-// The executable kubeplumb-cni: the CNI protocol over environment, standard input and standard output.
-// Any container runtime can call it; it works in the namespace it is started in.
+// The executables kubeplumb-cni and kubeplumb-portmap: the CNI protocol over environment, standard input and standard
+// output. Any container runtime can call them; they work in the namespace they are started in.
 
 import { NetNs } from "../dataplane/kernel/netns.js";
-import * as bridge from "./bridge.js";
+import type { Invocation } from "./bridge.js";
+import { type OwnType, PLUGINS } from "./plugins.js";
+import { parseArgs } from "./requests.js";
 import { CniError, CODE, checkAttachment, type NetConf } from "./types.js";
 import { atLeast, NEWEST_VERSION, negotiate, resultAs, SUPPORTED_VERSIONS } from "./version.js";
 
@@ -19,7 +21,11 @@ const REQUIRED: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Runs one invocation. Returns the exit code and what is to be printed. */
-export async function main(env: Environment, input: string): Promise<{ exitCode: number; output: string }> {
+export async function main(
+  env: Environment,
+  input: string,
+  type: OwnType = "kubeplumb-cni",
+): Promise<{ exitCode: number; output: string }> {
   let version: string = NEWEST_VERSION;
   try {
     const verb = env.CNI_COMMAND ?? "";
@@ -30,7 +36,7 @@ export async function main(env: Environment, input: string): Promise<{ exitCode:
     }
     const conf = parseConf(input);
     version = negotiate(typeof conf.cniVersion === "string" ? conf.cniVersion : "0.1.0");
-    const result = await run(verb, { ...conf, cniVersion: version }, env);
+    const result = await run(type, verb, { ...conf, cniVersion: version }, env);
     return result === undefined ? { exitCode: 0, output: "" } : print(result);
   } catch (error) {
     const known = error instanceof CniError ? error : unexpected(error);
@@ -83,27 +89,30 @@ function parseConf(input: string, { empty = false } = {}): NetConf {
   return conf as NetConf;
 }
 
-async function run(verb: string, conf: NetConf, env: Environment): Promise<unknown> {
-  const call: bridge.Invocation = {
+async function run(type: OwnType, verb: string, conf: NetConf, env: Environment): Promise<unknown> {
+  const plugin = PLUGINS[type];
+  const call: Invocation = {
     containerId: env.CNI_CONTAINERID ?? "",
     ifName: env.CNI_IFNAME ?? "",
     hostNs: NetNs.current(),
+    binDirs: (env.CNI_PATH ?? "").split(":").filter((dir) => dir !== ""),
+    args: parseArgs(env.CNI_ARGS ?? ""),
     ...(env.CNI_NETNS && { netns: env.CNI_NETNS }),
   };
   switch (verb) {
     case "ADD":
-      return resultAs(await bridge.add(conf, call), conf.cniVersion);
+      return resultAs(await plugin.add(conf, call), conf.cniVersion);
     case "DEL":
-      return bridge.del(conf, call);
+      return plugin.del(conf, call);
     case "CHECK":
       requireVersion(verb, conf.cniVersion, "0.4.0");
-      return bridge.check(conf, call);
+      return plugin.check(conf, call);
     case "GC":
       requireVersion(verb, conf.cniVersion, "1.1.0");
-      return bridge.gc(conf, call);
+      return plugin.gc(conf, call);
     default:
       requireVersion(verb, conf.cniVersion, "1.1.0");
-      return bridge.status(conf);
+      return plugin.status(conf, call);
   }
 }
 
@@ -113,12 +122,12 @@ function requireVersion(verb: string, version: string, least: (typeof SUPPORTED_
 }
 
 /** The process: reads standard input to its end, prints, sets the exit code. */
-export async function runProcess(): Promise<void> {
+export async function runProcess(type: OwnType = "kubeplumb-cni"): Promise<void> {
   const chunks: Buffer[] = [];
   // As a stream: the caller's end may be a non-blocking socket, which cannot be read synchronously.
   if (!process.stdin.isTTY) for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
   const input = Buffer.concat(chunks).toString();
-  const { exitCode, output } = await main(process.env, input);
+  const { exitCode, output } = await main(process.env, input, type);
   process.stdout.write(output);
   process.exitCode = exitCode;
 }

@@ -82,6 +82,18 @@ export interface Attachment {
 /** Key of the list of valid attachments in a GC configuration. */
 export const VALID_ATTACHMENTS = "cni.dev/valid-attachments";
 
+/** That list, checked. Throws CniError 7 for anything else: a missing key never means that everything shall go. */
+export function validAttachments(list: unknown): Attachment[] {
+  const isAttachment = (item: unknown): item is Attachment => {
+    const { containerID, ifname } = (item ?? {}) as Partial<Attachment>;
+    return typeof containerID === "string" && typeof ifname === "string";
+  };
+  if (Array.isArray(list) && list.every(isAttachment)) return list;
+  throw new CniError(CODE.invalidConfig, `GC needs ${VALID_ATTACHMENTS}: a list of { containerID, ifname }`, {
+    details: JSON.stringify(list),
+  });
+}
+
 /** Error codes: up to 99 the specification's, from 100 this plugin's own. */
 export const CODE = {
   incompatibleVersion: 1,

@@ -2,6 +2,7 @@
 // control process (control/api/local.ts). Knows resources and verbs, no transport.
 
 import type {
+  CertificateSigningRequest,
   ConfigMap,
   ControllerRevision,
   CronJob,
@@ -17,6 +18,7 @@ import type {
   Job,
   KubeObject,
   Lease,
+  LimitRange,
   Namespace,
   Node,
   NodeMetrics,
@@ -64,6 +66,7 @@ export const ENDPOINTS = resource<Endpoints>("", "v1", "endpoints", "Endpoints")
 export const EVENTS = resource<Event>("", "v1", "events", "Event");
 export const CONFIG_MAPS = resource<ConfigMap>("", "v1", "configmaps", "ConfigMap");
 export const SECRETS = resource<Secret>("", "v1", "secrets", "Secret");
+export const LIMIT_RANGES = resource<LimitRange>("", "v1", "limitranges", "LimitRange");
 export const SERVICE_ACCOUNTS = resource<ServiceAccount>("", "v1", "serviceaccounts", "ServiceAccount");
 export const DEPLOYMENTS = resource<Deployment>("apps", "v1", "deployments", "Deployment");
 export const REPLICA_SETS = resource<ReplicaSet>("apps", "v1", "replicasets", "ReplicaSet");
@@ -109,6 +112,13 @@ export const SERVICE_CIDRS = resource<ServiceCIDR>(
   false,
 );
 export const IP_ADDRESSES = resource<IPAddress>("networking.k8s.io", "v1", "ipaddresses", "IPAddress", false);
+export const CERTIFICATE_SIGNING_REQUESTS = resource<CertificateSigningRequest>(
+  "certificates.k8s.io",
+  "v1",
+  "certificatesigningrequests",
+  "CertificateSigningRequest",
+  false,
+);
 export const LEASES = resource<Lease>("coordination.k8s.io", "v1", "leases", "Lease");
 
 export const JOBS = resource<Job>("batch", "v1", "jobs", "Job");
@@ -161,7 +171,15 @@ export interface WriteOptions {
   dryRun?: boolean;
   fieldManager?: string;
   fieldValidation?: "Ignore" | "Warn" | "Strict";
-  subresource?: "status" | "scale" | "binding" | "eviction" | "finalize" | "token";
+  subresource?:
+    | "approval"
+    | "status"
+    | "scale"
+    | "binding"
+    | "ephemeralcontainers"
+    | "eviction"
+    | "finalize"
+    | "token";
 }
 
 export interface DeleteOptions {

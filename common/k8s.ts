@@ -12,6 +12,10 @@ import type {
 import type { Scale } from "kubernetes-types/autoscaling/v1.js";
 import type { HorizontalPodAutoscaler } from "kubernetes-types/autoscaling/v2.js";
 import type { CronJob, Job, JobCondition, JobSpec, JobStatus } from "kubernetes-types/batch/v1.js";
+import type {
+  CertificateSigningRequest,
+  CertificateSigningRequestCondition,
+} from "kubernetes-types/certificates/v1.js";
 import type { Lease } from "kubernetes-types/coordination/v1.js";
 import type {
   ConfigMap,
@@ -22,6 +26,7 @@ import type {
   Endpoints,
   EndpointPort as EndpointsPort,
   Event,
+  LimitRange,
   Namespace,
   Node,
   NodeAddress,
@@ -50,6 +55,8 @@ import type {
 import type { PodDisruptionBudget } from "kubernetes-types/policy/v1.js";
 
 export type {
+  CertificateSigningRequest,
+  CertificateSigningRequestCondition,
   ConfigMap,
   Container,
   ContainerStatus,
@@ -76,6 +83,7 @@ export type {
   JobStatus,
   LabelSelector,
   Lease,
+  LimitRange,
   Namespace,
   Node,
   NodeAddress,

@@ -10,13 +10,18 @@ export interface LogOptions {
   level?: string;
   /** A file to append to; default stderr. Written synchronously, so that a crash loses nothing. */
   file?: string;
+  /** What a line of JSON is written as; default as it is. */
+  format?: (line: string) => string;
 }
 
 /** The root logger of a process; parts take `log.child({ part: "proxy", node: "node-1" })`. */
 export function createLogger(name: string, options: LogOptions = {}): Logger {
   const level = options.level ?? process.env.KUBEPLUMB_LOG_LEVEL ?? "info";
   const fd = options.file === undefined ? 2 : openSync(options.file, "a", 0o600);
-  return pino({ name, level, timestamp: pino.stdTimeFunctions.isoTime }, { write: lineWriter(fd) });
+  const { format } = options;
+  const writer = lineWriter(fd);
+  const write = format ? (line: string) => writer(format(line)) : writer;
+  return pino({ name, level, timestamp: pino.stdTimeFunctions.isoTime }, { write });
 }
 
 /**

@@ -153,7 +153,7 @@ class LabelParser {
 
   #identifier(token: Token): string {
     if (token.kind !== "text")
-      throw new Error(`unable to parse requirement: found '${token.text}', expected: identifier`);
+      throw new Error(`found '${token.text}', expected: !, identifier, or 'end of string'`);
     return token.text;
   }
 

@@ -1,5 +1,5 @@
-// The doors of the API server: TLS on TCP for whoever has a client certificate or a service account's token, and a unix socket for whoever may
-// open it. Knows who asks; what is asked is the API server's.
+// The doors of the API server: TLS on TCP for whoever has a client certificate or a token, and a unix socket for whoever
+// may open it. Knows who asks; what is asked is the API server's.
 
 import { chmodSync, unlinkSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
@@ -12,7 +12,7 @@ import type { User } from "./api/engine.js";
 import { sendError } from "./api/http/respond.js";
 import type { ApiServer } from "./api/http/server.js";
 import { unauthorized } from "./api/status.js";
-import { type TokenAuthority, TokenError } from "./api/tokens.js";
+import { TokenError } from "./api/tokens.js";
 import type { Pki } from "./pki.js";
 
 /** Longer than client-go keeps an idle connection, so that it is the client that closes. */
@@ -20,7 +20,8 @@ const KEEP_ALIVE_MS = 120_000;
 const SOCKET_USER: User = { name: "system:admin", groups: ["system:masters", "system:authenticated"] };
 
 /** What everybody may ask, as far as kube-apiserver's anonymous user usually gets. */
-const PUBLIC_PATHS = /^\/(?:healthz|livez|readyz|version)(?:[/?]|$)/;
+const PUBLIC_PATHS =
+  /^\/(?:healthz|livez|readyz|version|api\/v1\/namespaces\/kube-public\/configmaps\/cluster-info)(?:[/?]|$)/;
 const ANONYMOUS: User = { name: "system:anonymous", groups: ["system:unauthenticated"] };
 
 /** The user that a client certificate names: CN and O. */
@@ -45,8 +46,13 @@ function certifiedUser(socket: TLSSocket): User | null {
   return user;
 }
 
-/** By a certificate of our CA, else by a token of a service account. Undefined: nobody we know. */
-function authenticator(tokens: TokenAuthority, log: Logger) {
+/** Knows whose token it is. @throws TokenError saying why it is nobody's. */
+export interface TokenVerifier {
+  verify(token: string): Promise<{ user: User }>;
+}
+
+/** By a certificate of our CA, else by a token. Undefined: nobody we know. */
+function authenticator(tokens: TokenVerifier, log: Logger) {
   return (req: IncomingMessage): User | undefined | Promise<User | undefined> => {
     const user = certifiedUser(req.socket as TLSSocket);
     if (user) return user;
@@ -83,7 +89,7 @@ function serve(
   });
   server.on("upgrade", (req: IncomingMessage, socket: Duplex, head: Buffer) => {
     const answer = (who: User | undefined): void => {
-      if (who) api.upgrade(req, socket, head);
+      if (who) api.upgrade(req, socket, head, who);
       else api.refuseUpgrade(socket, unauthorized());
     };
     const who = user(req);
@@ -108,7 +114,7 @@ export async function listenTls(
   api: ApiServer,
   pki: Pki,
   address: { host: string; port: number },
-  tokens: TokenAuthority,
+  tokens: TokenVerifier,
   log: Logger,
 ): Promise<{ server: Server; port: number }> {
   const server = createTlsServer({

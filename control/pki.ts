@@ -17,6 +17,8 @@ export interface Pki {
   server: KeyPair;
   /** CN=kubernetes-admin, O=system:masters. */
   admin: KeyPair;
+  /** CN=kube-apiserver-kubelet-client, O=system:masters: as whom the API server comes to kubelets. */
+  kubeletClient: KeyPair;
   /** PEM: signs the tokens of service accounts. */
   serviceAccountKey: string;
 }
@@ -33,6 +35,8 @@ const CA_DAYS = 3650;
 const CERT_DAYS = 365;
 /** A certificate that ends sooner is made anew. */
 const RENEW_DAYS = 60;
+/** kubeadm's name for the files. */
+const KUBELET_CLIENT = "apiserver-kubelet-client";
 
 function read(dir: string, name: string): KeyPair | undefined {
   try {
@@ -94,12 +98,20 @@ function isGood(pair: KeyPair, ca: KeyPair | undefined, names: readonly string[]
 /** Opens or makes the certificates; the library that makes them is loaded only when it is needed. */
 export async function loadPki({ dir, serverNames }: PkiOptions): Promise<Pki> {
   mkdirSync(dir, { recursive: true, mode: 0o700 });
-  const kept = { ca: read(dir, "ca"), server: read(dir, "apiserver"), admin: read(dir, "admin") };
+  const kept = {
+    ca: read(dir, "ca"),
+    server: read(dir, "apiserver"),
+    admin: read(dir, "admin"),
+    kubeletClient: read(dir, KUBELET_CLIENT),
+  };
   const ca = kept.ca && isGood(kept.ca, undefined, []) ? kept.ca : undefined;
   const server = ca && kept.server && isGood(kept.server, ca, serverNames) ? kept.server : undefined;
   const admin = ca && kept.admin && isGood(kept.admin, ca, []) ? kept.admin : undefined;
+  const { kubeletClient: client } = kept;
+  const kubeletClient = ca && client && isGood(client, ca, []) ? client : undefined;
   const key = serviceAccountKey(dir);
-  if (ca && server && admin) return { ca, server, admin, serviceAccountKey: key };
+  if (ca && server && admin && kubeletClient)
+    return { ca, server, admin, kubeletClient, serviceAccountKey: key };
   const issuer = await Issuer.open(ca);
   const made: Pki = {
     ca: issuer.ca,
@@ -108,11 +120,19 @@ export async function loadPki({ dir, serverNames }: PkiOptions): Promise<Pki> {
     admin:
       admin ??
       (await issuer.issue({ subject: "CN=kubernetes-admin,O=system:masters", names: [], usage: "client" })),
+    kubeletClient:
+      kubeletClient ??
+      (await issuer.issue({
+        subject: "CN=kube-apiserver-kubelet-client,O=system:masters",
+        names: [],
+        usage: "client",
+      })),
     serviceAccountKey: key,
   };
   write(dir, "ca", made.ca);
   write(dir, "apiserver", made.server);
   write(dir, "admin", made.admin);
+  write(dir, KUBELET_CLIENT, made.kubeletClient);
   return made;
 }
 
@@ -129,7 +149,18 @@ interface IssueOptions {
   usage: "server" | "client";
 }
 
-class Issuer {
+export async function withX509(): Promise<X509> {
+  await import("reflect-metadata");
+  return await import("@peculiar/x509");
+}
+
+interface SignOptions extends IssueOptions {
+  seconds: number;
+  publicKey: CryptoKey;
+}
+
+/** The cluster's CA at work. */
+export class Issuer {
   readonly ca: KeyPair;
   readonly #x509: X509;
   readonly #key: CryptoKey;
@@ -142,8 +173,7 @@ class Issuer {
 
   /** Takes a kept CA, or makes one. */
   static async open(kept: KeyPair | undefined): Promise<Issuer> {
-    await import("reflect-metadata");
-    const x509 = await import("@peculiar/x509");
+    const x509 = await withX509();
     if (kept) {
       const der = Buffer.from(kept.key.replace(/-----[^-]+-----/g, ""), "base64");
       return new Issuer(x509, kept, await subtle.importKey("pkcs8", der, KEY, true, ["sign"]));
@@ -152,7 +182,7 @@ class Issuer {
     const cert = await x509.X509CertificateGenerator.createSelfSigned({
       serialNumber: serialNumber(),
       name: "CN=kubernetes",
-      ...validity(CA_DAYS),
+      ...validity((CA_DAYS * DAY_MS) / 1000),
       signingAlgorithm: SIGNATURE,
       keys,
       extensions: [
@@ -168,9 +198,16 @@ class Issuer {
     return new Issuer(x509, ca, keys.privateKey);
   }
 
-  async issue({ subject, names, usage }: IssueOptions): Promise<KeyPair> {
-    const x509 = this.#x509;
+  async issue(options: IssueOptions): Promise<KeyPair> {
     const keys = await subtle.generateKey(KEY, true, ["sign", "verify"]);
+    const seconds = (CERT_DAYS * DAY_MS) / 1000;
+    const cert = await this.sign({ ...options, seconds, publicKey: keys.publicKey });
+    return { cert, key: await privatePem(keys.privateKey) };
+  }
+
+  /** A certificate (PEM) for somebody else's key. */
+  async sign({ subject, names, usage, seconds, publicKey }: SignOptions): Promise<string> {
+    const x509 = this.#x509;
     const issuer = new x509.X509Certificate(this.ca.cert);
     const alternatives = names.map((value) => ({
       type: isIP(value) ? ("ip" as const) : ("dns" as const),
@@ -181,10 +218,10 @@ class Issuer {
       serialNumber: serialNumber(),
       subject,
       issuer: issuer.subject,
-      ...validity(CERT_DAYS),
+      ...validity(seconds),
       signingAlgorithm: SIGNATURE,
       signingKey: this.#key,
-      publicKey: keys.publicKey,
+      publicKey,
       extensions: [
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
@@ -193,7 +230,7 @@ class Issuer {
         ...(alternatives.length > 0 ? [new x509.SubjectAlternativeNameExtension(alternatives)] : []),
       ],
     });
-    return { cert: `${cert.toString("pem")}\n`, key: await privatePem(keys.privateKey) };
+    return `${cert.toString("pem")}\n`;
   }
 }
 
@@ -205,9 +242,9 @@ function serialNumber(): string {
 }
 
 /** A little in the past: clocks differ. */
-function validity(days: number): { notBefore: Date; notAfter: Date } {
+function validity(seconds: number): { notBefore: Date; notAfter: Date } {
   const now = Date.now();
-  return { notBefore: new Date(now - 5 * 60_000), notAfter: new Date(now + days * DAY_MS) };
+  return { notBefore: new Date(now - 5 * 60_000), notAfter: new Date(now + seconds * 1000) };
 }
 
 async function privatePem(key: CryptoKey): Promise<string> {

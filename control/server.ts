@@ -1,14 +1,17 @@
 // The control plane of a cluster, put together: store, kinds, API, listeners, controllers. Knows the order in which
 // they start and stop.
 
+import { randomUUID } from "node:crypto";
+import { hostname } from "node:os";
 import { join } from "node:path";
 import { stringify } from "yaml";
-import type { KubeClient } from "../common/client.js";
+import { type KubeClient, NODES } from "../common/client.js";
 import { InformerFactory } from "../common/informer.js";
-import { Cidr } from "../common/ip.js";
+import { Cidr, hostPort } from "../common/ip.js";
 import type { Stored } from "../common/k8s.js";
 import type { Logger } from "../common/log.js";
 import { ADMISSION } from "./api/admission.js";
+import { bootstrapUser, isBootstrapToken } from "./api/bootstrap-tokens.js";
 import { objectCodec } from "./api/codec.js";
 import type { KubeletConnector } from "./api/http/kubelet.js";
 import type { NodeDialer } from "./api/http/proxy-dial.js";
@@ -17,9 +20,12 @@ import { LocalClient } from "./api/local.js";
 import { Registry } from "./api/registry.js";
 import { Schema } from "./api/schema.js";
 import { TokenAuthority } from "./api/tokens.js";
+import { certificateSigner } from "./certificate-requests.js";
 import { ensureNamespaces } from "./controllers/bootstrap.js";
-import { startControllers } from "./controllers/index.js";
-import { closeServer, listenSocket, listenTls } from "./listeners.js";
+import { type ControllersOptions, startControllers } from "./controllers/index.js";
+import { Election } from "./controllers/leader.js";
+import { kubeletTls } from "./kubelet-tls.js";
+import { closeServer, listenSocket, listenTls, type TokenVerifier } from "./listeners.js";
 import { kubeletReader } from "./metrics/kubelet-reader.js";
 import { MetricsServer } from "./metrics/metrics-server.js";
 import { loadPki, type Pki } from "./pki.js";
@@ -27,12 +33,15 @@ import { createResources } from "./resources/index.js";
 import { metricsDefinitions } from "./resources/metrics.js";
 import { reviewDefinitions } from "./resources/reviews.js";
 import { LmdbStore } from "./store/lmdb.js";
+import type { Store } from "./store/store.js";
 
 export type { KubeletConnector, NodeDialer };
 
 export interface ControlOptions {
   /** Where the store and the certificates are kept. */
   dataDir: string;
+  /** Opens the store, which is closed with the rest; default an LMDB in `dataDir`. */
+  store?: () => Promise<Store<Stored>>;
   /** TLS; port 0 takes a free one. */
   listen: { host: string; port: number };
   /** Where pods reach the API server, when not at `listen`: the endpoint of the Service default/kubernetes. */
@@ -51,9 +60,12 @@ export interface ControlOptions {
   clusterDomain?: string;
   /** Addresses for Services of type LoadBalancer, first-last, one range a family; default none. */
   loadBalancerPool?: string | undefined;
-  kubelet: KubeletConnector;
-  /** How …/proxy reaches pods; default from this process, as kube-apiserver does. */
+  /** Default: by TLS at the addresses of the Nodes, for machines that join (docs/hosts.md). */
+  kubelet?: KubeletConnector;
+  /** How …/proxy reaches pods; default from this process, as kube-apiserver does, or without `kubelet` by the kubelets. */
   dial?: NodeDialer;
+  /** More names and addresses that the server's certificate is to be for. */
+  serverNames?: readonly string[];
   nodeMonitorGracePeriodSeconds?: number;
   defaultTolerationSeconds?: number;
   log: Logger;
@@ -66,8 +78,8 @@ export interface Control {
   port: number;
   /** PEM. */
   caCert: string;
-  /** A kubeconfig (YAML) of the administrator, whose cluster, user and context have this name. */
-  adminKubeconfig(contextName: string): string;
+  /** A kubeconfig (YAML) of the administrator, whose cluster, user and context have this name; `server` default `url`. */
+  adminKubeconfig(contextName: string, server?: string): string;
   /** The API without a transport. */
   client: KubeClient;
   /** Ends watches and streams, stops the controllers, closes the store. */
@@ -76,11 +88,12 @@ export interface Control {
 
 /** Names by which clients reach the server: from the machine, and from pods by the Service default/kubernetes. */
 function serverNames(
-  { listen: { host }, advertise, clusterDomain = "cluster.local" }: ControlOptions,
+  { listen: { host }, advertise, clusterDomain = "cluster.local", serverNames: more = [] }: ControlOptions,
   serviceCIDR: string,
 ): string[] {
   const reachable = host === "0.0.0.0" || host === "::" ? [] : [host];
   if (advertise) reachable.push(advertise.ip);
+  reachable.push(...more);
   const service = [
     "kubernetes",
     "kubernetes.default",
@@ -112,6 +125,28 @@ function kubeconfig(name: string, server: string, { ca, admin }: Pki): string {
   );
 }
 
+/** Runs the controllers while this control plane is the one to; each time on informers of their own. */
+function takePart(
+  client: KubeClient,
+  lead: (informers: InformerFactory) => () => Promise<void>,
+  log: Logger,
+): () => Promise<void> {
+  const election = new Election({
+    client,
+    identity: `${hostname()}_${randomUUID()}`,
+    lead: () => {
+      const informers = new InformerFactory(client, { log });
+      const end = lead(informers);
+      return async () => {
+        await end();
+        informers.stop();
+      };
+    },
+    log,
+  });
+  return () => election.stop();
+}
+
 /**
  * Starts the control plane on its data directory.
  * @throws Error when the directory, the address or the socket cannot be used; nothing is left running then.
@@ -120,13 +155,15 @@ export async function startControl(options: ControlOptions): Promise<Control> {
   const { dataDir, listen, socketPath, log } = options;
   const serviceCIDRs = options.serviceCIDRs ?? ["10.96.0.0/16"];
   const [serviceCIDR = ""] = serviceCIDRs;
+  const openStore: NonNullable<ControlOptions["store"]> =
+    options.store ?? (() => LmdbStore.open<Stored>({ path: join(dataDir, "store"), codec: objectCodec }));
   const undo: (() => Promise<void> | void)[] = [];
   const close = async (): Promise<void> => {
     for (const step of undo.splice(0).reverse()) await step();
   };
   try {
     const [store, pki] = await Promise.all([
-      LmdbStore.open<Stored>({ path: join(dataDir, "store"), codec: objectCodec }),
+      openStore(),
       loadPki({ dir: join(dataDir, "pki"), serverNames: serverNames(options, serviceCIDR) }),
     ]);
     undo.push(() => store.close());
@@ -138,7 +175,10 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     const schema = Schema.load();
     const tokens = new TokenAuthority({ store, key: pki.serviceAccountKey });
     definitions.push(...reviewDefinitions(tokens));
-    const metrics = new MetricsServer({ read: kubeletReader(options.kubelet), log });
+    const { connect: kubelet, dial } = options.kubelet
+      ? { connect: options.kubelet, dial: options.dial }
+      : kubeletTls(pki, (name) => client.get(NODES, name));
+    const metrics = new MetricsServer({ read: kubeletReader(kubelet), log });
     definitions.push(...metricsDefinitions(metrics));
     const registry = await Registry.open({ store, schema, definitions, admission: ADMISSION, tokens, log });
     const client = new LocalClient(registry);
@@ -149,12 +189,16 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     const address = (): string => `${host.includes(":") ? `[${host}]` : host}:${port}`;
     const api = new ApiServer({
       registry,
-      kubelet: options.kubelet,
-      ...(options.dial ? { dial: options.dial } : {}),
+      kubelet,
+      ...(dial ? { dial } : {}),
       address,
       log,
     });
-    const tls = await listenTls(api, pki, listen, tokens, log);
+    const verifier: TokenVerifier = {
+      verify: async (token) =>
+        isBootstrapToken(token) ? { user: await bootstrapUser(store, token) } : await tokens.verify(token),
+    };
+    const tls = await listenTls(api, pki, listen, verifier, log);
     port = tls.port;
     undo.push(() => closeServer(tls.server));
     if (socketPath !== undefined) {
@@ -163,25 +207,36 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     }
     undo.push(() => api.close());
 
+    const { ip, port: publicPort } = options.advertise ?? { ip: host, port };
     const informers = new InformerFactory(client, { log });
     undo.push(() => informers.stop());
     metrics.start(informers);
     undo.push(() => metrics.stop());
-    const controllers = startControllers({
+    const controllersOptions: Omit<ControllersOptions, "informers"> = {
       podMetrics: (namespace) => metrics.podMetrics(namespace),
       client,
-      informers,
       clusterCIDRs: options.clusterCIDRs ?? ["10.244.0.0/16"],
       nodeCIDRMaskSize: options.nodeCIDRMaskSize ?? 24,
       nodeMonitorGracePeriodSeconds: options.nodeMonitorGracePeriodSeconds ?? 40,
-      serverAddresses: options.advertise ?? { ip: host, port },
+      serverAddresses: { ip, port: publicPort },
       serviceCIDRs,
       loadBalancerPool: options.loadBalancerPool,
       caCert: pki.ca.cert,
+      sign: certificateSigner(pki.ca),
+      join: options.kubelet
+        ? undefined
+        : {
+            publicUrl: `https://${hostPort(ip, publicPort)}`,
+            clusterDomain: options.clusterDomain ?? "cluster.local",
+          },
       tokens,
       log,
-    });
-    undo.push(() => controllers.stop());
+    };
+    const lead = (factory: InformerFactory) => {
+      const controllers = startControllers({ ...controllersOptions, informers: factory });
+      return () => controllers.stop();
+    };
+    undo.push(store.shared ? takePart(client, lead, log) : lead(informers));
     informers.start();
     const url = `https://${address()}`;
     log.info({ url, socketPath, clusterName: options.clusterName }, "control plane started");
@@ -190,7 +245,7 @@ export async function startControl(options: ControlOptions): Promise<Control> {
       socketPath,
       port,
       caCert: pki.ca.cert,
-      adminKubeconfig: (contextName) => kubeconfig(contextName, url, pki),
+      adminKubeconfig: (contextName, server = url) => kubeconfig(contextName, server, pki),
       client,
       close,
     };

@@ -25,11 +25,10 @@ let home: { mounts: number; uts: number } | undefined;
 
 /** The namespaces this process lives in; taken before the first change. */
 function homeNamespaces(): { mounts: number; uts: number } {
-  if (!home) {
-    // setns(2) to a mount namespace is refused to a thread that shares root and working directory with others.
-    libc.unshare(libc.CLONE_FS);
-    home = { mounts: openSync(OWN_MOUNTS, "r"), uts: openSync(OWN_UTS, "r") };
-  }
+  // setns(2) to a mount namespace is refused to a thread that shares root and working directory with others, as it
+  // does with each thread that was started since (Node's inspector at SIGUSR1, for one).
+  libc.unshare(libc.CLONE_FS);
+  home ??= { mounts: openSync(OWN_MOUNTS, "r"), uts: openSync(OWN_UTS, "r") };
   return home;
 }
 

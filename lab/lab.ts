@@ -10,6 +10,7 @@ import { ApiClient } from "../client/api-client.js";
 import { NODES, PODS } from "../common/client.js";
 import { InformerFactory } from "../common/informer.js";
 import type { Logger } from "../common/log.js";
+import { join } from "../common/tunnel.js";
 import { Iptables } from "../dataplane/iptables/index.js";
 import type { NodeAgent, NodeAgentOptions } from "../node/index.js";
 import { EventRecorder } from "../node/pods/events.js";
@@ -25,7 +26,7 @@ import { API_PORT, bridgeAddresses, dnsAddresses, networksOf } from "./resolve.j
 import { type HostDoor, type LabDoors, type NodeDoor, startLabServer } from "./server.js";
 import type { ClusterPaths } from "./state.js";
 import { dataPlaneInSync } from "./sync.js";
-import { dialApi, join } from "./tunnel.js";
+import { dialApi } from "./tunnel.js";
 import type { LabStatus, ResolvedConfig } from "./types.js";
 import { BRIDGE, Underlay } from "./underlay.js";
 
@@ -51,6 +52,7 @@ export async function startLab(options: LabOptions): Promise<Lab> {
   privateRun([paths.dir]);
   const underlay = await Underlay.create(bridgeAddresses(config));
   const hosts = await makeHosts(config, underlay, paths.hosts);
+  underlay.keepConfigured((error) => log.warn({ err: error }, "a host's eth0 could not be configured again"));
   options.onHosts?.(Math.round(performance.now() - begin));
   log.info({ hosts: hosts.length, ms: Math.round(performance.now() - begin) }, "hosts made");
   await controlListens(paths.controlSocket);

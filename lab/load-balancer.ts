@@ -14,6 +14,9 @@ import type { Underlay } from "./underlay.js";
 
 const SERVICE_NAME = "kubernetes.io/service-name";
 
+/** Milliseconds after which routes are put back that somebody removed. */
+const CHECK_PERIOD_MS = 10_000;
+
 export interface LoadBalancerOptions {
   underlay: Pick<Underlay, "route" | "unroute" | "connected" | "onConnection">;
   nodes: readonly ResolvedNode[];
@@ -33,6 +36,7 @@ export class LoadBalancer {
   /** Keys of the Services that have addresses. */
   readonly #balanced = new Set<string>();
   #stopWatching: () => void = () => {};
+  #check: NodeJS.Timeout | undefined;
 
   constructor(options: LoadBalancerOptions) {
     this.#options = options;
@@ -70,11 +74,13 @@ export class LoadBalancer {
     this.#slices.subscribe({ add: slice, update: (_old, now) => slice(now), delete: slice });
     // A host that is cut off may go on telling the API that it is well: its end of the wire is seen at once.
     this.#stopWatching = this.#options.underlay.onConnection(all);
+    this.#check = setInterval(all, CHECK_PERIOD_MS).unref();
     this.#queue.start();
   }
 
   async stop(): Promise<void> {
     this.#stopWatching();
+    clearInterval(this.#check);
     await this.#queue.stop();
   }
 
@@ -94,15 +100,15 @@ export class LoadBalancer {
     for (const address of addresses) {
       const host = elect(address, candidates(service, address, names, slices));
       const present = this.#routes.get(address);
+      const via = host && this.#addressOf(host, address);
       if (host === undefined) await this.#withdraw(address);
-      else if (host !== present?.host || present.service !== key) {
-        const via = this.#addressOf(host, address);
-        if (via === undefined) continue;
-        await underlay.route(address, via);
-        this.#routes.set(address, { host, service: key });
-        log.info({ address, host, service: key }, "address announced");
-        this.#tell(service, `announcing ${address} from node "${host}"`);
-      }
+      if (host === undefined || via === undefined) continue;
+      // Also when nothing has changed: the kernel drops routes by itself, with a bridge that goes down for one.
+      await underlay.route(address, via);
+      if (host === present?.host && present.service === key) continue;
+      this.#routes.set(address, { host, service: key });
+      log.info({ address, host, service: key }, "address announced");
+      this.#tell(service, `announcing ${address} from node "${host}"`);
     }
   }
 

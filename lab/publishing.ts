@@ -9,11 +9,11 @@ import { type KubeClient, NODES } from "../common/client.js";
 import { Informer } from "../common/informer.js";
 import type { Node, Stored } from "../common/k8s.js";
 import type { Logger } from "../common/log.js";
+import { acceptDial } from "../common/tunnel.js";
 import { hasCode, messageOf } from "./errors.js";
 import { residentBytes } from "./identity.js";
 import { Relay } from "./relay.js";
 import type { ClusterPaths } from "./state.js";
-import { acceptDial } from "./tunnel.js";
 import type { Publish } from "./types.js";
 
 export interface PublishingOptions {

@@ -3,8 +3,9 @@
 
 import { createServer, type Server, type Socket } from "node:net";
 import type { Logger } from "../common/log.js";
+import { join } from "../common/tunnel.js";
 import { ClusterError, hasCode, messageOf } from "./errors.js";
-import { dial, join } from "./tunnel.js";
+import { dial } from "./tunnel.js";
 import type { Publish } from "./types.js";
 
 export interface RelayOptions {

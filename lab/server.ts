@@ -8,10 +8,10 @@ import type { Duplex } from "node:stream";
 import { json } from "node:stream/consumers";
 import { ipFamily } from "../common/ip.js";
 import type { Logger } from "../common/log.js";
+import { acceptDial, type HostDialer } from "../common/tunnel.js";
 import type { ChainAt, Printout } from "../dataplane/iptables/index.js";
 import { refuseUpgrade } from "../node/streams/upgrade.js";
 import { messageOf } from "./errors.js";
-import { acceptDial, type HostDialer } from "./tunnel.js";
 
 /** What the server needs of a lab; the lab itself is one. */
 export interface LabDoors {

@@ -1,25 +1,7 @@
-// Two TCP connections made one, and the way through lab.sock to an address inside the lab. Knows sockets only.
+// The way through lab.sock to an address inside the lab. Knows sockets only.
 
 import { connect, type Socket } from "node:net";
-import { dialError } from "../common/dial-error.js";
-
-/**
- * Copies both directions, each ending on its own: a half-closed connection stays half open (the sockets must have
- * been made with allowHalfOpen). What breaks one side breaks the other.
- */
-export function join(a: Socket, b: Socket): void {
-  for (const [one, other] of [
-    [a, b],
-    [b, a],
-  ] as const) {
-    one.on("error", () => other.destroy());
-    // After an orderly end the other side may still have something to send off: then it closes by itself.
-    one.once("close", () => {
-      if (!one.readableEnded) other.destroy();
-    });
-    one.pipe(other);
-  }
-}
+import { openTunnel } from "../common/tunnel.js";
 
 /**
  * A TCP connection from the lab's root namespace, that is from outside the hosts, by GET /dial/IP/PORT of lab.sock.
@@ -44,75 +26,6 @@ export function dialApi(relaySocket: string): Promise<Socket> {
 }
 
 function upgrade(socketPath: string, path: string, timeoutMs?: number): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    const socket = connect({ path: socketPath, allowHalfOpen: true });
-    let head = Buffer.alloc(0);
-    const fail = (error: Error) => {
-      clearTimeout(timer);
-      socket.destroy();
-      reject(error);
-    };
-    const late = () => fail(new Error(`${path}: no answer in ${timeoutMs} ms`));
-    const timer = timeoutMs === undefined ? undefined : setTimeout(late, timeoutMs);
-    const early = () => fail(new Error(`${socketPath} closed the connection for ${path}`));
-    const read = (chunk: Buffer) => {
-      head = Buffer.concat([head, chunk]);
-      const end = head.indexOf("\r\n\r\n");
-      if (end < 0) return;
-      socket.pause();
-      socket.off("data", read).off("error", fail).off("end", early);
-      const problem = refusal(head.subarray(0, end).toString("latin1"));
-      if (problem) return fail(new Error(problem));
-      clearTimeout(timer);
-      if (head.length > end + 4) socket.unshift(head.subarray(end + 4));
-      resolve(socket);
-    };
-    socket.on("data", read).on("error", fail).on("end", early);
-    socket.write(`GET ${path} HTTP/1.1\r\nHost: lab\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n`);
-  });
-}
-
-/** What an answer other than 101 says, undefined for 101. */
-function refusal(head: string): string | undefined {
-  const [status = "", ...lines] = head.split("\r\n");
-  if (/^HTTP\/1\.1 101 /.test(status)) return undefined;
-  const reason = lines.find((line) => line.toLowerCase().startsWith("x-error:"));
-  return reason ? reason.slice("x-error:".length).trim() : status;
-}
-
-const DIAL_TIMEOUT_MS = 10_000;
-
-/** Connections from inside a host. */
-export interface HostDialer {
-  connect(ip: string, port: number): Socket;
-}
-
-/**
- * The other end: connects and answers the upgrade. `head` is what came after the request; `host` connects in a network
- * of its own.
- */
-export function acceptDial(client: Socket, head: Buffer, ip: string, port: number, host?: HostDialer): void {
-  const upstream = host?.connect(ip, port) ?? connect({ host: ip, port });
-  upstream.allowHalfOpen = true;
-  upstream.setNoDelay(true);
-  const late = Object.assign(new Error(`${ip}:${port} timed out`), { code: "ETIMEDOUT" });
-  const timer = setTimeout(() => upstream.destroy(late), DIAL_TIMEOUT_MS);
-  const refuse = (error: Error) => {
-    clearTimeout(timer);
-    const text = dialError(error, ip, port).replaceAll(/[\r\n]+/g, " ");
-    client.end(
-      `HTTP/1.1 502 Bad Gateway\r\nX-Error: ${text}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`,
-    );
-  };
-  const gone = () => upstream.destroy();
-  client.once("close", gone).on("error", gone);
-  upstream.once("error", refuse);
-  upstream.once("connect", () => {
-    clearTimeout(timer);
-    upstream.off("error", refuse);
-    client.off("close", gone).off("error", gone);
-    client.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n");
-    if (head.length > 0) upstream.write(head);
-    join(client, upstream);
-  });
+  const socket = connect({ path: socketPath, allowHalfOpen: true });
+  return openTunnel(socket, path, { timeoutMs, where: socketPath });
 }

@@ -42,14 +42,21 @@ const IPV6: readonly (readonly [key: string, value: number])[] = [
 /** So that Service addresses work for traffic that stays on a bridge (kubeadm's preflight asks for it). */
 const BRIDGE_CALLS = "net.bridge.bridge-nf-call-iptables";
 
+interface WiredHost {
+  ns: NetNs;
+  ips: readonly string[];
+  /** Its bridge port: the wire's end of the cable. */
+  port: string;
+}
+
 /** The wire. One per lab. */
 export class Underlay implements Disposable {
   readonly root: NetNs;
   readonly #netlink: RtNetlink;
   readonly #gateways: readonly BridgeAddress[];
   readonly #ipv6: boolean;
-  /** Name of the bridge port of each host. */
-  readonly #ports = new Map<string, string>();
+  /** By name. */
+  readonly #hosts = new Map<string, WiredHost>();
 
   private constructor(root: NetNs, netlink: RtNetlink, gateways: readonly BridgeAddress[]) {
     this.root = root;
@@ -84,26 +91,29 @@ export class Underlay implements Disposable {
       this.#prepare(ns);
       await bridgeCalls(ns);
       const peer = { name: UPLINK, ns, mac: macOf(ips[0] ?? "") };
-      const port = `host${this.#ports.size + 1}`;
+      const port = `host${this.#hosts.size + 1}`;
       await this.#netlink.addVeth({ name: port, peer, mtu: MTU, master: BRIDGE, up: true });
-      this.#ports.set(name, port);
-      const netlink = RtNetlink.open(ns);
-      try {
-        await netlink.setLink("lo", { up: true });
-        this.#enable(ns, UPLINK);
-        for (const [n, { prefix }] of this.#gateways.entries())
-          await netlink.addAddress(UPLINK, `${ips[n]}/${prefix}`);
-        await netlink.setLink(UPLINK, { up: true, mtu: MTU });
-        for (const { address } of this.#gateways)
-          await netlink.addRoute({ dst: "default", via: address, dev: UPLINK });
-      } finally {
-        netlink.close();
-      }
+      using netlink = RtNetlink.open(ns);
+      await netlink.setLink("lo", { up: true });
+      this.#enable(ns, UPLINK);
+      await netlink.setLink(UPLINK, { up: true, mtu: MTU });
+      const host = { ns, ips, port };
+      await this.#configure(host);
+      this.#hosts.set(name, host);
       return ns;
     } catch (error) {
       ns.close();
       throw error;
     }
+  }
+
+  /** Gives eth0 what it has not got of its addresses and default routes. */
+  async #configure({ ns, ips }: WiredHost): Promise<void> {
+    using netlink = RtNetlink.open(ns);
+    for (const [n, { prefix }] of this.#gateways.entries())
+      await netlink.addAddress(UPLINK, `${ips[n]}/${prefix}`).catch(unlessThere);
+    for (const { address } of this.#gateways)
+      await netlink.addRoute({ dst: "default", via: address, dev: UPLINK });
   }
 
   /**
@@ -124,8 +134,8 @@ export class Underlay implements Disposable {
 
   /** The hosts whose end of the wire is up, as a switch sees it. */
   async connected(): Promise<Set<string>> {
-    const running = new Set((await this.#netlink.listLinks()).filter((l) => l.running).map((l) => l.name));
-    return new Set([...this.#ports].flatMap(([host, port]) => (running.has(port) ? [host] : [])));
+    const running = await this.#running();
+    return new Set([...this.#hosts].flatMap(([host, { port }]) => (running.has(port) ? [host] : [])));
   }
 
   /** Calls `listener` when an end of the wire may have gone up or down. Returns how to end that. */
@@ -133,6 +143,27 @@ export class Underlay implements Disposable {
     return this.#netlink.onLink((event) => {
       if (event.type === "link-changed" || event.type === "lost") listener();
     });
+  }
+
+  /**
+   * From now on a host whose cable is put in again gets its addresses and default routes again, as its own network
+   * configuration would see to: the kernel drops routes, and IPv6 addresses, when an interface goes down.
+   */
+  keepConfigured(onError: (error: Error) => void): void {
+    this.#netlink.onLink((event) => {
+      if (event.type !== "link-changed") return;
+      const host = [...this.#hosts.values()].find(({ port }) => port === event.name);
+      if (host) this.#replugged(host).catch(onError);
+    });
+  }
+
+  async #replugged(host: WiredHost): Promise<void> {
+    if ((await this.#running()).has(host.port)) await this.#configure(host);
+  }
+
+  /** Names of the links that have a carrier. */
+  async #running(): Promise<Set<string>> {
+    return new Set((await this.#netlink.listLinks()).filter((l) => l.running).map((l) => l.name));
   }
 
   #prepare(ns: NetNs): void {
@@ -180,6 +211,11 @@ function setIfPresent(ns: NetNs, key: string, value: number): boolean {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     return false;
   }
+}
+
+/** An address that an interface has already is as good as one that it got. */
+function unlessThere(error: unknown): void {
+  if (!(error instanceof NetlinkError && error.code === "EEXIST")) throw error;
 }
 
 function blockOf(address: string): string {

@@ -102,7 +102,7 @@ class Agent implements NodeAgent {
       Iptables.open(ns, {
         family,
         variant: options.iptables,
-        lockFile: join(runDir, "xtables.lock"),
+        lockFile: options.xtablesLock ?? join(runDir, "xtables.lock"),
         log: this.#part("iptables"),
       });
     this.#iptables = [open(primary), ...others.map(open)];
@@ -127,7 +127,10 @@ class Agent implements NodeAgent {
       health: () => ({ networkProblem: this.#networkProblem(), overlayUp: this.#overlayUp }),
       log: this.#part("registration"),
     });
-    this.#pods = new PodManager(this.#podEnvironment(facts.capacity), informers.get(PODS));
+    this.#pods = new PodManager(
+      this.#podEnvironment(facts.capacity),
+      informers.get(PODS, options.alone ? { fieldSelector: `spec.nodeName=${name}` } : {}),
+    );
     this.#stats = new NodeStats(this.#pods);
     this.#api = new KubeletApi({
       nodeName: name,

@@ -45,6 +45,10 @@ export interface NodeAgentOptions {
   /** Default /opt/cni/bin and /usr/lib/cni (Debian's). */
   cniBinDirs?: readonly string[];
   iptables: VariantChoice;
+  /** The lock of iptables-legacy; default in `runDir`. On a machine it must be the one that all its programs use. */
+  xtablesLock?: string;
+  /** The only agent of this process: then only the pods of this node are asked for. */
+  alone?: boolean;
   /** Capacity for pods; default 110, as the kubelet's. */
   maxPods?: number;
   /** Back-offs and retry intervals; default the kubelet's. */

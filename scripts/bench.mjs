@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { root, setup } from "./setup.mjs";
 
 /** Need namespaces of their own around them: they make hosts without a lab. */
-const BARE = new Set(["proxy", "proxy-sync"]);
+const BARE = new Set(["proxy", "proxy-sync", "cni"]);
 const LIBRARIES = new Set(["report", "memory", "bare-objects", "kube-proxy", "traffic", "api-peers"]);
 
 setup();

@@ -21,6 +21,8 @@ const ROOTS = {
     "EndpointsList",
     "Event",
     "EventList",
+    "LimitRange",
+    "LimitRangeList",
     "Namespace",
     "NamespaceList",
     "Node",
@@ -58,6 +60,7 @@ const ROOTS = {
   "autoscaling/v1": ["HorizontalPodAutoscaler", "HorizontalPodAutoscalerList", "Scale"],
   "autoscaling/v2": ["HorizontalPodAutoscaler", "HorizontalPodAutoscalerList"],
   "batch/v1": ["CronJob", "CronJobList", "Job", "JobList"],
+  "certificates/v1": ["CertificateSigningRequest", "CertificateSigningRequestList"],
   "coordination/v1": ["Lease", "LeaseList"],
   "discovery/v1": ["EndpointSlice", "EndpointSliceList"],
   "events/v1": ["Event", "EventList"],
@@ -114,8 +117,16 @@ const INT64 = new Set([
   "tolerationSeconds",
 ]);
 
+/** Of a name that is 64 bits elsewhere. */
+const INT32 = new Set(["CertificateSigningRequestSpec.expirationSeconds"]);
+
 /** Base64 text of bytes. */
-const BYTES = new Set(["Secret.data", "ConfigMap.binaryData"]);
+const BYTES = new Set([
+  "Secret.data",
+  "ConfigMap.binaryData",
+  "CertificateSigningRequestSpec.request",
+  "CertificateSigningRequestStatus.certificate",
+]);
 
 /** patchStrategy and patchMergeKey as the Go types declare them; a list that is not here is replaced whole. */
 const PATCH = {
@@ -402,7 +413,8 @@ function schemaOfType(file, type, owner) {
   if (/^"[^"]*"$/.test(type)) return { type: "string" };
   if (type === "string") return BYTES.has(owner) ? { type: "string", format: "byte" } : { type: "string" };
   if (type === "boolean") return { type: "boolean" };
-  if (type === "number") return { type: "integer", format: INT64.has(field) ? "int64" : "int32" };
+  if (type === "number")
+    return { type: "integer", format: INT64.has(field) && !INT32.has(owner) ? "int64" : "int32" };
   if (type === "number | string" || type === "string | number") return refTo(INT_OR_STRING);
   if (/^[A-Z]\w*$/.test(type)) return refTo(define(file, type));
   throw new Error(`${file}: ${owner}: cannot read type ${type}`);

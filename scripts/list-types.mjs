@@ -4,6 +4,7 @@
 
 /** "Type.field": the keys of its items, "set" or "atomic". */
 export const LIST_TYPES = {
+  "CertificateSigningRequestStatus.conditions": ["type"],
   "Container.ports": ["containerPort", "protocol"],
   "Endpoint.addresses": "set",
   "EphemeralContainer.ports": ["containerPort", "protocol"],

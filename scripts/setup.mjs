@@ -21,7 +21,10 @@ const PROGRAMS = [
 ];
 
 /** What only tests start: without it they skip what needs it, and say so. */
-const TEST_PROGRAMS = [["dig", "bind9-dnsutils"]];
+const TEST_PROGRAMS = [
+  ["dig", "bind9-dnsutils"],
+  ["etcd", "etcd-server"],
+];
 
 /** What the compiler reads, and what decides how. */
 const SOURCES = [

@@ -30,6 +30,27 @@ export const commands: readonly CommandEntry[] = [
     summary: "run kube-proxy on this host, beside any API server",
     load: () => import("./proxy.js"),
   },
+  {
+    name: "control",
+    summary: "run the control plane of a cluster of machines",
+    load: () => import("./control.js"),
+  },
+  { name: "node", summary: "run this machine as a node of such a cluster", load: () => import("./node.js") },
+  {
+    name: "token",
+    summary: "make, list and delete tokens for machines that join",
+    load: () => import("./token.js"),
+  },
+  {
+    name: "install",
+    summary: "run control or node as a service of systemd",
+    load: () => import("./install.js"),
+  },
+  {
+    name: "uninstall",
+    summary: "take such a service off this machine",
+    load: () => import("./uninstall.js"),
+  },
   { name: "demo", summary: "show Services at work, step by step", load: () => import("./demo.js") },
   { name: "completion", summary: "print a shell completion script", load: () => import("./completion.js") },
   { name: "version", summary: "print the version", load: () => import("./version.js") },

@@ -1,16 +1,19 @@
 // What may be created besides being valid, and with what filled in, as it depends on other objects: the admission
-// plugins ServiceAccount, Priority and DefaultIngressClass of the real server, with their texts. Knows the store,
-// Pods and Ingresses; no HTTP.
+// plugins LimitRanger, ServiceAccount, Priority and DefaultIngressClass of the real server, with their texts. Knows the
+// store, Pods and Ingresses; no HTTP.
 
 import type { PodSpec } from "kubernetes-types/core/v1.js";
-import type { Ingress, KubeObject, Pod, ServiceAccount, Stored } from "../../common/k8s.js";
-import type { Engine, Kind } from "./engine.js";
+import type { Ingress, KubeObject, LimitRange, Pod, ServiceAccount, Stored } from "../../common/k8s.js";
+import type { Engine, Kind, User } from "./engine.js";
+import { beyondLimits, defaultLimits } from "./limit-ranger.js";
 import { generatedName } from "./metadata.js";
+import { admitNode } from "./node-restriction.js";
 import { forbidden } from "./status.js";
 
 /** An object that is to be created, before its defaults are filled in; an admission may write into it. */
 export interface Admitted {
   engine: Engine;
+  user: User;
   kind: Kind;
   namespace: string | undefined;
   /** As errors tell it: generateName when there is no name yet. */
@@ -71,6 +74,17 @@ async function serviceAccount(
       );
     await new Promise((resolve) => setTimeout(resolve, ATTEMPT_INTERVAL_MS));
   }
+}
+
+/** @throws StatusError Forbidden naming all that the namespace's LimitRanges do not allow. */
+async function admitLimits({ engine, kind, namespace = "", name, object }: Admitted): Promise<void> {
+  if (!isPod(kind)) return;
+  const { entries } = await engine.store.range(`/registry/limitranges/${namespace}/`);
+  const ranges = entries.map(({ value }) => value as Stored<LimitRange>);
+  for (const range of ranges) defaultLimits(object as Pod, range);
+  const errors = ranges.flatMap((range) => beyondLimits(object as Pod, range));
+  if (errors.length === 0) return;
+  throw forbidden(kind.resource, name, errors.length === 1 ? (errors[0] ?? "") : `[${errors.join(", ")}]`);
 }
 
 /** The account's token, the cluster's CA and the namespace, where client-go's InClusterConfig looks for them. */
@@ -138,4 +152,10 @@ async function admitIngress({ engine, kind, object }: Admitted): Promise<void> {
 }
 
 /** In the order in which the real server asks them. */
-export const ADMISSION: readonly Admission[] = [admitServiceAccount, admitPriority, admitIngress];
+export const ADMISSION: readonly Admission[] = [
+  admitLimits,
+  admitServiceAccount,
+  admitNode,
+  admitPriority,
+  admitIngress,
+];

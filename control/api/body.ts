@@ -87,10 +87,13 @@ export function decodePatched(
   };
   try {
     const { object, unknownFields } = engine.decoders.decode(expected.schema, patched);
+    const { apiVersion, kind } = expected;
+    if ((object.apiVersion ?? apiVersion) !== apiVersion || (object.kind ?? kind) !== kind)
+      throw refuse(`${object.apiVersion}, Kind=${object.kind} is not ${apiVersion}, Kind=${kind}`);
     const problems = fieldProblems(unknownFields, patch, mode);
     if (problems.length > 0 && mode === "Strict")
       throw refuse(`strict decoding error: ${problems.join(", ")}`);
-    return { object, warnings: mode === "Warn" ? problems : [] };
+    return { object: { ...object, apiVersion, kind }, warnings: mode === "Warn" ? problems : [] };
   } catch (error) {
     if (error instanceof DecodeError) throw refuse(error.message);
     throw error;

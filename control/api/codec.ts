@@ -7,7 +7,7 @@ import type { Codec } from "../store/store.js";
  * Freezes an object and all it holds, for stored objects are shared by every reader. Keys whose value is undefined
  * go, so that an object is the same before and after it has been on disk.
  */
-export function deepFreeze<T>(value: T): T {
+function deepFreeze<T>(value: T): T {
   if (typeof value !== "object" || value === null || Object.isFrozen(value)) return value;
   for (const [key, item] of Object.entries(value)) {
     if (item === undefined) Reflect.deleteProperty(value, key);

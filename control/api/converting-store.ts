@@ -3,7 +3,7 @@
 
 import type { Stored } from "../../common/k8s.js";
 import type { Conversion } from "../resources/types.js";
-import type { Entry, RangeOptions, RangeResult, Store, Watch, WatchSink } from "../store/store.js";
+import type { Entry, RangeOptions, RangeResult, Store, Turn, Watch, WatchSink } from "../store/store.js";
 
 /** What the verbs do with the objects of a kind. */
 export type KindStore = Pick<Store<Stored>, "revision" | "get" | "range" | "put" | "delete" | "watch">;
@@ -35,8 +35,8 @@ export class ConvertingStore implements KindStore {
     return { ...result, entries: result.entries.map((entry) => this.#shown(entry)) };
   }
 
-  async put(key: string, value: Stored, expected?: number): Promise<Entry<Stored>> {
-    return this.#shown(await this.#store.put(key, this.#conversion.toStored(value), expected));
+  async put(key: string, value: Stored, expected?: number, turn?: Turn): Promise<Entry<Stored>> {
+    return this.#shown(await this.#store.put(key, this.#conversion.toStored(value), expected, turn));
   }
 
   async delete(key: string, expected?: number): Promise<Entry<Stored>> {

@@ -88,11 +88,26 @@ export class Engine {
     return kind;
   }
 
-  /** Lets the allocators of the kinds rebuild themselves from what is stored. */
+  /** Lets the allocators of the kinds rebuild themselves from what is stored, and follow what others store. */
   async restore(): Promise<void> {
-    for (const { definition, prefix } of this.kinds)
-      if (definition.restore)
-        definition.restore((await this.store.range(prefix)).entries.map((entry) => entry.value));
+    let ended = false;
+    const end = (error?: Error): void => {
+      // They end together: events are missing, so that only what is stored tells.
+      if (!error || ended) return;
+      ended = true;
+      this.restore().catch((err: unknown) => this.log.error({ err }, "allocations were not restored"));
+    };
+    for (const { definition, prefix } of this.kinds) {
+      if (!definition.restore) continue;
+      const { entries, revision } = await this.store.range(prefix);
+      definition.restore(entries.map((entry) => entry.value));
+      if (!this.store.shared || !definition.observed) continue;
+      await this.store.watch(prefix, revision, {
+        event: ({ type, value, previous }) =>
+          definition.observed?.(type === "put" ? value : undefined, previous),
+        end,
+      });
+    }
   }
 
   context(user: User, dryRun: boolean): RequestContext {

@@ -17,12 +17,13 @@ import type { KubeObject, Stored } from "../../common/k8s.js";
 import type { Body } from "./body.js";
 import { decodeBody } from "./body.js";
 import type { Kind, User } from "./engine.js";
+import { patchChange } from "./patching.js";
 import type { Registry } from "./registry.js";
 import { methodNotAllowed } from "./status.js";
 import { issueToken, TOKEN_REQUEST } from "./token-request.js";
 import { fieldManager } from "./tracking.js";
 import type { ObjectEvent, RunningWatch } from "./watching.js";
-import { expectedOf, patchChange, type WriteRequest, type Written } from "./write.js";
+import { expectedOf, type WriteRequest, type Written } from "./write.js";
 
 const USER: User = { name: "system:kube-controller-manager", groups: ["system:masters"] };
 const MANAGER = "kube-controller-manager";
@@ -130,11 +131,15 @@ export class LocalClient implements KubeClient {
     const request = this.#request(kind, object, options);
     const { engine, subresources, writer } = this.#registry;
     const name = object.metadata?.name ?? "";
-    const part = options.subresource ?? "main";
+    const part = options.subresource === "approval" ? "status" : (options.subresource ?? "main");
     if (part === "scale")
       return this.#result<T>(
         await subresources.setScale(request, name, bodyOf(object, "autoscaling/v1", "Scale")),
       );
+    if (part === "ephemeralcontainers") {
+      const body = bodyOf(object, apiVersionOf(r), r.kind);
+      return this.#result<T>(await subresources.setEphemeralContainers(request, name, body));
+    }
     if (part === "binding" || part === "eviction" || part === "token") throw methodNotAllowed();
     const body = bodyOf(object, apiVersionOf(r), r.kind);
     const change = () => decodeBody(engine, body, expectedOf(kind), request.fieldValidation);
@@ -152,8 +157,10 @@ export class LocalClient implements KubeClient {
     const request = this.#request(kind, undefined, options);
     const { engine, subresources, writer } = this.#registry;
     const body: Body = { value: patch, duplicates: [] };
-    const part = options.subresource ?? "main";
+    const part = options.subresource === "approval" ? "status" : (options.subresource ?? "main");
     if (part === "scale") return this.#result<T>(await subresources.setScale(request, name, body, type));
+    if (part === "ephemeralcontainers")
+      return this.#result<T>(await subresources.setEphemeralContainers(request, name, body, type));
     if (part === "binding" || part === "eviction" || part === "token") throw methodNotAllowed();
     const change = patchChange(engine, kind, type, body, request.fieldValidation);
     return this.#result<T>(await writer.modify(request, { name, part, change }));

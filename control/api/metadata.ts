@@ -4,7 +4,7 @@
 import { randomBytes, randomUUID } from "node:crypto";
 import type { KubeObject, ObjectMeta, Stored } from "../../common/k8s.js";
 import type { FieldError, RequestContext } from "../resources/types.js";
-import { forbidden, invalid, required } from "../resources/validation/field.js";
+import { forbidden, immutable, invalid, required } from "../resources/validation/field.js";
 import {
   dns1123Label,
   dns1123Subdomain,
@@ -48,7 +48,6 @@ export function fillForCreate(
 
 const KEPT = [
   "name",
-  "generateName",
   "namespace",
   "uid",
   "resourceVersion",
@@ -70,6 +69,15 @@ export function keepForUpdate(draft: KubeObject, old: Stored): void {
   draft.metadata = meta;
 }
 
+/** What a client may leave out of an update, or repeat, but not change. */
+export function frozenMetaErrors(sent: ObjectMeta, old: Stored): FieldError[] {
+  return (["uid", "deletionTimestamp", "deletionGracePeriodSeconds"] as const).flatMap((field) =>
+    sent[field] === undefined || sent[field] === ""
+      ? []
+      : immutable(`metadata.${field}`, sent[field], old.metadata[field]),
+  );
+}
+
 /** Finalizers that hold an object back: its own, and a namespace's in spec (core/v1 NamespaceSpec). */
 export function isHeld(object: KubeObject): boolean {
   if ((object.metadata?.finalizers?.length ?? 0) > 0) return true;
@@ -88,6 +96,8 @@ function validateOwners(meta: ObjectMeta): FieldError[] {
     if (!owner.kind) errors.push(invalid(`${at}.kind`, owner.kind ?? "", "must not be empty"));
     if (!owner.name) errors.push(invalid(`${at}.name`, owner.name ?? "", "must not be empty"));
     if (!owner.uid) errors.push(invalid(`${at}.uid`, owner.uid ?? "", "must not be empty"));
+    if (owner.apiVersion === "v1" && owner.kind === "Event")
+      errors.push(invalid(at, owner, "/v1, Kind=Event is disallowed from being an owner"));
     if (!owner.controller) continue;
     if (controller !== undefined)
       errors.push(
@@ -129,10 +139,14 @@ export function validateMeta(kind: Kind, object: KubeObject, old: Stored | undef
   const meta = object.metadata ?? {};
   const name = meta.name ?? "";
   const errors: FieldError[] = [];
+  const validateName = kind.definition.validateName ?? dns1123Subdomain;
+  if (meta.generateName && !old) {
+    // A hyphen at its end is not the end of the name.
+    for (const detail of validateName(meta.generateName.replace(/(?<=.)-$/, "a")))
+      errors.push(invalid("metadata.generateName", meta.generateName, detail));
+  }
   if (name === "") errors.push(required("metadata.name", "name or generateName is required"));
-  else if (!old)
-    for (const detail of (kind.definition.validateName ?? dns1123Subdomain)(name))
-      errors.push(invalid("metadata.name", name, detail));
+  else if (!old) for (const detail of validateName(name)) errors.push(invalid("metadata.name", name, detail));
   if (kind.resource.namespaced && !old)
     for (const detail of dns1123Label(meta.namespace ?? ""))
       errors.push(invalid("metadata.namespace", meta.namespace ?? "", detail));

@@ -36,8 +36,14 @@ export class Selection {
       throw badRequest((error as Error).message);
     }
     const offered = this.#values(STUB);
-    for (const { field } of this.#fields)
-      if (!Object.hasOwn(offered, field)) throw badRequest(`field label not supported: ${field}`);
+    for (const { field } of this.#fields) {
+      if (Object.hasOwn(offered, field)) continue;
+      const only = `is not a known field selector: only "metadata.name", "metadata.namespace"`;
+      const ownFields = kind.definition.selectableFields !== undefined;
+      throw badRequest(
+        ownFields ? `field label not supported: ${field}` : `${JSON.stringify(field)} ${only}`,
+      );
+    }
     this.name = this.#fields.find((f) => f.field === "metadata.name" && f.equals)?.value;
   }
 

@@ -44,6 +44,12 @@ export function notFound(r: Named, name: string): StatusError {
   return failure({ code: 404, reason: "NotFound", message, details: detailsOf(r, name) });
 }
 
+/** Of a path that names no resource of the API. */
+export function unknownResource(): StatusError {
+  const message = "the server could not find the requested resource";
+  return failure({ code: 404, reason: "NotFound", message, details: {} });
+}
+
 export function alreadyExists(r: Named, name: string): StatusError {
   const message = `${qualifiedResource(r)} "${name}" already exists`;
   return failure({ code: 409, reason: "AlreadyExists", message, details: detailsOf(r, name) });
@@ -69,7 +75,8 @@ export function forbidden(
   why: string,
   causes?: NonNullable<Status["details"]>["causes"],
 ): StatusError {
-  const message = `${qualifiedResource(r)} "${name}" is forbidden: ${why}`;
+  const what = name ? `${qualifiedResource(r)} "${name}"` : qualifiedResource(r);
+  const message = `${what} is forbidden: ${why}`;
   const details = { ...detailsOf(r, name), ...(causes ? { causes } : {}) };
   return failure({ code: 403, reason: "Forbidden", message, details });
 }
@@ -118,10 +125,6 @@ export function futureResourceVersion(wanted: number, current: number): StatusEr
       causes: [{ reason: "ResourceVersionTooLarge", message: "Too large resource version" }],
     },
   });
-}
-
-export function serverTimeout(message: string): StatusError {
-  return failure({ code: 504, reason: "Timeout", message: `Timeout: ${message}` });
 }
 
 export function internalError(message: string): StatusError {

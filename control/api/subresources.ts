@@ -1,4 +1,5 @@
-// Subresources that are no plain part of an object: scale, pods/binding, pods/eviction. Knows no HTTP.
+// Subresources that are no plain part of an object: scale, pods/binding, pods/ephemeralcontainers, pods/eviction. Knows
+// no HTTP.
 
 import type { PatchType } from "../../common/client.js";
 import type { KubeObject, Pod, Scale, Status, Stored } from "../../common/k8s.js";
@@ -6,10 +7,11 @@ import { invalid, invalidStatus } from "../resources/validation/field.js";
 import { type Body, decodeBody, decodePatched, type Expected } from "./body.js";
 import { draftOf, type Engine, type Kind, timestamp } from "./engine.js";
 import { EVICTION, Evictor } from "./eviction.js";
+import { applyPatch, patchChange } from "./patching.js";
 import type { Reader } from "./read.js";
 import type { Remover } from "./remove.js";
 import * as status from "./status.js";
-import { applyPatch, type Change, type WriteRequest, type Writer, type Written } from "./write.js";
+import { type Change, expectedOf, type WriteRequest, type Writer, type Written } from "./write.js";
 
 export const SCALE: Expected = {
   apiVersion: "autoscaling/v1",
@@ -63,8 +65,13 @@ export class Subresources {
         ]);
       const draft = draftOf(old);
       kind.definition.scale?.set(draft, replicas);
-      const { resourceVersion, uid } = object.metadata ?? {};
-      draft.metadata = { ...draft.metadata, ...(uid ? { uid } : {}), resourceVersion: resourceVersion ?? "" };
+      const { resourceVersion, uid, name: named = "" } = object.metadata ?? {};
+      draft.metadata = {
+        ...draft.metadata,
+        name: named,
+        ...(uid ? { uid } : {}),
+        resourceVersion: resourceVersion ?? "",
+      };
       return { object: draft, warnings };
     };
     const { object, warnings } = await this.#writer.modify(request, {
@@ -76,10 +83,44 @@ export class Subresources {
     return { object: scaleOf(kind, object), warnings };
   }
 
+  /** Adds debug containers to a pod; of what is sent only those are read. @throws StatusError Invalid */
+  async setEphemeralContainers(
+    request: WriteRequest,
+    name: string,
+    body: Body,
+    patchType?: PatchType,
+  ): Promise<Written> {
+    const { kind, fieldValidation } = request;
+    const decode = patchType
+      ? patchChange(this.#engine, kind, patchType, body, fieldValidation)
+      : () => decodeBody(this.#engine, body, expectedOf(kind), fieldValidation);
+    const change = (old: Stored): Change => {
+      const { object, warnings } = decode(old);
+      const draft = draftOf(old) as Pod;
+      const { ephemeralContainers = [] } = (object as Pod).spec ?? {};
+      draft.spec = { ...draft.spec, containers: draft.spec?.containers ?? [], ephemeralContainers };
+      const { resourceVersion, uid, name = "" } = object.metadata ?? {};
+      draft.metadata = {
+        ...draft.metadata,
+        name,
+        ...(uid ? { uid } : {}),
+        resourceVersion: resourceVersion ?? "",
+      };
+      return { object: draft, warnings };
+    };
+    return await this.#writer.modify(request, {
+      name,
+      part: "main",
+      subresource: "ephemeralcontainers",
+      change,
+    });
+  }
+
   /** Assigns a pod to a node, once. @throws StatusError Conflict when it has one, or is being deleted. */
   async bind(request: WriteRequest, name: string, body: Body): Promise<Status> {
     const { object } = decodeBody(this.#engine, body, BINDING, request.fieldValidation);
     const { target, metadata } = object as BindingObject;
+    if (metadata?.name !== name) throw status.badRequest("name in URL does not match name in Binding object");
     const node = target?.name ?? "";
     if (node === "" || (target?.kind !== undefined && target.kind !== "Node"))
       throw invalidStatus({ group: "", kind: "Binding" }, name, [

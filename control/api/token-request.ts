@@ -6,6 +6,7 @@ import type { FieldError } from "../resources/types.js";
 import { invalid, invalidStatus } from "../resources/validation/field.js";
 import { type Body, decodeBody, type Expected } from "./body.js";
 import { type Engine, timestamp } from "./engine.js";
+import { checkNodeToken } from "./node-restriction.js";
 import * as status from "./status.js";
 import { ISSUER, type TokenAuthority, type TokenSubject } from "./tokens.js";
 import type { WriteRequest } from "./write.js";
@@ -37,7 +38,7 @@ interface Reference {
 export async function issueToken(
   engine: Engine,
   authority: TokenAuthority,
-  { kind, namespace = "", fieldValidation, dryRun }: WriteRequest,
+  { kind, namespace = "", fieldValidation, dryRun, user }: WriteRequest,
   name: string,
   body: Body,
 ): Promise<KubeObject> {
@@ -58,6 +59,7 @@ export async function issueToken(
     account: { name, uid: account.metadata.uid },
     ...(spec?.boundObjectRef ? await bound(engine, namespace, account, spec.boundObjectRef) : {}),
   };
+  checkNodeToken(user, name, spec?.boundObjectRef, subject.node?.name);
   const { token, expiresAt } = await authority.issue(subject, audiences, seconds);
   return {
     ...TOKEN_REQUEST_TYPE,

@@ -33,7 +33,7 @@ export function fieldManager(name: string): FieldManager {
 }
 
 /** The part of the object that a write is about; what it says of others is dropped. */
-export type Part = "main" | "status" | "scale" | "finalize";
+export type Part = "main" | "status" | "scale" | "finalize" | "ephemeralcontainers";
 
 /** Metadata that users write. */
 const USER_METADATA = ["annotations", "finalizers", "generateName", "labels", "ownerReferences"] as const;

@@ -32,7 +32,7 @@ export interface RunningWatch {
  * What a change of an object is to a watcher that sees only some objects: coming into view is ADDED, leaving it
  * DELETED, with the last state that was in view.
  */
-export function eventFor(selection: Selection, event: StoreEvent<Stored>): ObjectEvent | undefined {
+function eventFor(selection: Selection, event: StoreEvent<Stored>): ObjectEvent | undefined {
   const before = event.previous !== undefined && selection.matches(event.previous);
   if (event.type === "delete") return before ? { type: "DELETED", object: event.value } : undefined;
   const after = selection.matches(event.value);

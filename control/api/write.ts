@@ -1,16 +1,19 @@
 // create, update and patch: the order of hooks, optimistic concurrency, allocation around the write. Knows no HTTP.
 
 import type { ManagedFieldsEntry } from "kubernetes-types/meta/v1.js";
-import type { PatchType } from "../../common/client.js";
 import type { KubeObject, Namespace, Stored } from "../../common/k8s.js";
-import { applyJsonPatch, PatchApplyError, PatchSyntaxError } from "../patch/json-patch.js";
-import { applyMergePatch } from "../patch/merge-patch.js";
-import { applyStrategicPatch } from "../patch/strategic.js";
 import { invalidStatus } from "../resources/validation/field.js";
-import { type Entry, RevisionMismatch } from "../store/store.js";
-import { type Body, decodeBody, decodePatched, type Expected, type FieldValidation } from "./body.js";
+import { type Entry, RevisionMismatch, type Turn } from "../store/store.js";
+import { type Body, decodeBody, type Expected, type FieldValidation } from "./body.js";
 import type { Engine, Kind, User } from "./engine.js";
-import { fillForCreate, generatedName, isHeld, keepForUpdate, validateMeta } from "./metadata.js";
+import {
+  fillForCreate,
+  frozenMetaErrors,
+  generatedName,
+  isHeld,
+  keepForUpdate,
+  validateMeta,
+} from "./metadata.js";
 import * as status from "./status.js";
 import {
   type FieldManager,
@@ -37,6 +40,8 @@ export interface Written {
 
 const MAX_NAME_ATTEMPTS = 8;
 const MAX_CONFLICT_ATTEMPTS = 20;
+/** Each lost turn is another server's allocation that was done. */
+const MAX_TURNS = 100;
 const NAMESPACE_PREFIX = "/registry/namespaces/";
 
 export function expectedOf(kind: Kind): Expected {
@@ -49,20 +54,24 @@ export interface Change {
   warnings: string[];
   /** What an apply has made of them; otherwise they follow from the difference. */
   managedFields?: ManagedFieldsEntry[];
+  /** The uid of an update is a precondition; a patch would change it. */
+  isPatch?: true;
 }
 
 export interface Modification {
   name: string;
   /** The part that may change: all but status, or one subresource. */
-  part: Exclude<Part, "scale"> | "unchecked";
+  part: Exclude<Part, "scale" | "ephemeralcontainers"> | "unchecked";
   /** Which subresource it came by, when that is not the part. */
-  subresource?: "scale";
+  subresource?: "scale" | "ephemeralcontainers";
   /** Called again, with the newer object, when somebody else wrote in between. */
   change(old: Stored): Change;
 }
 
 export class Writer {
   readonly #engine: Engine;
+  /** Allocations of this server, one after the other, where other servers allocate too. */
+  #turns: Promise<unknown> = Promise.resolve();
 
   constructor(engine: Engine) {
     this.#engine = engine;
@@ -92,7 +101,7 @@ export class Writer {
     kind.definition.setDefaults?.(object);
     const tracked = managedFields ?? trackCreate(this.#engine, kind, request.manager, object);
     for (const admit of this.#engine.admission)
-      await admit({ engine: this.#engine, kind, namespace, name: told, object });
+      await admit({ engine: this.#engine, user, kind, namespace, name: told, object });
     const context = this.#engine.context(user, dryRun);
     for (let attempt = 1; ; attempt++) {
       const draft = structuredClone(object);
@@ -126,7 +135,7 @@ export class Writer {
       const change = modification.change(old);
       // A patch and a kept status share parts with the stored object; defaulting must not write into those.
       const object = cloneWithoutManagers(relevant(modification, change.object));
-      checkIdentity(kind, object, old, namespace);
+      checkIdentity(kind, change, old, namespace);
       const wanted = object.metadata?.resourceVersion;
       const pinned = wanted !== undefined && wanted !== "" && wanted !== "0";
       if (pinned && wanted !== old.metadata.resourceVersion) throw status.modified(kind.resource, name);
@@ -172,6 +181,7 @@ export class Writer {
         spec: { ...others, ...pick((object as { spec?: object }).spec, "finalizers") },
       } as KubeObject;
       track(draft);
+      this.#validate(kind, draft, old);
       return draft;
     }
     if (part === "status") {
@@ -187,17 +197,19 @@ export class Writer {
       this.#validate(kind, draft, old);
       return draft;
     }
+    const frozen = frozenMetaErrors(object.metadata ?? {}, old);
+    if (frozen.length > 0) throw invalidStatus(kind.resource, old.metadata.name, frozen);
     keepForUpdate(object, old);
     if (definition.hasStatus) keepStatus(object, old);
     definition.setDefaults?.(object);
     track(object);
     definition.prepareForUpdate?.(object, old, this.#engine.context(user, dryRun));
-    this.#validate(kind, object, old);
+    this.#validate(kind, object, old, subresource);
     return object;
   }
 
-  #validate(kind: Kind, draft: KubeObject, old: Stored | undefined): void {
-    const errors = [...validateMeta(kind, draft, old), ...kind.definition.validate(draft, old)];
+  #validate(kind: Kind, draft: KubeObject, old: Stored | undefined, subresource?: string): void {
+    const errors = [...validateMeta(kind, draft, old), ...kind.definition.validate(draft, old, subresource)];
     if (errors.length > 0) throw invalidStatus(kind.resource, draft.metadata?.name ?? "", errors);
   }
 
@@ -209,20 +221,49 @@ export class Writer {
     entry: Entry<Stored> | undefined,
     dryRun: boolean,
   ): Promise<Stored> {
+    if (entry && isFinished(draft as Stored))
+      return await this.#deleteFinished(kind, draft as Stored, entry, dryRun);
+    const { shared } = this.#engine.store;
+    if (!shared || !kind.definition.allocate || dryRun)
+      return await this.#reserveAndPut(kind, key, draft, entry, dryRun);
+    const written = this.#turns.then(async () => {
+      for (let attempt = 1; ; attempt++) {
+        const turn = await shared.turn("allocation");
+        try {
+          return await this.#reserveAndPut(kind, key, structuredClone(draft), entry, false, turn);
+        } catch (error) {
+          // A write of the same object by another server may have what was given back here.
+          kind.definition.observed?.((await this.#engine.store.get(key))?.value, undefined);
+          const late = error instanceof RevisionMismatch && error.key === turn.key;
+          if (!late || attempt >= MAX_TURNS) throw error;
+        }
+      }
+    });
+    this.#turns = written.catch(() => undefined);
+    return await written;
+  }
+
+  async #reserveAndPut(
+    kind: Kind,
+    key: string,
+    draft: KubeObject,
+    entry: Entry<Stored> | undefined,
+    dryRun: boolean,
+    turn?: Turn,
+  ): Promise<Stored> {
     const object = draft as Stored;
-    if (entry && isFinished(object)) return await this.#deleteFinished(kind, object, entry, dryRun);
     const reservation = kind.definition.allocate?.(draft, entry?.value);
     if (dryRun) {
       reservation?.rollback();
       return object;
     }
     try {
-      const written = await kind.store.put(key, object, entry?.revision ?? 0);
+      const written = await kind.store.put(key, object, entry?.revision ?? 0, turn);
       reservation?.commit();
       return written.value;
     } catch (error) {
       reservation?.rollback();
-      if (!entry && error instanceof RevisionMismatch)
+      if (!entry && error instanceof RevisionMismatch && error.key === key)
         throw status.alreadyExists(kind.resource, object.metadata.name);
       throw error;
     }
@@ -295,62 +336,26 @@ function checkNamespace(kind: Kind, object: KubeObject, namespace: string | unde
     );
 }
 
-function checkIdentity(kind: Kind, object: KubeObject, old: Stored, namespace: string | undefined): void {
+function checkIdentity(
+  kind: Kind,
+  { object, isPatch }: Change,
+  old: Stored,
+  namespace: string | undefined,
+): void {
   checkNamespace(kind, object, namespace);
   const { name, uid } = object.metadata ?? {};
-  if (name && name !== old.metadata.name)
+  if (!name)
+    throw status.badRequest(
+      `the name of the object (${old.metadata.name} based on URL) was undeterminable: name must be provided`,
+    );
+  if (name !== old.metadata.name)
     throw status.badRequest(
       `the name of the object (${name}) does not match the name on the URL (${old.metadata.name})`,
     );
-  if (uid && uid !== old.metadata.uid)
+  if (uid && uid !== old.metadata.uid && !isPatch)
     throw status.conflict(
       kind.resource,
       old.metadata.name,
       `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${old.metadata.uid}`,
     );
-}
-
-/**
- * Applies a patch to a JSON object.
- * @throws StatusError BadRequest for a malformed patch, Invalid for one that does not fit.
- */
-export function applyPatch(
-  engine: Engine,
-  type: PatchType,
-  document: unknown,
-  patch: unknown,
-  schema: string,
-): unknown {
-  try {
-    if (type === "json") return applyJsonPatch(document, patch);
-    const isObject = typeof patch === "object" && patch !== null && !Array.isArray(patch);
-    if (type === "merge" && isObject) return applyMergePatch(document, patch);
-    if (isObject) return applyStrategicPatch(document, patch, engine.schema, schema);
-    if (type === "merge") throw new PatchSyntaxError("the patch must be an object");
-    if (patch === null) return document;
-    // The words of Go's decoder, which the real server gives on.
-    const what = Array.isArray(patch) ? "array" : typeof patch === "boolean" ? "bool" : typeof patch;
-    throw new PatchSyntaxError(
-      `json: cannot unmarshal ${what} into Go value of type map[string]interface {}`,
-    );
-  } catch (error) {
-    if (error instanceof PatchSyntaxError) throw status.badRequest(error.message);
-    if (error instanceof PatchApplyError) throw status.patchRejected(error.message);
-    throw error;
-  }
-}
-
-/** A change that patches the stored object and decodes the result. */
-export function patchChange(
-  engine: Engine,
-  kind: Kind,
-  type: PatchType,
-  patch: Body,
-  mode: FieldValidation,
-): (old: Stored) => Change {
-  const expected = expectedOf(kind);
-  return (old) => {
-    const patched = applyPatch(engine, type, old, patch.value, expected.schema);
-    return decodePatched(engine, patched, patch, expected, mode);
-  };
 }

@@ -22,7 +22,7 @@ import { daemonPod, placeOn, targetNode } from "./daemonset-pod.js";
 import type { EventRecorder } from "./events.js";
 import { STALE_RETRY_MS } from "./freshness.js";
 import { gatherTime, namespaceOf } from "./objects.js";
-import { claim, controllerOf, indexByController, indexBySelector, ownersOf } from "./owners.js";
+import { claim, controllerOf, indexByController, indexBySelector, onOwnedPod, ownersOf } from "./owners.js";
 import { PodControl, type Refused } from "./pod-control.js";
 import { isPodActive } from "./pod-state.js";
 import { onChange, type Reconciler } from "./reconcile.js";
@@ -71,16 +71,10 @@ export class DaemonSetController implements Reconciler {
 
   watch(): void {
     this.#sets.subscribe(onChange((ds) => this.#queue.add(keyOf(ds))));
-    this.#pods.subscribe({
-      ...onChange((pod) => this.#podChanged(pod)),
-      update: (old, now) => {
-        // Scheduled pods come first in the count, and what counts differently counts.
-        if (old.spec?.nodeName === now.spec?.nodeName && !countsDifferently(old, now)) return;
-        const before = controllerOf(old);
-        if (before && before.uid !== controllerOf(now)?.uid) this.#podChanged(old);
-        this.#podChanged(now);
-      },
-    });
+    // Scheduled pods come first in the count, and what counts differently counts.
+    const matters = (old: Stored<Pod>, now: Stored<Pod>): boolean =>
+      old.spec?.nodeName !== now.spec?.nodeName || countsDifferently(old, now);
+    this.#pods.subscribe(onOwnedPod((pod) => this.#podChanged(pod), matters));
     this.#nodes.subscribe({
       ...onChange((node) => this.#nodeChanged(undefined, node)),
       update: (old, now) => this.#nodeChanged(old, now),

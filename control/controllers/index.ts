@@ -5,8 +5,11 @@ import type { KubeClient } from "../../common/client.js";
 import type { InformerFactory } from "../../common/informer.js";
 import type { Logger } from "../../common/log.js";
 import type { WorkQueue } from "../../common/workqueue.js";
+import type { SignCertificate } from "../certificate-requests.js";
 import { AutoscalerController, type PodMetricsSource } from "./autoscaler.js";
 import { BootstrapController, ensureNamespaces } from "./bootstrap.js";
+import { CertificateCleaner, CertificateController } from "./certificates.js";
+import { ClusterInfoController } from "./cluster-info.js";
 import type { Controller, ControllerContext } from "./context.js";
 import { CronJobController } from "./cronjob.js";
 import { DaemonSetController } from "./daemonset.js";
@@ -33,6 +36,7 @@ import { ServiceAccountController } from "./service-account.js";
 import { ServiceCidrController } from "./service-cidr.js";
 import { StatefulSetController } from "./statefulset.js";
 import { TaintEvictionController } from "./taint-eviction.js";
+import { TokenCleaner } from "./token-cleaner.js";
 import { type TokenIssuer, TokenSecretController } from "./token-secret.js";
 import { TtlAfterFinishedController } from "./ttl-after-finished.js";
 
@@ -52,6 +56,10 @@ export interface ControllersOptions {
   loadBalancerPool?: string | undefined;
   /** PEM of the authority that signed the API server's certificate. */
   caCert: string;
+  /** Signs what nodes ask for; without it nobody answers their requests. */
+  sign?: SignCertificate;
+  /** Where machines that want to join find the API server; without it they are not told. */
+  join?: { publicUrl: string; clusterDomain: string } | undefined;
   /** Signs the tokens that are kept in Secrets. */
   tokens: TokenIssuer;
   /** What the pods use; default: nothing is measured. */
@@ -145,5 +153,29 @@ function createControllers(context: ControllerContext, options: ControllersOptio
     queued("namespace", 4, (queue) => new NamespaceController(context, queue)),
     queued("garbage-collector", 16, (queue) => new GarbageCollector(context, queue)),
     sweepController(context, "event-ttl", new EventTtlController(context)),
+    ...joinControllers(context, options),
+  ];
+}
+
+/** What machines that join need: certificates, tokens that end, and where to ask. */
+function joinControllers(context: ControllerContext, options: ControllersOptions): Controller[] {
+  const { sign, join } = options;
+  const info = join && { ...options, ...join };
+  return [
+    ...(sign
+      ? [queueController(context, "csr", 2, (queue) => new CertificateController(context, queue, { sign }))]
+      : []),
+    ...(info
+      ? [
+          queueController(
+            context,
+            "cluster-info",
+            1,
+            (queue) => new ClusterInfoController(context, queue, info),
+          ),
+        ]
+      : []),
+    sweepController(context, "csr-cleaner", new CertificateCleaner(context)),
+    sweepController(context, "token-cleaner", new TokenCleaner(context)),
   ];
 }

@@ -2,14 +2,31 @@
 // is an orphan, adopting and releasing. Knows metadata only.
 
 import { isNotFound, type KubeClient, type Resource } from "../../common/client.js";
-import type { Informer } from "../../common/informer.js";
-import type { KubeObject, LabelSelector, OwnerReference, Stored } from "../../common/k8s.js";
+import type { Informer, InformerHandler } from "../../common/informer.js";
+import type { KubeObject, LabelSelector, OwnerReference, Pod, Stored } from "../../common/k8s.js";
 import { matchLabels, selectorOf } from "../../common/selector.js";
 import { namespaceOf } from "./objects.js";
+import { onChange } from "./reconcile.js";
 
 /** The owner reference with `controller: true`, of which there is at most one. */
 export function controllerOf(object: KubeObject): OwnerReference | undefined {
   return object.metadata?.ownerReferences?.find((reference) => reference.controller);
+}
+
+/** A subscriber to pods for a controller of theirs: what one owner gives to another is the business of both. */
+export function onOwnedPod(
+  look: (pod: Stored<Pod>) => void,
+  matters: (old: Stored<Pod>, now: Stored<Pod>) => boolean,
+): InformerHandler<Pod> {
+  return {
+    ...onChange(look),
+    update: (old, now) => {
+      if (!matters(old, now)) return;
+      const before = controllerOf(old);
+      if (before && before.uid !== controllerOf(now)?.uid) look(old);
+      look(now);
+    },
+  };
 }
 
 /** A reference that makes `owner` the controller of an object and holds up its foreground deletion. */

@@ -7,7 +7,7 @@ import { isPodReady } from "./pod-state.js";
 import { parseTime } from "./time.js";
 
 /** An evicted pod that is not being deleted after this long will not be: it counts again. */
-export const DELETION_TIMEOUT_MS = 120_000;
+const DELETION_TIMEOUT_MS = 120_000;
 
 export type BudgetStatus = NonNullable<PodDisruptionBudget["status"]>;
 export type Budget = Stored<PodDisruptionBudget>;
@@ -95,7 +95,7 @@ export function failedStatus(budget: Budget, message: string, now: string): Budg
 }
 
 /** The status with the condition that its number of allowed disruptions calls for. */
-export function withAllowed(status: BudgetStatus, now: string): BudgetStatus {
+function withAllowed(status: BudgetStatus, now: string): BudgetStatus {
   const [value, reason] =
     status.disruptionsAllowed > 0
       ? (["True", "SufficientPods"] as const)

@@ -16,6 +16,7 @@ import {
   controllerReference,
   indexByController,
   indexBySelector,
+  onOwnedPod,
   ownersOf,
 } from "./owners.js";
 import { PodControl, type Refused } from "./pod-control.js";
@@ -78,15 +79,7 @@ class ReplicaController implements Reconciler {
 
   watch(): void {
     this.#owners.subscribe(onChange((owner) => this.#queue.add(keyOf(owner))));
-    this.#pods.subscribe({
-      ...onChange((pod) => this.#podChanged(pod)),
-      update: (old, now) => {
-        if (!countsDifferently(old, now)) return;
-        const before = controllerOf(old);
-        if (before && before.uid !== controllerOf(now)?.uid) this.#podChanged(old);
-        this.#podChanged(now);
-      },
-    });
+    this.#pods.subscribe(onOwnedPod((pod) => this.#podChanged(pod), countsDifferently));
   }
 
   #podChanged(pod: Stored<Pod>): void {

@@ -12,7 +12,7 @@ import { RevisionHistory } from "./controller-revisions.js";
 import type { EventRecorder } from "./events.js";
 import { Freshness, STALE_RETRY_MS } from "./freshness.js";
 import { deleteIfPresent, gatherTime, isNamespaceTerminating, messageOf, namespaceOf } from "./objects.js";
-import { claim, controllerOf, indexByController, indexBySelector, ownersOf } from "./owners.js";
+import { claim, controllerOf, indexByController, indexBySelector, onOwnedPod, ownersOf } from "./owners.js";
 import { slowStart } from "./pod-control.js";
 import { isPodActive } from "./pod-state.js";
 import { onChange, type Reconciler } from "./reconcile.js";
@@ -58,15 +58,7 @@ export class StatefulSetController implements Reconciler {
 
   watch(): void {
     this.#sets.subscribe(onChange((set) => this.#queue.add(keyOf(set))));
-    this.#pods.subscribe({
-      ...onChange((pod) => this.#podChanged(pod)),
-      update: (old, now) => {
-        if (!countsDifferently(old, now)) return;
-        const before = controllerOf(old);
-        if (before && before.uid !== controllerOf(now)?.uid) this.#podChanged(old);
-        this.#podChanged(now);
-      },
-    });
+    this.#pods.subscribe(onOwnedPod((pod) => this.#podChanged(pod), countsDifferently));
   }
 
   #podChanged(pod: Stored<Pod>): void {

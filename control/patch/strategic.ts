@@ -132,7 +132,7 @@ function mergePrimitives(
   const merged: unknown[] = [];
   for (const item of [...original, ...patch])
     if (!merged.includes(item) && !(deletions?.includes(item) && !patch.includes(item))) merged.push(item);
-  return order ? reorder(merged, original, order, jsonEqual) : merged;
+  return reorder(merged, original, order ?? patch, jsonEqual);
 }
 
 function keyOf(item: unknown, mergeKey: string): unknown {
@@ -169,14 +169,14 @@ function mergeObjects(
     if (at < 0) merged.push(mergeObject({}, change, context));
     else merged[at] = mergeObject(merged[at] as Json, change, context);
   }
-  if (!order) return merged;
-  const sameKey = (a: unknown, b: unknown): boolean => keyOf(a, mergeKey) === keyOf(b, mergeKey);
-  return reorder(merged, original, order, sameKey);
+  const sameKey = (a: unknown, b: unknown): boolean =>
+    isObject(a) && isObject(b) && a[mergeKey] === b[mergeKey];
+  return reorder(merged, original, order ?? changes, sameKey);
 }
 
 /**
- * Items named in `order` take that order; the others stay where they stood relative to those of the original that
- * they share the list with.
+ * Items named in `order` (the patch itself when it gives none) take that order; the others stay where they stood
+ * relative to those of the original that they share the list with. What the patch adds comes first.
  */
 function reorder(
   merged: readonly unknown[],
@@ -185,7 +185,9 @@ function reorder(
   same: (a: unknown, b: unknown) => boolean,
 ): unknown[] {
   const find = (list: readonly unknown[], item: unknown): number => list.findIndex((o) => same(o, item));
-  const ordered = order.flatMap((wanted) => merged.filter((item) => same(item, wanted)));
+  const ordered = merged
+    .filter((item) => find(order, item) >= 0)
+    .sort((a, b) => find(order, a) - find(order, b));
   const rest = merged.filter((item) => find(order, item) < 0);
   const result: unknown[] = [];
   let i = 0;
@@ -193,8 +195,8 @@ function reorder(
   while (i < ordered.length || j < rest.length) {
     const left = i < ordered.length ? find(original, ordered[i]) : -1;
     const right = j < rest.length ? find(original, rest[j]) : -1;
-    const takeOrdered = j >= rest.length || (i < ordered.length && left >= 0 && right >= 0 && left < right);
-    if (takeOrdered) result.push(ordered[i++]);
+    const isBefore = left < 0 || right < 0 || left < right;
+    if (i < ordered.length && (j >= rest.length || isBefore)) result.push(ordered[i++]);
     else result.push(rest[j++]);
   }
   return result;

@@ -45,6 +45,12 @@ export class Pool {
     return true;
   }
 
+  /** Makes it `owner`'s, also where somebody has it: a reservation that will not come to be. */
+  assign(offset: number, owner: string): void {
+    this.#owners.set(offset, owner);
+    this.#set(offset, true);
+  }
+
   /** Any free offset, from the upper band while it has one; undefined when all are taken. */
   takeAny(owner: string): number | undefined {
     const offset = this.#pick(this.#lowerBand, this.size) ?? this.#pick(0, this.#lowerBand);

@@ -5,7 +5,7 @@ import type { CronJob, Stored } from "../../common/k8s.js";
 import { formatLabelSelector } from "../../common/selector.js";
 import { isTimeZone, namesTimeZone, parseSchedule } from "./cron-schedule.js";
 import { age } from "./duration.js";
-import { defaultJobSpec } from "./job.js";
+import { defaultJobParts } from "./job.js";
 import { ageColumn, column, containerCells, nameColumn, specAndStatus, wideColumn } from "./object.js";
 import type { FieldError, ResourceDefinition } from "./types.js";
 import { invalid, oneOf, required, same } from "./validation/field.js";
@@ -25,11 +25,8 @@ function setDefaults(draft: CronJob): void {
   spec.failedJobsHistoryLimit ??= 1;
   spec.jobTemplate ??= {};
   spec.jobTemplate.spec ??= {} as NonNullable<typeof spec.jobTemplate.spec>;
-  const job = spec.jobTemplate.spec;
-  // What the server works out for a Job itself is not for its template.
-  const { manualSelector } = job;
-  defaultJobSpec(job);
-  if (manualSelector === undefined) delete job.manualSelector;
+  // A Job gets its own defaults when it is made of the template.
+  defaultJobParts(spec.jobTemplate.spec);
 }
 
 function validateSchedule(cronJob: CronJob, old?: Stored<CronJob>): FieldError[] {

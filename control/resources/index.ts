@@ -1,5 +1,6 @@
 // All kinds of the API, as declarations for the engine. One file a kind; this one only gathers them.
 
+import { certificateSigningRequestDefinition } from "./certificate-signing-request.js";
 import { configMapDefinition } from "./config-map.js";
 import { controllerRevisionDefinition } from "./controller-revision.js";
 import { cronJobDefinition } from "./cron-job.js";
@@ -14,6 +15,7 @@ import { autoscalerV1Definition } from "./horizontal-pod-autoscaler-v1.js";
 import { ingressClassDefinition, ingressDefinition } from "./ingress.js";
 import { jobDefinition } from "./job.js";
 import { leaseDefinition } from "./lease.js";
+import { limitRangeDefinition } from "./limit-range.js";
 import { namespaceDefinition } from "./namespace.js";
 import { nodeDefinition } from "./node.js";
 import { podDefinition } from "./pod.js";
@@ -71,8 +73,10 @@ export function createResources(options: ResourceOptions): ResourceDefinition[] 
     configMapDefinition,
     secretDefinition,
     serviceAccountDefinition,
+    limitRangeDefinition,
     ingressDefinition,
     ingressClassDefinition,
     leaseDefinition,
+    certificateSigningRequestDefinition,
   ];
 }

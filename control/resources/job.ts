@@ -12,16 +12,21 @@ import { validateJob } from "./validation/job.js";
 const INT32_MAX = 2 ** 31 - 1;
 
 /** Defaults of a Job's spec, and of a CronJob's template. */
-export function defaultJobSpec(spec: JobSpec): void {
+function defaultJobSpec(spec: JobSpec): void {
   if (spec.completions === undefined && spec.parallelism === undefined) spec.completions = 1;
   spec.parallelism ??= 1;
   spec.backoffLimit ??= spec.backoffLimitPerIndex === undefined ? 6 : INT32_MAX;
   spec.completionMode ||= "NonIndexed";
   spec.suspend ??= false;
   spec.manualSelector ??= false;
+  spec.podReplacementPolicy ||= spec.podFailurePolicy ? "Failed" : "TerminatingOrFailed";
+  defaultJobParts(spec);
+}
+
+/** Defaults of what a Job's spec holds, whether of a Job or of a template. */
+export function defaultJobParts(spec: JobSpec): void {
   for (const rule of spec.podFailurePolicy?.rules ?? [])
     for (const pattern of rule.onPodConditions ?? []) pattern.status ||= "True";
-  spec.podReplacementPolicy ||= spec.podFailurePolicy ? "Failed" : "TerminatingOrFailed";
   spec.template ??= {};
   spec.template.spec ??= { containers: [] };
   defaultPodSpec(spec.template.spec);

@@ -3,12 +3,14 @@
 import { NAMESPACES } from "../../common/client.js";
 import type { Namespace } from "../../common/k8s.js";
 import { ageColumn, column, draftOf, keepStatus, nameColumn } from "./object.js";
-import type { ResourceDefinition } from "./types.js";
+import type { FieldError, ResourceDefinition } from "./types.js";
+import { invalid } from "./validation/field.js";
 import { dns1123Label } from "./validation/meta.js";
 import { qualified } from "./validation/values.js";
 
 const NAME_LABEL = "kubernetes.io/metadata.name";
 const FINALIZER = "kubernetes";
+const STANDARD_FINALIZERS = new Set([FINALIZER, "orphan", "foregroundDeletion"]);
 
 /** The label by which selectors name a namespace. */
 function labelByName(draft: Namespace): void {
@@ -44,7 +46,23 @@ export const namespaceDefinition: ResourceDefinition<Namespace> = {
     draft.metadata = metadata;
     draftOf(draft).status = { ...draft.status, phase: "Terminating" };
   },
-  validate: (ns) =>
-    (ns.spec?.finalizers ?? []).flatMap((f) => (f === FINALIZER ? [] : qualified("spec.finalizers", f))),
+  validate(ns) {
+    const errors: FieldError[] = [];
+    for (const f of ns.spec?.finalizers ?? []) {
+      errors.push(...qualified("spec.finalizers", f));
+      if (f.includes("/") || STANDARD_FINALIZERS.has(f)) continue;
+      const text = "name is neither a standard finalizer name nor is it fully qualified";
+      errors.push(invalid("spec.finalizers", f, text));
+    }
+    const isDeleted = ns.metadata?.deletionTimestamp !== undefined;
+    const phase = ns.status?.phase ?? "";
+    if (phase !== (isDeleted ? "Terminating" : "Active")) {
+      const text = isDeleted
+        ? "may only be 'Terminating' if `deletionTimestamp` is not empty"
+        : "may only be 'Active' if `deletionTimestamp` is empty";
+      errors.push(invalid("status.Phase", phase, text));
+    }
+    return errors;
+  },
   validateName: dns1123Label,
 };

@@ -89,6 +89,8 @@ export const nodeDefinition: ResourceDefinition<Node> = {
   shortNames: ["no"],
   schema: "io.k8s.api.core.v1.Node",
   hasStatus: true,
+  // flannel keeps its lease in annotations, and writes them by the status.
+  statusCarriesAnnotations: true,
   columns: [
     nameColumn(),
     column("Status", statusText),

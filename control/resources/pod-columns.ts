@@ -21,7 +21,7 @@ export interface PodSummary {
 const NODE_LOST = "NodeLost";
 
 /** What a row says of a pod. */
-export function summarizePod(pod: Stored<Pod>): PodSummary {
+function summarizePod(pod: Stored<Pod>): PodSummary {
   const { spec, status } = pod;
   const restartable = new Set(
     (spec?.initContainers ?? []).filter((c) => c.restartPolicy === "Always").map((c) => c.name),

@@ -69,7 +69,7 @@ export function tolerateLostNode(spec: PodSpec, seconds: number): void {
 }
 
 /** The pull policy by the tag: Always for :latest or none, unless a digest pins the image. */
-export function defaultPullPolicy(image: string): "Always" | "IfNotPresent" {
+function defaultPullPolicy(image: string): "Always" | "IfNotPresent" {
   const [reference = "", digest] = image.split("@");
   const last = reference.slice(reference.lastIndexOf("/") + 1);
   const colon = last.indexOf(":");

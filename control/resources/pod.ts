@@ -9,6 +9,7 @@ import { qosClass } from "./pod-qos.js";
 import type { ResourceDefinition } from "./types.js";
 import { same } from "./validation/field.js";
 import {
+  validateOnlyAddedEphemeral,
   validatePodCreate,
   validatePodSpec,
   validatePodStatus,
@@ -78,11 +79,11 @@ export function podDefinition(options: { defaultTolerationSeconds: number }): Re
       const qos = old.status?.qosClass;
       if (draft.status && qos) draft.status.qosClass ||= qos;
     },
-    validate(pod, old) {
-      return [
-        ...validatePodSpec(pod.spec, "spec", true),
-        ...(old ? [...validatePodUpdate(pod, old), ...validatePodStatus(pod, old)] : validatePodCreate(pod)),
-      ];
+    validate(pod, old, subresource) {
+      const errors = validatePodSpec(pod.spec, "spec", true);
+      if (!old) return [...errors, ...validatePodCreate(pod)];
+      if (subresource === "ephemeralcontainers") return [...errors, ...validateOnlyAddedEphemeral(pod, old)];
+      return [...errors, ...validatePodUpdate(pod, old), ...validatePodStatus(pod, old)];
     },
     gracePeriod,
   };

@@ -181,6 +181,25 @@ export class ServiceAllocator {
     }
   }
 
+  /**
+   * Takes what a stored Service has got, whoever has reserved it here; gives back what it had. What this process has
+   * written itself is done already.
+   */
+  observed(now: Stored<Service> | undefined, before: Stored<Service> | undefined): void {
+    const has = now ? this.#holdings(now) : NOTHING;
+    if (now) {
+      const owner = ownerOf(now);
+      if (owner === KUBERNETES) this.#knowKubernetes(now);
+      for (const { pool, offset } of has.ips.values()) pool.assign(offset, owner);
+      for (const offset of has.ports) this.#ports.assign(offset, owner);
+    }
+    if (!before) return;
+    const owner = ownerOf(before);
+    const had = this.#holdings(before);
+    for (const [key, ip] of had.ips) if (!has.ips.has(key)) this.#releaseIP(ip, owner);
+    for (const offset of had.ports) if (!has.ports.has(offset)) this.#ports.release(offset, owner);
+  }
+
   released(service: Stored<Service>): void {
     const owner = ownerOf(service);
     const { ips, ports } = this.#holdings(service);

@@ -68,6 +68,10 @@ export function serviceCidrDefinition(allocator: ServiceAllocator): ResourceDefi
       for (const one of all) use(one as ServiceCIDR);
     },
     released: ({ metadata }) => allocator.ranges.remove(metadata.name),
+    observed: (now, before) => {
+      if (now) use(now as ServiceCIDR);
+      else if (before) allocator.ranges.remove(before.metadata.name);
+    },
   };
 }
 

@@ -5,7 +5,7 @@ import { type AddressRange, type FamilyName, parseServiceCIDRs } from "./address
 import type { Pool, RandomInt } from "./allocator.js";
 
 /** The ServiceCIDR of the cluster's own ranges. */
-export const DEFAULT_SERVICE_CIDR = "kubernetes";
+const DEFAULT_SERVICE_CIDR = "kubernetes";
 const FIRST = 0;
 
 /** An address in one of the ranges that contain it. */

@@ -78,5 +78,6 @@ export function serviceDefinition(allocator: ServiceAllocator): ResourceDefiniti
     allocate: (draft, old) => allocator.allocate(draft, old),
     restore: (services) => allocator.restore(services),
     released: (service) => allocator.released(service),
+    observed: (now, before) => allocator.observed(now, before),
   };
 }

@@ -122,8 +122,11 @@ export interface ResourceDefinition<T extends KubeObject = KubeObject> {
   prepareForStatusUpdate?(draft: T, old: Stored<T>): void;
   /** The object is marked for deletion and waits for finalizers: metadata is the engine's, the rest may be set. */
   prepareForDelete?(draft: T): void;
-  /** Everything about this kind's own fields; name, namespace, labels and annotations are the engine's. */
-  validate(object: T, old?: Stored<T>): FieldError[];
+  /**
+   * Everything about this kind's own fields; name, namespace, labels and annotations are the engine's. `subresource`
+   * is the one by which an update came, when there are other rules for it.
+   */
+  validate(object: T, old?: Stored<T>, subresource?: string): FieldError[];
   /** What to tell who creates or updates such an object, though it is valid. */
   warnings?(object: T): string[];
   /** Whether metadata.name is a valid one; default DNS-1123 subdomain. Returns what is wrong, one a line. */
@@ -137,6 +140,8 @@ export interface ResourceDefinition<T extends KubeObject = KubeObject> {
   restore?(objects: readonly Stored<T>[]): void;
   /** The object is gone from the store. */
   released?(object: Stored<T>): void;
+  /** Somebody, another process or this one, has written or (`now` is absent) deleted it: allocators follow. */
+  observed?(now: Stored<T> | undefined, before: Stored<T> | undefined): void;
   /**
    * Seconds a delete waits for somebody (the kubelet) to finish it; 0 deletes now. Undefined: now.
    * `requested` is DeleteOptions.gracePeriodSeconds.

@@ -64,7 +64,15 @@ export interface Codec<V> {
   stamp(value: V, revision: number): V;
 }
 
+/** A right to write what rests on all that has been written; see {@link SharedStore.turn}. */
+export interface Turn {
+  readonly key: string;
+  readonly expected: number;
+}
+
 export interface Store<V> {
+  /** Present when other processes may write to it too. */
+  readonly shared?: SharedStore;
   /** The revision of the newest write. */
   revision(): Promise<number>;
   get(key: string): Promise<Entry<V> | undefined>;
@@ -72,10 +80,10 @@ export interface Store<V> {
   range(prefix: string, options?: RangeOptions): Promise<RangeResult<V>>;
   /**
    * Writes; `expected` is the revision that the key must have (0: must not exist; absent: any).
-   * Resolved means kept, also when the process is killed in the next moment.
+   * Resolved means kept, also when the process is killed in the next moment. With `turn` it also ends that turn.
    * @throws RevisionMismatch; StoreWriteError when it cannot be kept now (a full disk)
    */
-  put(key: string, value: V, expected?: number): Promise<Entry<V>>;
+  put(key: string, value: V, expected?: number, turn?: Turn): Promise<Entry<V>>;
   /** @returns what was deleted, stamped with the revision of the delete. Throws as {@link put}. */
   delete(key: string, expected?: number): Promise<Entry<V>>;
   /**
@@ -88,6 +96,15 @@ export interface Store<V> {
   /** Undefined while the store can be written to; else why not. Reads and watches go on meanwhile. */
   failure(): Error | undefined;
   close(): Promise<void>;
+}
+
+export interface SharedStore {
+  /**
+   * For what is decided from more than the key that is written (an address that nobody else has): of several puts with
+   * the same turn one is done, the others throw RevisionMismatch with the turn's key. When it resolves, everything that
+   * was put with the turns before has been given to this process's watches.
+   */
+  turn(name: string): Promise<Turn>;
 }
 
 /** The key does not have the revision that the writer expected. */
@@ -104,12 +121,20 @@ export class RevisionMismatch extends Error {
   }
 }
 
-/** The write could not be kept, and nothing of it is: the same may work later, when there is space on the disk again. */
-export class StoreWriteError extends Error {
+/** The store cannot be asked now; the same may work later. */
+export class StoreUnavailable extends Error {
+  override readonly name: string = "StoreUnavailable";
+}
+
+/**
+ * The write could not be kept: the same may work later, when there is space on the disk again. Nothing of it is kept,
+ * unless the message says that this is not known (a store on another machine that did not answer).
+ */
+export class StoreWriteError extends StoreUnavailable {
   override readonly name = "StoreWriteError";
 
-  constructor(cause: Error) {
-    super(`the store cannot be written to: ${cause.message}; is its disk full?`, { cause });
+  constructor(cause: Error, hint = "is its disk full?") {
+    super(`the store cannot be written to: ${cause.message}; ${hint}`, { cause });
   }
 }
 

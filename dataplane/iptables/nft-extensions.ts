@@ -370,6 +370,46 @@ const sctp: ExtensionFormat = {
   },
 };
 
+/** By the number that the kernel has for each. */
+const MULTIPORT_OPTIONS = ["--sports", "--dports", "--ports"] as const;
+const MAX_MULTIPORTS = 15;
+
+/** struct xt_multiport_v1; a range takes two places, the first flagged. */
+const multiport: ExtensionFormat = {
+  revision: 1,
+  encode(options) {
+    const out = struct(48);
+    for (const [mode, name] of MULTIPORT_OPTIONS.entries()) {
+      const option = options.take(name);
+      if (!option) continue;
+      const ports = option.value.split(",").flatMap((text) => {
+        const [from, to] = portRange(text);
+        return from === to ? [{ port: from, begins: 0 }] : [{ port: from, begins: 1 }, { port: to, begins: 0 }];
+      });
+      if (ports.length > MAX_MULTIPORTS) throw new UnsupportedRule(`multiport ${name}`);
+      out.writeUInt8(mode, 0);
+      out.writeUInt8(ports.length, 1);
+      for (const [n, { port, begins }] of ports.entries()) {
+        out.writeUInt16LE(port, 2 + 2 * n);
+        out.writeUInt8(begins, 32 + n);
+      }
+      out.writeUInt8(option.not ? 1 : 0, 47);
+      return out;
+    }
+    throw new UnsupportedRule("multiport");
+  },
+  decode(info) {
+    const [mode, count] = [info.readUInt8(0), info.readUInt8(1)];
+    const name = MULTIPORT_OPTIONS[mode];
+    if (name === undefined || count > MAX_MULTIPORTS) throw new UnsupportedRule("multiport");
+    let text = "";
+    for (let n = 0; n < count; n++) {
+      text += info.readUInt16LE(2 + 2 * n) + (n === count - 1 ? "" : info.readUInt8(32 + n) ? ":" : ",");
+    }
+    return [...not(info.readUInt8(47)), name, text];
+  },
+};
+
 export const MATCHES: ReadonlyMap<string, ExtensionFormat> = new Map([
   ["comment", comment],
   ["conntrack", conntrack],
@@ -380,4 +420,5 @@ export const MATCHES: ReadonlyMap<string, ExtensionFormat> = new Map([
   ["tcp", portless(16)],
   ["udp", portless(16)],
   ["sctp", sctp],
+  ["multiport", multiport],
 ]);

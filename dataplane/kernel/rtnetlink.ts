@@ -70,9 +70,9 @@ export class RtNetlink implements Disposable {
     links.setLink(this.#socket, device, change);
   }
 
-  /** `cidr` with host bits: "10.244.1.1/24". EEXIST when it is there. */
-  async addAddress(device: links.Device, cidr: string): Promise<void> {
-    addresses.addAddress(this.#socket, device, cidr);
+  /** `cidr` with host bits: "10.244.1.1/24". EEXIST when it is there. `detect`: IPv6's duplicate detection runs. */
+  async addAddress(device: links.Device, cidr: string, options?: { detect?: boolean }): Promise<void> {
+    addresses.addAddress(this.#socket, device, cidr, options);
   }
 
   /** EADDRNOTAVAIL when it is not there. */

@@ -5,4 +5,5 @@ export { OverlayRefusal, type OverlayStack } from "./family.js";
 export { annotationsFor, type Lease, LeaseError, leaseOf, PUBLIC_IP, podCIDROf } from "./lease.js";
 export { Overlay, type OverlayOptions, type OverlayState } from "./overlay.js";
 export { type DesiredPeers, desiredPeers, type Self } from "./peers.js";
+export { removeRules } from "./rules.js";
 export { formatSubnetEnv, subnetEnvPath } from "./subnet-env.js";

@@ -45,7 +45,8 @@ export class Overlay {
   #resolveReady!: () => void;
   #rejectReady!: (error: Error) => void;
   #node: Stored<Node> | undefined;
-  #nodes: readonly Stored<Node>[] = [];
+  /** Undefined until told: entries that a former life has left carry traffic, and are not taken for too many. */
+  #nodes: readonly Stored<Node>[] | undefined;
   #published: { text: string; seen: string; at: number } | undefined;
   #state: OverlayState = { phase: "waiting", message: "the overlay has not been started" };
 
@@ -201,13 +202,13 @@ export class Overlay {
     };
     let looked = false;
     await each(async (one) => {
-      if (await one.prepare({ node, nodes: this.#nodes, looking })) looked = true;
+      if (await one.prepare({ node, nodes: this.#nodes ?? [], looking })) looked = true;
     });
     if (looked && failures.length === 0) {
       const subnets = families.flatMap(({ subnet }) => subnet ?? []);
       writeSubnetEnv(this.#o.runDir, { subnets, mtu: Math.min(...families.map(({ mtu }) => mtu)) });
     }
-    await each((one) => one.applyPeers());
+    if (this.#nodes) await each((one) => one.applyPeers());
     if (failures.length > 0) throw theFailure(failures);
     await this.#announce(node, families);
     this.#state = { phase: "ready" };

@@ -30,8 +30,11 @@ export type Source = "services" | "endpointslices";
 const ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet";
 const FULL_SYNC_PERIOD_MS = 3_600_000;
 const FIRST_RETRY_MS = 1000;
-/** The first full sync, and a Service that is created right after the host's start in its two parts. */
-const SYNC_BURST = 3;
+/**
+ * What comes right after a host's start: the first full sync, the cluster's DNS (its Service, then one endpoint after
+ * the other), and a Service of the user's in its two parts.
+ */
+const SYNC_BURST = 6;
 /** With more endpoints than this, rules about single ones carry no comments (kube-proxy's large-cluster mode). */
 const LARGE_CLUSTER_ENDPOINTS = 1000;
 

@@ -2,7 +2,7 @@
 // Pure. Only the first packet of a flow meets the rules, and a UDP client may keep its source port for ever.
 
 import { addressKey } from "./addresses.js";
-import type { Flow } from "./conntrack.js";
+import type { Flow } from "../kernel/conntrack.js";
 import { type PortState, serviceAddresses } from "./model.js";
 import type { Change } from "./tracker.js";
 

@@ -51,7 +51,8 @@ function tell({ rule }: Pick<RulePlace, "rule">, names: Names): Told {
 export function noteOf({ table, chain, rule }: RulePlace, names: Names): string {
   const told = tell({ rule }, names);
   const owner = names.owners.get(chain);
-  const teller = owner ? (one: Told) => ownersRule(owner, one) : CHAINS[`${table} ${chain}`];
+  const known = CHAINS[`${table} ${chain.startsWith(POD_PORTS) ? POD_PORTS : chain}`];
+  const teller = owner ? (one: Told) => ownersRule(owner, one) : known;
   const note = teller ? teller(told) : JUMPS[`${table} ${told.target}`];
   return note ?? commentOf(told.shape);
 }
@@ -81,10 +82,27 @@ const JUMPS: Readonly<Record<string, string>> = {
   [`filter ${KUBE_PROXY_FIREWALL}`]: "refused by loadBalancerSourceRanges?",
   [`filter ${KUBE_FIREWALL}`]: "loopback addresses from outside?",
   "nat FLANNEL-POSTRTG": "on the way out: does it leave the pod network?",
+  "nat CNI-HOSTPORT-DNAT": "to this node itself: a pod's host port?",
+  "nat CNI-HOSTPORT-MASQ": "on the way out: is it marked by a host port?",
   "filter FLANNEL-FWD": "pod traffic may pass",
 };
 
+/** The chains of portmap plugins, ours and the reference one, one a pod. */
+const POD_PORTS = "CNI-DN-";
+
 const CHAINS: Readonly<Record<string, Teller>> = {
+  "nat CNI-HOSTPORT-DNAT": ({ value, shape: parts }) => {
+    const id = /id: "([^"]{1,12})[^"]*"/.exec(commentOf(parts))?.[1];
+    return `host port ${value("--dports", "multiport")} of container ${id}`;
+  },
+  "nat CNI-HOSTPORT-SETMARK": () => "the mark: masquerade it on the way out",
+  "nat CNI-HOSTPORT-MASQ": () => "marked: the source becomes this node's own address",
+  [`nat ${POD_PORTS}`]: (told) => {
+    const { target, names } = told;
+    if (target !== "DNAT") return "from the pod's own block, or from loopback: masquerade";
+    const to = told.shape.target?.options.get("--to-destination")?.values[0] ?? "";
+    return `DNAT to the pod${placeAfter(names, to.replace(/:\d+$/, "").replace(/^\[|\]$/g, ""))}`;
+  },
   [`nat ${KUBE_SERVICES}`]: serviceRule,
   [`nat ${KUBE_NODEPORTS}`]: ({ next, value, has }) => {
     if (!next) return undefined;

@@ -15,9 +15,7 @@ import {
 } from "../../cni/index.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
 import { RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
-import type { PodNetwork } from "../pods/environment.js";
-
-type PodIdentity = Parameters<PodNetwork["add"]>[0];
+import type { HostPort, PodIdentity, PodNetwork } from "../pods/environment.js";
 
 export interface CniNetworkOptions {
   confDir: string;
@@ -88,11 +86,19 @@ export class CniNetwork implements PodNetwork {
     return this.#readConf() ? undefined : NOT_READY;
   }
 
-  async add(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<string[]> {
+  async add(
+    pod: PodIdentity & { hostPorts?: readonly HostPort[] },
+    sandboxId: string,
+    ns: NetNs,
+  ): Promise<string[]> {
     const conf = this.#readConf();
     if (!conf) throw new Error(NOT_READY);
     await loopbackUp(ns);
-    const attachment = this.#attachment(pod, sandboxId, ns, conf.path);
+    const { hostPorts = [] } = pod;
+    const attachment = {
+      ...this.#attachment(pod, sandboxId, ns, conf.path),
+      ...(hostPorts.length > 0 && { capabilityArgs: { portMappings: hostPorts } }),
+    };
     const result = await inTurn(() => addNetwork(conf.conflist, attachment));
     const ips = (result.ips ?? []).map(({ address }) => address.slice(0, address.indexOf("/")));
     if (ips.length === 0)

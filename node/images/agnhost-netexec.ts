@@ -54,6 +54,12 @@ export function netexec(context: ContainerContext, args: readonly string[]): Pro
   });
 }
 
+/** time.Time as fmt prints it: with its monotonic part, the time since the program began. */
+function goTime(sinceStartMs: number): string {
+  const now = new Date().toISOString();
+  return `${now.slice(0, 10)} ${now.slice(11, 23)}000000 +0000 UTC m=+${(sinceStartMs / 1000).toFixed(9)}`;
+}
+
 class NetexecServer {
   readonly #process: EmulatedProcess;
   readonly #context: ContainerContext;
@@ -65,8 +71,9 @@ class NetexecServer {
     this.#context = process.context;
     this.#hasUdp = hasUdp;
     const hostname: Handler = (_query, _request, response) => text(response, this.#context.hostname);
+    const started = Date.now();
     this.#routes = {
-      "/": (_query, _request, response) => text(response, `NOW: ${new Date().toISOString()}`),
+      "/": (_query, _request, response) => text(response, `NOW: ${goTime(Date.now() - started)}`),
       "/clientip": (_query, request, response) => text(response, peerOf(request.socket)),
       "/hostname": hostname,
       "/hostName": hostname,

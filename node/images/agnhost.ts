@@ -10,7 +10,7 @@ import type { ContainerContext, Image, Workload } from "./types.js";
 
 type Subcommand = (context: ContainerContext, args: readonly string[]) => Promise<Workload>;
 
-const serveHostname: Subcommand = (context, args) =>
+export const serveHostname: Subcommand = (context, args) =>
   withFlags(
     context,
     args,
@@ -191,7 +191,7 @@ const porter: Subcommand = async (context, args) =>
   });
 
 /** Healthy for ten seconds: the server behind the examples of liveness probes. */
-const liveness: Subcommand = async (context) => {
+export const liveness: Subcommand = async (context) => {
   const process = new EmulatedProcess(context, { onTerm: GO_SIGTERM });
   const started = Date.now();
   await process.http(8080, (request, response) => {

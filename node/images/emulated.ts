@@ -197,5 +197,6 @@ export const GO_SIGTERM = 2;
 /** A line as Go's log package prints it. */
 export function goLog(context: ContainerContext, text: string): void {
   const now = new Date().toISOString();
-  context.stderr(`${now.slice(0, 10).replaceAll("-", "/")} ${now.slice(11, 19)} ${text}\n`);
+  const day = now.slice(5, 10).replace("-", "");
+  context.stderr(`I${day} ${now.slice(11, 23)}000       1 log.go:195] ${text}\n`);
 }

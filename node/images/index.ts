@@ -5,12 +5,14 @@ import { agnhost } from "./agnhost.js";
 import { bootcamp } from "./bootcamp.js";
 import { coredns } from "./coredns.js";
 import { echo, echoServer, httpEcho, requestEcho, whoami } from "./echo.js";
+import { nginxEchoServer } from "./echoserver.js";
 import { helloApp } from "./hello-app.js";
 import { hpaExample } from "./hpa-example.js";
 import { ingressController } from "./ingress.js";
 import { machineImages } from "./machine.js";
 import { nginx } from "./nginx.js";
 import { pause } from "./pause.js";
+import { helloGo, kubia, kubiaUnhealthy, livenessImage, nodeHello, serveHostnameImage } from "./samples.js";
 import type { Image, ImageSpec, ResolvedImage } from "./types.js";
 
 export type { ContainerContext, Emulation, Image, ImageSpec, ResolvedImage, Workload } from "./types.js";
@@ -29,6 +31,13 @@ const EMULATED: readonly Image[] = [
   ingressController,
   helloApp,
   requestEcho,
+  nginxEchoServer,
+  serveHostnameImage,
+  livenessImage,
+  nodeHello,
+  helloGo,
+  kubia,
+  kubiaUnhealthy,
 ];
 
 /** A reference taken apart: "nginx:1.29" is docker.io's library/nginx, short "nginx". */
@@ -63,7 +72,7 @@ export function parseReference(text: string): Reference | undefined {
 export function knownImages(mapped: Readonly<Record<string, ImageSpec>> = {}): string[] {
   const emulated = EMULATED.flatMap((image) => {
     const [first = ""] = image.names;
-    return image.tags ? image.tags.map((tag) => `${first}:${tag}`) : [first];
+    return Array.isArray(image.tags) ? image.tags.map((tag) => `${first}:${tag}`) : [first];
   });
   const machine = machineImages.map((image) => image.names[0] ?? "");
   return [...emulated, ...machine, ...Object.keys(mapped)];
@@ -74,7 +83,9 @@ function findImage({ name, tag }: Reference): Image | undefined {
     EMULATED.find((one) => one.names.includes(name)) ??
     machineImages.find((one) => one.names.includes(name)) ??
     machineImages.find((one) => one.names.includes(name.slice(name.lastIndexOf("/") + 1)));
-  return image?.tags && !image.tags.includes(tag) ? undefined : image;
+  const { tags } = image ?? {};
+  const exists = tags instanceof RegExp ? tags.test(tag) : (tags?.includes(tag) ?? true);
+  return exists ? image : undefined;
 }
 
 /** An image that runs whatever command the pod names. */
@@ -132,7 +143,7 @@ export function resolveImage(
 
 /** The kubelet's error for an image that cannot be had, with what to do about it. */
 export function unknownImageMessage(text: string, mapped: Readonly<Record<string, ImageSpec>> = {}): string {
-  return `kubeplumb has no image of that name; known images: ${knownImages(mapped).join(", ")}; map one in the cluster config under images: (for example images: {"${text}": nginx})`;
+  return `kubeplumb has no image of that name and tag; known images: ${knownImages(mapped).join(", ")}; map one in the cluster config under images: (for example images: {"${text}": nginx})`;
 }
 
 /** The command line of a container (Kubernetes: command replaces the entrypoint and drops the image's cmd). */

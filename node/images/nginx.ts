@@ -13,6 +13,12 @@ const PORT = 80;
 const ROOT = "/usr/share/nginx/html";
 const DEFAULT_VERSION = "1.29.3";
 
+/**
+ * Versions and names of variants: 1.29, 1.27.3-alpine, stable, mainline-perl. Walk-throughs of rollouts that get stuck count
+ * on 1.161 not to exist.
+ */
+const TAGS = /^(?:latest|stable|mainline|alpine|perl|otel|\d{1,2}(?:\.\d{1,2}){0,2})(?:-[a-z0-9.]+)*$/;
+
 const WELCOME = `<!DOCTYPE html>
 <html>
 <head>
@@ -134,6 +140,7 @@ async function serve(
 
 export const nginx: Image = {
   names: ["nginx", "registry.k8s.io/nginx-slim", "k8s.gcr.io/nginx-slim"],
+  tags: TAGS,
   entrypoint: ["/docker-entrypoint.sh"],
   cmd: ["nginx", "-g", "daemon off;"],
   env: { NGINX_VERSION: DEFAULT_VERSION },

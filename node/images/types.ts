@@ -57,11 +57,13 @@ export interface Image {
   /** Canonical names without registry defaults and tag, for people. */
   readonly names: readonly string[];
   /** Tags that exist; undefined: any. */
-  readonly tags?: readonly string[];
+  readonly tags?: readonly string[] | RegExp;
   readonly entrypoint: readonly string[];
   readonly cmd: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
   readonly workingDir?: string;
+  /** The program of this machine that comes nearest to the image's /bin/sh; default: the machine's own. */
+  readonly shell?: string;
   /** STOPSIGNAL; default SIGTERM. */
   readonly stopSignal?: NodeJS.Signals;
   /** The emulation of a command line, when this image has one for it; else it runs as a process of this machine. */

@@ -148,7 +148,7 @@ export class KubeletApi {
     res.writeHead(200, { "Content-Type": "text/plain; charset=utf-8" });
     const { rootDir } = this.#options;
     const head = run
-      ? run.log.read(options)
+      ? run.readLog(options)
       : readLog(logPath(rootDir, worker.pod, container.name, number), options);
     res.write(limit.take(head));
     if (!run || !options.follow || limit.reached) {

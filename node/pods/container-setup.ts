@@ -2,6 +2,7 @@
 // path. Reads ConfigMaps and Secrets; starts nothing.
 
 import { join } from "node:path";
+import type { EphemeralContainer } from "kubernetes-types/core/v1.js";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
 import { commandLine, type ResolvedImage } from "../images/index.js";
 import { containerEnv, type Env, envReferences, expand, servicesEnv } from "./env.js";
@@ -11,8 +12,11 @@ import type { RunOptions } from "./run.js";
 import type { Sandbox } from "./sandbox.js";
 import { containerMounts, type Volumes } from "./volumes.js";
 
-/** init: runs to its end before the rest; sidecar: an init container with restartPolicy Always; main: the rest. */
-export type ContainerKind = "init" | "sidecar" | "main";
+/**
+ * init: runs to its end before the rest; sidecar: an init container with restartPolicy Always; ephemeral: added later to
+ * look around, runs once; main: the rest.
+ */
+export type ContainerKind = "init" | "sidecar" | "ephemeral" | "main";
 
 /** The pod, as its containers see it. */
 export interface ContainerOwner {
@@ -22,6 +26,7 @@ export interface ContainerOwner {
   /** There when containers are started. */
   readonly sandbox: Sandbox | undefined;
   readonly volumes: Volumes;
+  container(name: string): { readonly run: { readonly pid: number | undefined } | undefined } | undefined;
   /** Fills the volumes that wait for a process to read them. @throws VolumeError */
   completeVolumes(): Promise<void>;
   /** Something to act on or to report has happened. */
@@ -91,10 +96,14 @@ export async function buildRun(
     ...(container.command ? { command: container.command.map((word) => expand(word, env)) } : {}),
     ...(container.args ? { args: container.args.map((word) => expand(word, env)) } : {}),
   };
+  const { targetContainerName = "" } = container as EphemeralContainer;
+  // An emulated target has no processes to show.
+  const sharePid = owner.container(targetContainerName)?.run?.pid;
   return {
     pod,
     container,
     image,
+    ...(sharePid === undefined ? {} : { sharePid }),
     argv: commandLine(image.image, expanded),
     env,
     mounts: containerMounts(container, owner.volumes, env),

@@ -110,6 +110,7 @@ export class PodContainer {
 
   #mayRestart(exitCode: number): boolean {
     if (this.kind === "sidecar" || this.#redefined) return true;
+    if (this.kind === "ephemeral") return false;
     const policy = this.#owner.pod.spec?.restartPolicy ?? "Always";
     if (policy === "Never") return false;
     if (policy === "OnFailure" || this.kind === "init") return exitCode !== 0;

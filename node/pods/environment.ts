@@ -19,14 +19,32 @@ export interface PodTiming {
   volumesMs: number;
 }
 
+export interface PodIdentity {
+  namespace: string;
+  name: string;
+  uid: string;
+}
+
+/** A port of the node that leads to a port of the pod, in CNI's words (capability portMappings). */
+export interface HostPort {
+  hostPort: number;
+  containerPort: number;
+  protocol: string;
+  hostIP?: string;
+}
+
 /** Joins pods to the network: CNI, as this host is configured. */
 export interface PodNetwork {
   /** Whether pods can be joined now; else why not. */
   notReady(): string | undefined;
   /** @throws the plugin's error. Returns the pod's addresses, at least one. */
-  add(pod: { namespace: string; name: string; uid: string }, sandboxId: string, ns: NetNs): Promise<string[]>;
+  add(
+    pod: PodIdentity & { hostPorts?: readonly HostPort[] },
+    sandboxId: string,
+    ns: NetNs,
+  ): Promise<string[]>;
   /** Idempotent. */
-  remove(pod: { namespace: string; name: string; uid: string }, sandboxId: string, ns: NetNs): Promise<void>;
+  remove(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<void>;
   /** Gives back everything that a former life of the agent took; called before the first add. */
   collectGarbage(): Promise<void>;
 }

@@ -29,6 +29,11 @@ export class RunOutput {
     for (const listener of this.#listeners) listener(stream, chunk);
   }
 
+  /** What came so far is known from the log: kubectl from 1.36 on reads that before it attaches. */
+  forget(): void {
+    if (this.#early) this.#early = [];
+  }
+
   listen(listener: OutputListener): () => void {
     for (const { stream, chunk } of this.#early ?? []) listener(stream, chunk);
     this.#listeners.add(listener);

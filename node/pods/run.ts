@@ -29,6 +29,8 @@ export interface RunOptions {
   mounts: BindMount[];
   /** To be called before a process sees the mounts. @throws VolumeError */
   completeVolumes(): Promise<void>;
+  /** Whose processes the container sees: a process of another container. */
+  sharePid?: number;
   sandbox: Sandbox;
   environment: PodEnvironment;
   logPath: string;
@@ -90,8 +92,15 @@ export class ContainerRun {
         return new ContainerRun(options, log, outputs, workload, undefined);
       }
       await options.completeVolumes();
+      const { sharePid } = options;
       const { stdin = false, tty = false } = options.container;
-      const process = launch({ ...launchBase(options), argv: options.argv, stdin, tty });
+      const process = launch({
+        ...launchBase(options),
+        ...(sharePid === undefined ? {} : { sharePid }),
+        argv: options.argv,
+        stdin,
+        tty,
+      });
       process.stdout.on("data", (chunk: Buffer) => output("stdout", chunk));
       process.stderr?.on("data", (chunk: Buffer) => output("stderr", chunk));
       await process.started;
@@ -130,6 +139,12 @@ export class ContainerRun {
     return this.#output.listen(listener);
   }
 
+  /** The log so far, to somebody who may attach next: that is not to be told again. */
+  readLog(options: Parameters<ContainerLog["read"]>[0]): ReturnType<ContainerLog["read"]> {
+    this.#output.forget();
+    return this.log.read(options);
+  }
+
   /**
    * A command in the container's namespaces with its environment and files: in the running process's own, or, when
    * the workload is emulated, in new ones that look the same.
@@ -163,12 +178,14 @@ function launchBase(options: RunOptions) {
   const { sandbox, env, container, image, environment, pod, mounts, terminationLog } = options;
   const { terminationMessagePath: target } = container;
   const termination = terminationLog && target ? [{ source: terminationLog, target, file: true }] : [];
+  const { shell } = image.image;
+  const shells = shell ? [{ source: shell, target: "/bin/sh", file: true, readOnly: true }] : [];
   return {
     ns: sandbox.ns,
     hostname: sandbox.hostname,
     env,
     cwd: container.workingDir || image.image.workingDir || "/",
-    mounts: [...sandbox.files(), ...mounts, ...termination],
+    mounts: [...sandbox.files(), ...shells, ...mounts, ...termination],
     scratch: join(sandbox.directory, "root"),
     warn: (message: string) =>
       environment.log.warn(

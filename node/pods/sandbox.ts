@@ -8,7 +8,7 @@ import { ipFamily } from "../../common/ip.js";
 import type { Pod, Stored } from "../../common/k8s.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import type { BindMount } from "../process/mounts.js";
-import type { PodEnvironment } from "./environment.js";
+import type { HostPort, PodEnvironment } from "./environment.js";
 import {
   hostNetworkHostsFile,
   podDns,
@@ -65,7 +65,8 @@ export class Sandbox {
       return new Sandbox(pod, environment, { id, ns: environment.hostNs, ips: environment.nodeIPs });
     const ns = NetNs.create(`${namespace}/${name}`);
     try {
-      const ips = sorted(await environment.network.add(identity, id, ns), environment.nodeIPs);
+      const joined = await environment.network.add({ ...identity, hostPorts: hostPorts(pod) }, id, ns);
+      const ips = sorted(joined, environment.nodeIPs);
       return new Sandbox(pod, environment, { id, ns, ips });
     } catch (error) {
       try {
@@ -129,4 +130,14 @@ export class Sandbox {
     }
     rmSync(this.directory, { recursive: true, force: true });
   }
+}
+
+/** Of all containers, as a kubelet tells them to the runtime. */
+function hostPorts({ spec }: Stored<Pod>): HostPort[] {
+  const containers = [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])];
+  return containers
+    .flatMap(({ ports = [] }) => ports)
+    .flatMap(({ hostPort, containerPort, protocol = "TCP", hostIP }) =>
+      hostPort ? [{ hostPort, containerPort, protocol, ...(hostIP && { hostIP }) }] : [],
+    );
 }

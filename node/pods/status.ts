@@ -31,6 +31,7 @@ export interface ContainerFacts {
 export interface PodFacts {
   init: ContainerFacts[];
   containers: ContainerFacts[];
+  ephemeral: ContainerFacts[];
   /** The sandbox is there and has an address. */
   sandboxReady: boolean;
   /** The primary one first, as of the pod's. */
@@ -59,6 +60,12 @@ export function containerStatus(facts: ContainerFacts): ContainerStatus {
     ...(facts.containerID ? { containerID: facts.containerID } : {}),
     started: running && facts.started,
   };
+}
+
+/** Nothing waits for an ephemeral container: it is never ready. */
+function ephemeralStatus(facts: ContainerFacts): ContainerStatus {
+  const { started: _, ...status } = containerStatus(facts);
+  return { ...status, ready: false };
 }
 
 /** Containers whose restartPolicy is Always among the init containers: sidecars (KEP-753). */
@@ -229,6 +236,9 @@ export function podStatus(
     startTime: facts.startTime,
     ...(facts.init.length > 0 ? { initContainerStatuses: facts.init.map(containerStatus) } : {}),
     containerStatuses: facts.containers.map(containerStatus),
+    ...(facts.ephemeral.length > 0
+      ? { ephemeralContainerStatuses: facts.ephemeral.map(ephemeralStatus) }
+      : {}),
   };
 }
 
@@ -239,8 +249,8 @@ export function sameInEssence(api: PodStatus | undefined, own: PodStatus): boole
       status?.phase,
       own.podIP && status?.podIP,
       OWN.map((type) => status?.conditions?.find((one) => one.type === type)?.status),
-      [status?.initContainerStatuses, status?.containerStatuses].map((list) =>
-        list?.map((one) => [one.name, one.ready, one.restartCount, Object.keys(one.state ?? {})]),
+      [status?.initContainerStatuses, status?.containerStatuses, status?.ephemeralContainerStatuses].map(
+        (list) => list?.map((one) => [one.name, one.ready, one.restartCount, Object.keys(one.state ?? {})]),
       ),
     ]);
   return essence(api) === essence(own);

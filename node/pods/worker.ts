@@ -5,10 +5,11 @@ import { rmSync } from "node:fs";
 import type { PodStatus } from "kubernetes-types/core/v1.js";
 import { isConflict, isNotFound, PODS } from "../../common/client.js";
 import type { Pod, Stored } from "../../common/k8s.js";
-import { PodContainer } from "./container.js";
+import type { PodContainer } from "./container.js";
 import { type ContainerKind, type ContainerOwner, podLogDirectory } from "./container-setup.js";
 import { apiTime, type PodEnvironment } from "./environment.js";
 import { ignoredFields } from "./ignored-fields.js";
+import { FIELDS, PodContainers } from "./pod-containers.js";
 import { podDirectory, Sandbox } from "./sandbox.js";
 import { initDone, type PodFacts, podPhase, podStatus, sameInEssence, sidecarNames } from "./status.js";
 import { VolumeKeeper } from "./volume-keeper.js";
@@ -40,11 +41,10 @@ export class PodWorker implements ContainerOwner {
   readonly uid: string;
   readonly hasInit: boolean;
   readonly environment: PodEnvironment;
-  readonly init: PodContainer[];
-  readonly containers: PodContainer[];
   pod: Stored<Pod>;
   sandbox: Sandbox | undefined;
   readonly #keeper: VolumeKeeper;
+  readonly #set: PodContainers;
   readonly #host: WorkerHost;
   readonly #startTime: number;
   #removed = false;
@@ -78,18 +78,16 @@ export class PodWorker implements ContainerOwner {
     const started = Date.parse(status?.startTime ?? "");
     this.#startTime = Number.isNaN(started) ? Date.now() : started;
     this.hasInit = (spec?.initContainers?.length ?? 0) > 0;
-    const former = [...(status?.initContainerStatuses ?? []), ...(status?.containerStatuses ?? [])];
-    const make = (one: PodContainer["spec"], kind: ContainerKind) =>
-      new PodContainer(
-        one,
-        kind,
-        this,
-        former.find((status) => status.name === one.name),
-      );
-    this.init = (spec?.initContainers ?? []).map((one) =>
-      make(one, one.restartPolicy === "Always" ? "sidecar" : "init"),
-    );
-    this.containers = (spec?.containers ?? []).map((one) => make(one, "main"));
+    this.#set = new PodContainers(this);
+  }
+
+  get containers(): readonly PodContainer[] {
+    return this.#set.main;
+  }
+
+  /** Init and ephemeral ones too. */
+  get allContainers(): readonly PodContainer[] {
+    return this.#set.all;
   }
 
   async completeVolumes(): Promise<void> {
@@ -106,14 +104,13 @@ export class PodWorker implements ContainerOwner {
   }
 
   container(name: string): PodContainer | undefined {
-    return [...this.init, ...this.containers].find((one) => one.name === name);
+    return this.#set.find(name);
   }
 
   update(pod: Stored<Pod>): void {
     this.#keeper.update(this.pod, pod);
     this.pod = pod;
-    const { initContainers = [], containers = [] } = pod.spec ?? {};
-    for (const spec of [...initContainers, ...containers]) this.container(spec.name)?.update(spec);
+    this.#set.update();
     this.#host.again(this.uid);
     // Somebody else may have written our status (a node that was away); what we know is the truth.
     this.#contested = this.#reported !== undefined && !sameInEssence(pod.status, this.#reported);
@@ -141,7 +138,7 @@ export class PodWorker implements ContainerOwner {
     message: string,
   ): void {
     const { name, namespace = "", uid } = this.pod.metadata;
-    const list = container?.kind === "main" ? "containers" : "initContainers";
+    const list = container && FIELDS[container.kind];
     this.environment.events.record(
       {
         kind: "Pod",
@@ -172,19 +169,18 @@ export class PodWorker implements ContainerOwner {
     // A pod whose containers ended with a former life, for good, needs no network to say so.
     const over = !this.sandbox && this.containers.every((one) => one.finished);
     if (!over && (await this.#prepare())) return;
-    if (over) for (const one of [...this.init, ...this.containers]) one.settle();
+    if (over) for (const one of this.#set.all) one.settle();
     if (!over) await this.#refreshVolumes();
     const wait = over ? undefined : await this.#advance();
     if (wait !== undefined) this.#host.again(this.uid, wait);
     this.#report();
-    if (["Succeeded", "Failed"].includes(podPhase(this.pod, this.#facts())) && this.#allStopped()) {
+    if (
+      ["Succeeded", "Failed"].includes(podPhase(this.pod, this.#facts())) &&
+      this.#set.all.every((one) => !one.run)
+    ) {
       this.#ended = true;
       this.#host.again(this.uid);
     }
-  }
-
-  #allStopped(): boolean {
-    return [...this.init, ...this.containers].every((one) => !one.run);
   }
 
   /** activeDeadlineSeconds. */
@@ -260,7 +256,7 @@ export class PodWorker implements ContainerOwner {
     this.#lastIPs = this.sandbox.ips;
     // A new sandbox is a new network: what the init containers did in the old one must be done again.
     if (this.containers.some((one) => !one.finished)) {
-      for (const one of this.init) one.startOver();
+      for (const one of this.#set.init) one.startOver();
     }
   }
 
@@ -268,12 +264,17 @@ export class PodWorker implements ContainerOwner {
   async #advance(): Promise<number | undefined> {
     if (this.containers.every((one) => one.finished)) {
       // Sidecars have nothing to serve any more.
-      void this.#stopAll(Date.now() + this.#graceMs());
+      void this.#set.stop(Date.now() + this.#graceMs());
       return undefined;
     }
     const waits: number[] = [];
+    // First of all: they are there to find out why the others do not start.
+    for (const one of this.#set.ephemeral) {
+      const wait = await one.advance();
+      if (wait !== undefined) waits.push(wait);
+    }
     const sidecars = sidecarNames(this.pod);
-    for (const one of this.init) {
+    for (const one of this.#set.init) {
       if (one.kind === "init" && this.#initialized) continue;
       const wait = await one.advance();
       if (wait !== undefined) waits.push(wait);
@@ -291,20 +292,14 @@ export class PodWorker implements ContainerOwner {
     return (this.pod.spec?.terminationGracePeriodSeconds ?? 30) * 1000;
   }
 
-  async #stopAll(deadline: number): Promise<void> {
-    await Promise.all(this.containers.map((one) => one.stop(deadline)));
-    // Sidecars last, in the reverse of the order in which they were started.
-    for (const one of [...this.init].reverse()) await one.stop(deadline);
-  }
-
   /** Begins (or hastens) the end; does not wait for it. */
   async #end(deadline: number): Promise<void> {
     if (this.#ended) return this.#letGo();
     if (this.#ending) {
-      for (const one of [...this.init, ...this.containers]) void one.stop(deadline);
+      for (const one of this.#set.all) void one.stop(deadline);
       return;
     }
-    this.#ending = this.#stopAll(deadline).then(() => {
+    this.#ending = this.#set.stop(deadline).then(() => {
       this.#ended = true;
       this.#host.again(this.uid);
     });
@@ -337,22 +332,23 @@ export class PodWorker implements ContainerOwner {
 
   /** The agent stops: ends everything within `graceMs` and leaves the network; the API's object stays. */
   async shutDown(graceMs: number): Promise<void> {
-    await this.#stopAll(Date.now() + graceMs);
+    await this.#set.stop(Date.now() + graceMs);
     await this.sandbox?.remove();
     this.sandbox = undefined;
   }
 
   /** Ends everything at once and leaves the rest to the kernel. */
   async kill(): Promise<void> {
-    await Promise.all([...this.init, ...this.containers].map((one) => one.kill()));
+    await Promise.all(this.#set.all.map((one) => one.kill()));
     this.sandbox?.ns.close();
     this.sandbox = undefined;
   }
 
   #facts(): PodFacts {
     return {
-      init: this.init.map((one) => one.facts()),
+      init: this.#set.init.map((one) => one.facts()),
       containers: this.containers.map((one) => one.facts()),
+      ephemeral: this.#set.ephemeral.map((one) => one.facts()),
       sandboxReady: this.sandbox !== undefined && !this.#ended,
       hostIPs: this.environment.nodeIPs,
       podIPs: this.#lastIPs,
@@ -364,15 +360,16 @@ export class PodWorker implements ContainerOwner {
 
   #report(): void {
     if (this.#removed || this.#finishedBefore) return;
-    const due = [...this.init, ...this.containers].some((one) => one.resultDue);
+    const due = [...this.#set.init, ...this.containers].some((one) => one.resultDue);
     this.#host.report(this.uid, due ? FIRST_PROBE_MS : this.#justStarted() ? FIRST_EXIT_MS : undefined);
   }
 
   /** Whether a process that runs only once has begun a moment ago. */
   #justStarted(): boolean {
-    if (this.pod.spec?.restartPolicy !== "Never") return false;
+    const { main, ephemeral } = this.#set;
+    const once = this.pod.spec?.restartPolicy === "Never" ? [...main, ...ephemeral] : ephemeral;
     const since = Date.now() - FIRST_EXIT_MS;
-    return this.containers.some(({ run }) => run?.pid !== undefined && run.startedAt > since);
+    return once.some(({ run }) => run?.pid !== undefined && run.startedAt > since);
   }
 
   /** Brings the API's status to what is so, in one patch; nothing when it says so already. @throws to be retried. */

@@ -52,6 +52,8 @@ export interface LaunchOptions {
   tty?: boolean;
   /** Join the mount and PID namespaces of this process (an exec into a running container) instead of new ones. */
   join?: number;
+  /** Join the PID namespace of this process, and have everything else new (an ephemeral container with a target). */
+  sharePid?: number;
   warn(message: string): void;
 }
 
@@ -142,7 +144,7 @@ function environment(): Record<string, string> {
 
 /** The whole command line: namespaces, the script, the command. */
 function commandLine(options: LaunchOptions): string[] {
-  const { mounts = [], scratch, cwd = "/", tty = false, join, argv, hostname } = options;
+  const { mounts = [], scratch, cwd = "/", tty = false, join, sharePid, argv, hostname } = options;
   const setpriv = tool("setpriv");
   // Without it a killed agent outside a PID namespace of its own would leave its containers behind.
   const prefix = setpriv ? [setpriv, "--pdeathsig", "KILL"] : [];
@@ -156,7 +158,11 @@ function commandLine(options: LaunchOptions): string[] {
   mkdirSync(scratch, { recursive: true });
   const plan = planMounts(mounts, scratch, machine);
   const script = launchScript({ plan, hostname: hostname.slice(0, 63), cwd, tty });
-  const own = [needTool("unshare"), "--mount", "--uts", "--pid", "--fork", "--kill-child=KILL"];
+  const unshare = [needTool("unshare"), "--mount", "--uts"];
+  const own =
+    sharePid === undefined
+      ? [...unshare, "--pid", "--fork", "--kill-child=KILL"]
+      : [needTool("nsenter"), "--target", String(sharePid), "--pid", ...unshare];
   return [...prefix, ...own, "/bin/sh", "-c", script, "sh", ...argv];
 }
 
@@ -197,7 +203,7 @@ class Launched implements LaunchedProcess {
 
   constructor(child: ChildProcess, pty: Pty | undefined, options: LaunchOptions) {
     this.#child = child;
-    this.#joined = options.join !== undefined;
+    this.#joined = options.join !== undefined || options.sharePid !== undefined;
     this.#pty = pty;
     this.pid = child.pid ?? -1;
     const { stdout } = pty ?? child;

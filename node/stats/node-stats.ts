@@ -85,9 +85,9 @@ export class NodeStats {
   #samplePods(): PodSample[] {
     const before = new Set(this.#seen.keys());
     const pods: PodSample[] = [];
-    for (const { pod, init, containers } of this.#pods.workers()) {
+    for (const { pod, allContainers } of this.#pods.workers()) {
       const samples: ContainerSample[] = [];
-      for (const { name, run } of [...init, ...containers]) {
+      for (const { name, run } of allContainers) {
         if (!run) continue;
         const usage = run.usage.read();
         this.#seen.set(run.id, usage.cpuNanoseconds);

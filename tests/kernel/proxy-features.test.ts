@@ -8,7 +8,7 @@ import type { EndpointSlice, Stored } from "../../common/k8s.js";
 import { parseSave, type TableName, type Variant } from "../../dataplane/iptables/index.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { addressKey } from "../../dataplane/proxy/addresses.js";
-import { Conntrack } from "../../dataplane/proxy/conntrack.js";
+import { Conntrack } from "../../dataplane/kernel/conntrack.js";
 import {
   endpointChain,
   removeProxyRules,

@@ -6,7 +6,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { parseSave, RestoreError, type TableName, type Variant } from "../../dataplane/iptables/index.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
-import { Conntrack } from "../../dataplane/proxy/conntrack.js";
+import { Conntrack } from "../../dataplane/kernel/conntrack.js";
 import { endpointChain, renderAll } from "../../dataplane/proxy/index.js";
 import {
   ask,

@@ -56,6 +56,7 @@ t.test("what is refused", async (t) => {
   t.same(wrong({ minReplicas: 0, maxReplicas: 0 }), [
     "spec.minReplicas: Invalid value: 0: must be greater than or equal to 1",
     "spec.maxReplicas: Invalid value: 0: must be greater than 0",
+    "spec.metrics: Forbidden: must specify at least one Object or External metric to support scaling to zero replicas",
   ]);
   t.same(wrong({ minReplicas: 5, maxReplicas: 2 }), [
     "spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`",

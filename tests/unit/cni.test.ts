@@ -8,8 +8,9 @@ import { hostInterface } from "../../cni/bridge.js";
 import { hostSubnets, parseBridgeConf } from "../../cni/config.js";
 import { defaultConflist, parseConflist, readConflist } from "../../cni/conflist.js";
 import { macOf } from "../../cni/interfaces.js";
-import { AddressStore, candidates } from "../../cni/ipam.js";
+import { AddressStore } from "../../cni/ipam.js";
 import { main } from "../../cni/main.js";
+import { candidates } from "../../cni/ranges.js";
 import { type CniResult, CODE } from "../../cni/types.js";
 import { atLeast, negotiate, resultAs, resultFrom } from "../../cni/version.js";
 import { bytesToIp, Cidr, formatIp, hostPort, ipFamily, ipToBytes, parseIp } from "../../common/ip.js";
@@ -171,7 +172,10 @@ t.test("the first file of the directory in lexical order is the network", async 
   t.strictSame(found?.conflist, {
     cniVersion: "1.1.0",
     name: "kubeplumb",
-    plugins: [{ type: "kubeplumb-cni", bridge: "cni0", hairpinMode: true, subnet: "10.1.0.0/24" }],
+    plugins: [
+      { type: "kubeplumb-cni", bridge: "cni0", hairpinMode: true, subnet: "10.1.0.0/24" },
+      { type: "kubeplumb-portmap", capabilities: { portMappings: true } },
+    ],
   });
   writeFileSync(join(dir, "05-broken.json"), "{");
   t.throws(() => readConflist(dir), { code: CODE.decode, message: /05-broken\.json/ });
@@ -188,10 +192,14 @@ t.test("the plugin's own configuration", async (t) => {
     name: "n",
     bridge: "cni0",
     hairpinMode: true,
+    promiscMode: false,
+    isGateway: true,
     isDefaultGateway: true,
-    ranges: [],
-    routes: [],
+    ipMasq: false,
+    enabledad: false,
+    ipam: { type: "kubeplumb-cni", sets: [], routes: [], exclude: [], exclusive: true },
     subnetFile: "/run/flannel/subnet.env",
+    requests: { ips: [], sets: [] },
   });
   t.throws(() => conf({ vlan: 7 }), {
     code: CODE.unsupportedField,
@@ -209,16 +217,15 @@ t.test("the plugin's own configuration", async (t) => {
   wrong({ subnet: "10.1.0.0/30" }, /^subnet must be a block of \/29 or larger, not 10\.1\.0\.0\/30$/);
   wrong({ subnet: "fd00::/126" }, /\/125 or larger, not fd00::\/126/);
   wrong({ subnet: "ten" }, /subnet: "ten"/);
-  wrong({ isGateway: false }, /isGateway must be true/);
-  wrong({ ipMasq: true }, /ipMasq must be false/);
+  wrong({ hairpinMode: true, promiscMode: true }, /hairpinMode and promiscMode exclude each other/);
   t.throws(() => hostSubnets(conf({ subnetFile: "/nonexistent" })), { code: CODE.tryAgain });
 
   const dir = mkdtempSync(join(tmpdir(), "kubeplumb-env-"));
   t.teardown(() => rmSync(dir, { recursive: true }));
   const subnetFile = join(dir, "subnet.env");
   const subnets = (extra: object = {}) => {
-    const { ranges, ...rest } = hostSubnets(conf({ subnetFile, ...extra }));
-    return { ranges: ranges.map(({ block, gateway }) => `${block} ${gateway}`), ...rest };
+    const { sets, ...rest } = hostSubnets(conf({ subnetFile, ...extra }));
+    return { ranges: sets.flat().map(({ block, gateway }) => `${block} ${gateway}`), ...rest };
   };
   writeFileSync(subnetFile, formatSubnetEnv({ subnets: [V4], mtu: 1450 }));
   t.strictSame(subnets(), { ranges: ["10.244.7.0/24 10.244.7.1"], mtu: 1450 });
@@ -244,28 +251,28 @@ t.test("what flannel's own plugin delegates is understood", async (t) => {
   };
   const delegated = conf(ipam, { hairpinMode: true, isGateway: true, ipMasq: false, mtu: 1430 });
   t.strictSame(
-    hostSubnets(delegated).ranges.map(({ block, gateway }) => `${block} ${gateway}`),
+    hostSubnets(delegated)
+      .sets.flat()
+      .map(({ block, gateway }) => `${block} ${gateway}`),
     ["10.244.7.0/24 10.244.7.1", "fd00:10:244:7::/64 fd00:10:244:7::1"],
   );
-  t.strictSame(delegated.routes.map(String), ["10.244.0.0/16", "fd00:10:244::/56"]);
+  t.strictSame(delegated.ipam.routes, ipam.routes);
   t.equal(conf(ipam, { isDefaultGateway: false }).isDefaultGateway, false);
-  t.strictSame(conf({ type: "host-local", ranges: ipam.ranges }).routes, []);
+  t.strictSame(conf({ type: "host-local", ranges: ipam.ranges }).ipam.routes, []);
 
   const wrong = (value: unknown, message: RegExp, code: number = CODE.invalidConfig) =>
     t.throws(() => conf(value), { name: "CniError", code, message }, String(message));
   const ranges = (...sets: unknown[]) => ({ ...ipam, ranges: sets });
   wrong("host-local", /ipam must be an object, not "host-local"/);
   wrong(null, /ipam must be an object, not null/);
-  wrong({ ...ipam, type: "dhcp" }, /ipam\.type must be "host-local", not "dhcp"/);
-  wrong({ ...ipam, dataDir: "/x" }, /unsupported field ipam\.dataDir/, CODE.unsupportedField);
+  wrong({ ...ipam, type: "../dhcp" }, /ipam\.type must be .*, not "\.\.\/dhcp"/);
+  wrong({ ...ipam, dataDirs: "/x" }, /unsupported field ipam\.dataDirs/, CODE.unsupportedField);
   wrong({ type: "host-local" }, /ipam\.ranges must be a list of at least one, not absent/);
   wrong(ranges([]), /ipam\.ranges\[0\] must be a list of at least one, not \[\]/);
   wrong(ranges(["fd00::/64"]), /ipam\.ranges\[0\]\[0\] must be an object, not "fd00::\/64"/);
-  wrong(ranges([{ subnet: "fd00::/64" }, { subnet: "fd01::/64" }]), /ipam\.ranges\[0\] must have one range/);
-  wrong(ranges([{ subnet: "fd00::/64" }], [{ subnet: "fd01::/64" }]), /one address of each family/);
   wrong(
-    ranges([{ subnet: "fd00::/64", rangeStart: "fd00::9" }]),
-    /unsupported field ipam\.ranges\[0\]\[0\]\.rangeStart/,
+    ranges([{ subnet: "fd00::/64", rangeBegin: "fd00::9" }]),
+    /unsupported field ipam\.ranges\[0\]\[0\]\.rangeBegin/,
     CODE.unsupportedField,
   );
   wrong({ ...ipam, routes: [{ dst: "all" }] }, /ipam\.routes\[0\]\.dst: "all" is not a CIDR block/);
@@ -298,21 +305,23 @@ t.test("names and MACs follow from what they are for", async (t) => {
 
 t.test("addresses are tried round robin, without those that are taken by rule", async (t) => {
   const block = Cidr.parse("10.0.0.0/29");
-  const order = (last?: string) => [...candidates(block, "10.0.0.1", last)].map((ip) => ip.at(-1)).join("");
+  const order = (last?: string) =>
+    [...candidates([{ block, gateway: "10.0.0.1" }], last)].map((ip) => ip.at(-1)).join("");
   t.equal(order(), "23456");
   t.equal(order("10.0.0.3"), "45623");
   t.equal(order("10.0.0.6"), "23456");
   t.equal(order("10.9.9.9"), "23456", "a last one from another block counts for nothing");
   t.equal(order("garbage"), "23456");
-  const wide = candidates(Cidr.parse("fd00:10:244:7::/64"), "fd00:10:244:7::1", "fd00:10:244:7::9");
+  const V6_RANGE = { block: Cidr.parse("fd00:10:244:7::/64"), gateway: "fd00:10:244:7::1" };
+  const wide = candidates([V6_RANGE], "fd00:10:244:7::9");
   t.strictSame([wide.next().value, wide.next().value], ["fd00:10:244:7::a", "fd00:10:244:7::b"]);
 });
 
 t.test("the address store", async (t) => {
   const dir = mkdtempSync(join(tmpdir(), "kubeplumb-ipam-"));
   t.teardown(() => rmSync(dir, { recursive: true }));
-  const range = { block: Cidr.parse("10.0.0.0/29"), gateway: "10.0.0.1" };
-  const store = new AddressStore(dir, "net");
+  const range = [{ block: Cidr.parse("10.0.0.0/29"), gateway: "10.0.0.1" }];
+  const store = new AddressStore(join(dir, "net"));
   const owner = (n: number) => ({ containerID: `c${n}`, ifname: "eth0" });
   t.strictSame(store.list(), []);
   t.strictSame(store.release(owner(1)), []);
@@ -336,14 +345,14 @@ t.test("the address store", async (t) => {
   t.strictSame(store.release(owner(3), ["10.0.0.2"]), ["10.0.0.3"], "a wrong hint is no reason to leak");
   // Freed twice: 10.0.0.3 comes after the last one (6) before 4 does.
   t.equal(store.allocate(range, 0, owner(8)), "10.0.0.3");
-  const wide = { block: Cidr.parse("fd00::/64"), gateway: "fd00::1" };
+  const wide = [{ block: Cidr.parse("fd00::/64"), gateway: "fd00::1" }];
   t.equal(store.allocate(wide, 1, owner(8)), "fd00::2", "the second range counts for itself");
   t.equal(store.allocate(wide, 1, owner(9)), "fd00::3");
   t.strictSame(store.addressesOf(owner(8)).sort(), ["10.0.0.3", "fd00::2"]);
   t.strictSame(store.release(owner(8)).sort(), ["10.0.0.3", "fd00::2"], "both go together");
-  mkdirSync(join(dir, "networks", "other"), { recursive: true });
-  writeFileSync(join(dir, "networks", "other", "10.0.0.2"), "host-local\r\nnet1");
-  t.strictSame(new AddressStore(dir, "other").list(), [
+  mkdirSync(join(dir, "other"));
+  writeFileSync(join(dir, "other", "10.0.0.2"), "host-local\r\nnet1");
+  t.strictSame(new AddressStore(join(dir, "other")).list(), [
     { ip: "10.0.0.2", containerID: "host-local", ifname: "net1" },
   ]);
 });

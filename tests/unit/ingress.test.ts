@@ -290,7 +290,7 @@ t.test("validation, with the real server's texts", async (t) => {
     /^spec\.rules\[0\]\.host: Invalid value: "a\.\*": a wildcard DNS-1123 subdomain must start with '\*\.'/,
   ]);
   t.match(wrong({ ...valid, tls: [{ hosts: ["A"], secretName: "B" }] }), [
-    /^spec\.tls\[0\]\.hosts: Invalid value: "A": a lowercase RFC 1123 subdomain/,
+    /^spec\.tls\[0\]\.hosts\[0\]: Invalid value: "A": a lowercase RFC 1123 subdomain/,
     /^spec\.tls\[0\]\.secretName: Invalid value: "B"/,
   ]);
   const annotations = { "kubernetes.io/ingress.class": "other" };

@@ -20,6 +20,7 @@ import { text } from "node:stream/consumers";
 import t from "tap";
 import type { EndpointSlice, Pod, Service, Stored } from "../../common/k8s.js";
 import { silentLogger } from "../../common/log.js";
+import { acceptDial } from "../../common/tunnel.js";
 import {
   bridgeAddresses,
   ConfigError,
@@ -39,7 +40,7 @@ import { Relay } from "../../lab/relay.js";
 import { featureRemedy, namespaceRemedy } from "../../lab/remedies.js";
 import { clusterNames, clusterPaths, readJson, stateHome, withLock, writeJson } from "../../lab/state.js";
 import { behind, staleService } from "../../lab/sync.js";
-import { acceptDial, dial } from "../../lab/tunnel.js";
+import { dial } from "../../lab/tunnel.js";
 import { requestJson } from "../../lab/unix-http.js";
 import { fulfils } from "../../lab/wait.js";
 

@@ -269,6 +269,7 @@ const waiting = (reason: string) => ({ waiting: { reason } });
 const podFacts = (containers: ContainerFacts[], init: ContainerFacts[] = []): PodFacts => ({
   containers,
   init,
+  ephemeral: [],
   sandboxReady: true,
   hostIPs: ["192.168.56.11"],
   podIPs: ["10.244.1.5"],
@@ -719,7 +720,7 @@ t.test("images", async (t) => {
   t.match(find(`nginx:1.29@${digest}`), { imageID: `nginx@${digest}`, tag: "1.29" });
   t.match(
     unknownImageMessage("x/y"),
-    /kubeplumb has no image of that name; known images: .*nginx.*; map one .* under images:/,
+    /kubeplumb has no image of that name and tag; known images: .*nginx.*; map one .* under images:/,
   );
 
   const image = { names: [], entrypoint: ["/e"], cmd: ["c"] };

@@ -20,7 +20,7 @@ import {
 import { rollbackInput, sectionsOf } from "../../dataplane/iptables/rollback.js";
 import { atLeast, parseVersion } from "../../dataplane/iptables/variant.js";
 import { addressKey } from "../../dataplane/proxy/addresses.js";
-import type { Flow } from "../../dataplane/proxy/conntrack.js";
+import type { Flow } from "../../dataplane/kernel/conntrack.js";
 import {
   ChangeTracker,
   chainHash,

@@ -57,6 +57,7 @@ t.test("names of the kinds", async (t) => {
     "configmaps configmap cm  false",
     "secrets secret   false",
     "serviceaccounts serviceaccount sa  false",
+    "limitranges limitrange limits  false",
     "ingresses ingress ing  true",
     "ingressclasses ingressclass   false",
     "leases lease   false",
@@ -414,6 +415,7 @@ t.test("what is wrong with a pod", async (t) => {
     [
       container({ resources: { requests: { gpu: "1" } } }),
       [
+        'spec.containers[0].resources.requests[gpu]: Invalid value: "gpu": must be a standard resource type or fully qualified',
         'spec.containers[0].resources.requests[gpu]: Invalid value: "gpu": must be a standard resource for containers',
       ],
     ],

@@ -11,7 +11,10 @@ import { CONFIG_MAPS, isConflict, isNotFound, NAMESPACES } from "../../common/cl
 import { Informer } from "../../common/informer.js";
 import { type ConfigMap, keyOf, type Stored } from "../../common/k8s.js";
 import { silentLogger } from "../../common/log.js";
+import { objectCodec } from "../../control/api/codec.js";
 import { startControl } from "../../control/server.js";
+import { openStore } from "../../control/store/open.js";
+import { EtcdServer, withoutEtcd } from "../helpers/etcd.js";
 
 const CHANGES = 10_000;
 const WATCHERS = 20;
@@ -20,7 +23,7 @@ const NAMES = 120;
 const SPACES = ["soak-a", "soak-b", "soak-c"];
 const SETTLE_MS = 30_000;
 
-t.setTimeout(180_000);
+t.setTimeout(240_000);
 
 /** Passes connections on to `target`, and cuts them when told. */
 class Cuttable {
@@ -121,10 +124,11 @@ async function change(client: ApiClient, i: number): Promise<void> {
   }
 }
 
-async function startServer(test: Test, directory: string) {
+async function startServer(test: Test, directory: string, etcd: EtcdServer | undefined) {
   const socketPath = join(directory, "control.sock");
   const control = await startControl({
     dataDir: join(directory, "data"),
+    ...(etcd ? { store: () => openStore(`etcd:${etcd.url}`, { codec: objectCodec }) } : {}),
     listen: { host: "127.0.0.1", port: 0 },
     socketPath,
     clusterName: "soak",
@@ -135,10 +139,12 @@ async function startServer(test: Test, directory: string) {
   return socketPath;
 }
 
-t.test("10,000 random changes, 20 watchers that lose their connections", async (t) => {
+async function soak(t: Test, onEtcd: boolean): Promise<void> {
   const directory = mkdtempSync(join(tmpdir(), "kubeplumb-soak-"));
   t.teardown(() => rmSync(directory, { recursive: true, force: true }));
-  const socketPath = await startServer(t, directory);
+  const etcd = onEtcd ? await EtcdServer.start(directory) : undefined;
+  t.teardown(() => etcd?.stop());
+  const socketPath = await startServer(t, directory, etcd);
   const writer = new ApiClient({ socketPath });
   t.teardown(() => writer.close());
   for (const name of SPACES) await writer.create(NAMESPACES, { metadata: { name } });
@@ -198,4 +204,8 @@ t.test("10,000 random changes, 20 watchers that lose their connections", async (
     t.strictSame(states(heard.values()), wanted, `what watcher ${n} was told`);
   }
   t.ok(watchers.reduce((sum, { line }) => sum + line.cuts, 0) > 100, "connections were cut");
-});
+}
+
+t.test("10,000 random changes, 20 watchers that lose their connections", (t) => soak(t, false));
+
+t.test("the same on etcd", { skip: withoutEtcd }, (t) => soak(t, true));

@@ -27,6 +27,7 @@ const EXTRA: Readonly<Record<string, readonly Subresource[]>> = {
   pods: [
     { name: "attach", responseKind: core("PodAttachOptions"), verbs: ["create", "get"] },
     { name: "binding", responseKind: core("Binding"), verbs: ["create"] },
+    { name: "ephemeralcontainers", responseKind: core("Pod"), verbs: PART_VERBS },
     {
       name: "eviction",
       responseKind: { group: "policy", version: "v1", kind: "Eviction" },
@@ -40,6 +41,13 @@ const EXTRA: Readonly<Record<string, readonly Subresource[]>> = {
   services: [{ name: "proxy", responseKind: core("ServiceProxyOptions"), verbs: PROXY_VERBS }],
   nodes: [{ name: "proxy", responseKind: core("NodeProxyOptions"), verbs: PROXY_VERBS }],
   namespaces: [{ name: "finalize", responseKind: core("Namespace"), verbs: ["update"] }],
+  "certificatesigningrequests.certificates.k8s.io": [
+    {
+      name: "approval",
+      responseKind: { group: "certificates.k8s.io", version: "v1", kind: "CertificateSigningRequest" },
+      verbs: PART_VERBS,
+    },
+  ],
   serviceaccounts: [
     {
       name: "token",
@@ -50,13 +58,16 @@ const EXTRA: Readonly<Record<string, readonly Subresource[]>> = {
 };
 
 /** In the order of their names, as the real server lists them. */
-export function verbsOf({ definition: { answers } }: Kind): readonly string[] {
-  return answers ? ANSWERED.filter((verb) => answers[verb]) : ALL_VERBS;
+export function verbsOf({ definition: { answers }, prefix }: Kind): readonly string[] {
+  if (answers) return ANSWERED.filter((verb) => answers[verb]);
+  return prefix === "/registry/namespaces/"
+    ? ALL_VERBS.filter((verb) => verb !== "deletecollection")
+    : ALL_VERBS;
 }
 
 export function subresourcesOf(kind: Kind): Subresource[] {
   const { group, version, plural, kind: name } = kind.resource;
-  const out: Subresource[] = group === "" ? [...(EXTRA[plural] ?? [])] : [];
+  const out: Subresource[] = [...(EXTRA[group === "" ? plural : `${plural}.${group}`] ?? [])];
   const { scale, hasStatus } = kind.definition;
   if (scale)
     out.push({

@@ -14,7 +14,9 @@ import type { Target } from "./request.js";
 /** How to reach the kubelet API of a node. */
 export type KubeletConnector = (
   node: Stored<Node>,
-) => { socketPath: string; pathPrefix: string } | { host: string; port: number; pathPrefix: string };
+) =>
+  | { socketPath: string; pathPrefix: string }
+  | { host: string; port: number; pathPrefix: string; createConnection?: () => Duplex };
 
 const POD_STREAMS = new Set(["exec", "attach", "portforward"]);
 const DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container";
@@ -29,7 +31,7 @@ export function isKubeletTarget({ kind, name, subresource }: Target): boolean {
 }
 
 /** The container that a request means. @throws StatusError BadRequest */
-export function resolveContainer(pod: Stored<Pod>, requested: string | null): string {
+function resolveContainer(pod: Stored<Pod>, requested: string | null): string {
   const spec = pod.spec;
   const { name, annotations } = pod.metadata;
   const containers = (spec?.containers ?? []).map((c) => c.name);

@@ -16,9 +16,9 @@ interface MediaRange {
   quality: number;
 }
 
-export const SUPPORTED = ["application/json", "application/yaml"] as const;
+const SUPPORTED = ["application/json", "application/yaml"] as const;
 
-export function parseAccept(header: string | undefined): MediaRange[] {
+function parseAccept(header: string | undefined): MediaRange[] {
   const ranges = (header || "*/*").split(",").map((text): MediaRange => {
     const [type = "", ...rest] = text.split(";").map((part) => part.trim());
     const parameters = new Map<string, string>();

@@ -188,7 +188,7 @@ function dryRunErrors(values: readonly string[]): FieldError[] {
 }
 
 /** The body as bytes. @throws StatusError RequestEntityTooLarge */
-export async function readBody(req: IncomingMessage): Promise<Buffer> {
+async function readBody(req: IncomingMessage): Promise<Buffer> {
   const chunks: Buffer[] = [];
   let size = 0;
   for await (const chunk of req as AsyncIterable<Buffer>) {
@@ -283,6 +283,8 @@ export async function readDeleteOptions(
   query: URLSearchParams,
 ): Promise<DeleteOptions> {
   const body = (await readObject(engine, req, "Ignore", DELETE_OPTIONS))?.value ?? {};
+  const { kind = "DeleteOptions" } = body as { kind?: unknown };
+  if (kind !== "DeleteOptions") throw badRequest(`decoded object cannot be converted to DeleteOptions`);
   let decoded: Record<string, unknown>;
   try {
     decoded = engine.decoders.decode(DELETE_OPTIONS, body).object;

@@ -7,12 +7,14 @@ import type { Answers } from "../../resources/types.js";
 import type { Applied, ApplyRequest } from "../apply.js";
 import { type Body, decodeBody } from "../body.js";
 import type { Kind, User } from "../engine.js";
+import { patchChange } from "../patching.js";
 import { Selection } from "../read.js";
 import type { Registry } from "../registry.js";
 import { badRequest, methodNotAllowed, StatusError } from "../status.js";
 import { BINDING, EVICTION, SCALE, scaleOf } from "../subresources.js";
 import { issueToken, TOKEN_REQUEST } from "../token-request.js";
-import { expectedOf, patchChange, type WriteRequest, type Written } from "../write.js";
+import { expectedOf, type WriteRequest, type Written } from "../write.js";
+import { verbsOf } from "./discovery.js";
 import { type Accepted, negotiate } from "./negotiate.js";
 import {
   flag,
@@ -139,6 +141,10 @@ export class ResourceHandlers {
         return this.#sendObject(call, 201, await this.#registry.writer.create(request, body));
       }
       case "DELETE": {
+        // Not of all namespaces at once, and the real server has no such verb for namespaces themselves.
+        const { namespaced } = target.kind.resource;
+        if (namespaced ? target.namespace === undefined : !verbsOf(target.kind).includes("deletecollection"))
+          throw methodNotAllowed();
         const options = await readDeleteOptions(this.#registry.engine, req, query);
         const { remover } = this.#registry;
         const selection = listOptions(query, target.namespace);
@@ -270,9 +276,12 @@ export class ResourceHandlers {
     const method = req.method === "HEAD" ? "GET" : req.method;
     switch (`${method} ${subresource}`) {
       case "GET status":
+      case "GET approval":
         return this.#sendObject(call, 200, await this.#get(call, name));
       case "PUT status":
       case "PATCH status":
+      case "PUT approval":
+      case "PATCH approval":
         return await this.#modify(call, name, "status");
       case "PUT finalize":
       case "PATCH finalize":
@@ -295,6 +304,20 @@ export class ResourceHandlers {
         const request = this.#request(call);
         const { type, patch } = await readPatch(req, request.fieldValidation);
         return this.#sendScale(call, await subresources.setScale(request, name, patch, type));
+      }
+      case "GET ephemeralcontainers":
+        return this.#sendObject(call, 200, await this.#get(call, name));
+      case "PUT ephemeralcontainers":
+        return this.#sendObject(
+          call,
+          200,
+          await subresources.setEphemeralContainers(this.#request(call), name, await this.#object(call)),
+        );
+      case "PATCH ephemeralcontainers": {
+        const request = this.#request(call);
+        const { type, patch } = await readPatch(req, request.fieldValidation);
+        const written = await subresources.setEphemeralContainers(request, name, patch, type);
+        return this.#sendObject(call, 200, written);
       }
       case "POST binding":
         return this.#sendStatus(

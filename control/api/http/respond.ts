@@ -5,7 +5,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { stringify } from "yaml";
 import { StatusError } from "../../../common/client.js";
 import type { Logger } from "../../../common/log.js";
-import { StoreWriteError } from "../../store/store.js";
+import { StoreUnavailable } from "../../store/store.js";
 import { internalError, serviceUnavailable } from "../status.js";
 
 /** Objects turned into text between two turns of the event loop. */
@@ -58,7 +58,7 @@ export function send(reply: Reply, code: number, value: unknown, contentType?: s
 /** Any error as a Status; what is not an API error is our fault, and logged. */
 export function statusOf(error: unknown, log: Logger): StatusError {
   if (error instanceof StatusError) return error;
-  if (error instanceof StoreWriteError) return serviceUnavailable(error.message);
+  if (error instanceof StoreUnavailable) return serviceUnavailable(error.message);
   log.error({ err: error }, "request failed");
   return internalError(error instanceof Error ? error.message : String(error));
 }

@@ -4,9 +4,10 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import type { Logger } from "../../../common/log.js";
+import { type Attributes, Authorizer } from "../authorizer.js";
 import type { User } from "../engine.js";
 import type { Registry } from "../registry.js";
-import { badRequest, methodNotAllowed } from "../status.js";
+import { badRequest, methodNotAllowed, unknownResource } from "../status.js";
 import * as discovery from "./discovery.js";
 import { isKubeletTarget, type KubeletConnector, KubeletProxy } from "./kubelet.js";
 import { acceptsAggregated, acceptsSwaggerProtobuf, SWAGGER_PROTOBUF } from "./negotiate.js";
@@ -14,11 +15,11 @@ import { OpenApi } from "./openapi.js";
 import { ServerProxy } from "./proxy.js";
 import { dialFromHere, type NodeDialer } from "./proxy-dial.js";
 import { isProxyTarget } from "./proxy-location.js";
-import { isPretty, parseTarget } from "./request.js";
+import { flag, isPretty, parseTarget, type Target } from "./request.js";
 import { ResourceHandlers } from "./resources.js";
 import { render, sendError, sendText, statusOf } from "./respond.js";
 
-export const GIT_VERSION = "v1.36.0+kubeplumb";
+const GIT_VERSION = "v1.36.0+kubeplumb";
 
 const VERSION = {
   major: "1",
@@ -48,6 +49,7 @@ export class ApiServer {
   readonly #proxy: ServerProxy;
   readonly #openApi: OpenApi;
   readonly #address: () => string;
+  readonly #authorizer: Authorizer;
   readonly #log: Logger;
   #closing = false;
 
@@ -58,6 +60,7 @@ export class ApiServer {
     this.#proxy = new ServerProxy(registry, dial, log);
     this.#openApi = new OpenApi(registry.engine.kinds, registry.engine.schema, GIT_VERSION);
     this.#address = address;
+    this.#authorizer = new Authorizer(registry.engine.store);
     this.#log = log;
   }
 
@@ -78,13 +81,25 @@ export class ApiServer {
     const { pathname, searchParams: query } = url;
     if (pathname.startsWith("/api/v") || pathname.startsWith("/apis/")) {
       const target = parseTarget(this.#registry.engine, trim(pathname));
+      await this.#authorizer.check(user, attributesOf(req, pathname, query, target));
       if (target && isKubeletTarget(target)) return await this.#kubelet.handle({ req, query, target }, res);
       if (target && isProxyTarget(target)) return await this.#proxy.handle(req, target, res);
       if (target && this.#isServed(target))
         return await this.#resources.handle({ req, res, query, target, user });
-    }
+    } else await this.#authorizer.check(user, attributesOf(req, pathname, query, undefined));
     const found = this.#document(req, res, trim(pathname), query);
-    if (!found) sendText(res, 404, "text/plain; charset=utf-8", "404 page not found\n");
+    if (found) return;
+    if (this.#isOfServedGroup(pathname)) throw unknownResource();
+    sendText(res, 404, "text/plain; charset=utf-8", "404 page not found\n");
+  }
+
+  /** Whether the path goes on from one that is served: then it is a resource that is missing, not a page. */
+  #isOfServedGroup(pathname: string): boolean {
+    const [, root, group] = pathname.split("/");
+    if (root === "api") return true;
+    return (
+      root === "apis" && this.#registry.engine.kinds.some((kind) => kind.resource.group === group && group)
+    );
   }
 
   #isServed(target: NonNullable<ReturnType<typeof parseTarget>>): boolean {
@@ -164,10 +179,10 @@ export class ApiServer {
   }
 
   /** The upgrade of a connection: exec, attach, port-forward, and what goes through a proxy. */
-  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): void {
+  upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, user: User): void {
     // Without a listener an error of the client's connection would end the process.
     socket.on("error", (error) => this.#log.debug({ err: error }, "client connection failed"));
-    this.#upgrade(req, socket, head).catch((error: unknown) => this.#refuse(socket, error));
+    this.#upgrade(req, socket, head, user).catch((error: unknown) => this.#refuse(socket, error));
   }
 
   refuseUpgrade(socket: Duplex, error: Error): void {
@@ -189,9 +204,10 @@ export class ApiServer {
     socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
   }
 
-  async #upgrade(req: IncomingMessage, socket: Duplex, head: Buffer): Promise<void> {
+  async #upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, user: User): Promise<void> {
     const { pathname, searchParams: query } = parseUrl(req);
     const target = parseTarget(this.#registry.engine, trim(pathname));
+    await this.#authorizer.check(user, attributesOf(req, pathname, query, target));
     if (target && isKubeletTarget(target)) await this.#kubelet.upgrade({ req, query, target }, socket, head);
     else if (target && isProxyTarget(target)) await this.#proxy.upgrade(req, target, socket, head);
     else throw badRequest(`${pathname} cannot be upgraded`);
@@ -204,6 +220,31 @@ function parseUrl(req: IncomingMessage): URL {
   } catch (error) {
     throw badRequest(`the request's path cannot be read: ${(error as Error).message}`);
   }
+}
+
+const VERBS: Readonly<Record<string, string>> = {
+  POST: "create",
+  PUT: "update",
+  PATCH: "patch",
+  DELETE: "delete",
+};
+
+function attributesOf(
+  { method = "GET" }: IncomingMessage,
+  path: string,
+  query: URLSearchParams,
+  target: Target | undefined,
+): Attributes {
+  if (!target) return { verb: method === "HEAD" ? "get" : method.toLowerCase(), path };
+  const { kind, namespace, name, subresource } = target;
+  const { group, plural } = kind.resource;
+  const read = flag(query, "watch") ? "watch" : name === undefined ? "list" : "get";
+  const verb = VERBS[method] ?? read;
+  return {
+    verb: verb === "delete" && name === undefined ? "deletecollection" : verb,
+    resource: { group, plural, subresource, namespace, name },
+    path,
+  };
 }
 
 function trim(pathname: string): string {

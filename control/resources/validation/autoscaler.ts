@@ -4,7 +4,8 @@
 import type { HPAScalingRules, MetricSpec, MetricTarget } from "kubernetes-types/autoscaling/v2.js";
 import type { HorizontalPodAutoscaler } from "../../../common/k8s.js";
 import type { FieldError } from "../types.js";
-import { forbidden, invalid, notSupported, required } from "./field.js";
+import { forbidden, invalid, invalids, notSupported, required } from "./field.js";
+import { pathSegment } from "./meta.js";
 import { parseQuantity } from "./quantity.js";
 import { labelSelector } from "./values.js";
 
@@ -21,11 +22,7 @@ const MAX_STABILIZATION_SECONDS = 3600;
 const MAX_PERIOD_SECONDS = 1800;
 
 function segment(field: string, value: string | undefined): FieldError[] {
-  if (!value) return [required(field)];
-  if (value === "." || value === "..") return [invalid(field, value, `may not be '${value}'`)];
-  return ["/", "%"].flatMap((bad) =>
-    value.includes(bad) ? [invalid(field, value, `may not contain '${bad}'`)] : [],
-  );
+  return value ? invalids(field, value, pathSegment(value)) : [required(field)];
 }
 
 function validateTarget(target: MetricTarget | undefined, at: string): FieldError[] {
@@ -90,6 +87,10 @@ function validateSource(metric: MetricSpec, at: string): FieldError[] {
   errors.push(...segment(`${path}.metric.name`, source.metric?.name));
   errors.push(...labelSelector(`${path}.metric.selector`, source.metric?.selector));
   errors.push(...validateTarget(source.target, `${path}.target`));
+  if (name === "external" && averageValue !== undefined && value !== undefined) {
+    const text = "may not set both a target value for metric and a per-pod target";
+    errors.push(forbidden(`${path}.target.value`, text));
+  }
   if (pods && averageValue === undefined)
     errors.push(required(`${path}.target.averageValue`, "must specify a positive target averageValue"));
   else if (!pods && averageValue === undefined && value === undefined)
@@ -164,6 +165,10 @@ export function validateAutoscaler({ spec }: HorizontalPodAutoscaler): FieldErro
   errors.push(...segment("spec.scaleTargetRef.kind", scaleTargetRef?.kind));
   errors.push(...segment("spec.scaleTargetRef.name", scaleTargetRef?.name));
   for (const [i, metric] of metrics.entries()) errors.push(...validateMetric(metric, `spec.metrics[${i}]`));
+  if (minReplicas === 0 && !metrics.some(({ type }) => type === "Object" || type === "External")) {
+    const text = "must specify at least one Object or External metric to support scaling to zero replicas";
+    errors.push(forbidden("spec.metrics", text));
+  }
   return [
     ...errors,
     ...validateRules(behavior?.scaleUp, "spec.behavior.scaleUp"),

@@ -208,9 +208,11 @@ export function localDescendingPath(field: string, value: string): FieldError[] 
 }
 
 const STANDARD_RESOURCES = new Set(["cpu", "memory", "ephemeral-storage"]);
+/** Standard too, but what a namespace may have of, not a container. */
+const COUNTED_RESOURCES = new Set(["storage", "pods", "services", "secrets", "configmaps"]);
 
 /** limits and requests: names, amounts, and no request above its limit. */
-export function validateResources(resources: ResourceRequirements | undefined, path: string): FieldError[] {
+function validateResources(resources: ResourceRequirements | undefined, path: string): FieldError[] {
   const errors: FieldError[] = [];
   const { limits = {}, requests = {} } = resources ?? {};
   for (const [name, text] of Object.entries(limits)) {
@@ -218,6 +220,9 @@ export function validateResources(resources: ResourceRequirements | undefined, p
   }
   for (const [name, text] of Object.entries(requests)) {
     errors.push(...validateResource(`${path}.requests`, name, text));
+    if (limits[name] === undefined && !isOvercommitable(name)) {
+      errors.push(required(`${path}.limits`, "Limit must be set for non overcommitable resources"));
+    }
     const request = parseQuantity(text);
     const limitText = limits[name];
     const limit = limitText === undefined ? undefined : parseQuantity(limitText);
@@ -226,18 +231,38 @@ export function validateResources(resources: ResourceRequirements | undefined, p
       errors.push(invalid(`${path}.requests`, canonicalQuantity(text), detail));
     }
   }
+  const names = Object.keys({ ...limits, ...requests });
+  if (names.some(isHugePages) && !names.includes("cpu") && !names.includes("memory")) {
+    errors.push(forbidden(path, "HugePages require cpu or memory"));
+  }
   return errors;
 }
+
+const isHugePages = (name: string): boolean => name.startsWith("hugepages-");
+
+/** What the kernel can promise more often than it has it; devices of a plugin and huge pages it cannot. */
+const isOvercommitable = (name: string): boolean =>
+  !isHugePages(name) && (!name.includes("/") || name.includes("kubernetes.io/"));
 
 function validateResource(path: string, name: string, text: string): FieldError[] {
   const at = `${path}[${name}]`;
   const errors = invalids(at, name, qualifiedName(name));
+  if (errors.length > 0 && name.includes("/")) {
+    errors.push(invalid(at, name, "doesn't follow extended resource name standard"));
+  }
   if (errors.length === 0 && !name.includes("/")) {
-    if (!STANDARD_RESOURCES.has(name) && !name.startsWith("hugepages-")) {
+    if (!STANDARD_RESOURCES.has(name) && !isHugePages(name)) {
+      if (!COUNTED_RESOURCES.has(name)) {
+        errors.push(invalid(at, name, "must be a standard resource type or fully qualified"));
+      }
       errors.push(invalid(at, name, "must be a standard resource for containers"));
     }
   }
-  return [...errors, ...validateQuantity(at, text)];
+  errors.push(...validateQuantity(at, text));
+  const whole = !isOvercommitable(name) && (parseQuantity(text)?.nanos ?? 0n) % 1_000_000_000n === 0n;
+  if (!isOvercommitable(name) && !whole)
+    errors.push(invalid(at, canonicalQuantity(text), "must be an integer"));
+  return errors;
 }
 
 /** A quantity that is not negative. */

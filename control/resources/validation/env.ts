@@ -5,10 +5,10 @@ import type { EnvFromSource, EnvVar, EnvVarSource } from "kubernetes-types/core/
 import type { FieldError } from "../types.js";
 import { invalid, invalids, notSupported, required } from "./field.js";
 import { qualifiedName } from "./meta.js";
-import { configKey } from "./values.js";
+import { configKey, subdomain } from "./values.js";
 
 /** What is wrong with the name of an environment variable (relaxed since Kubernetes 1.32). */
-export function envVarName(name: string): string[] {
+function envVarName(name: string): string[] {
   if (name === "") return ["environment variable name must be non-empty"];
   return /^[ -<>-~]+$/.test(name)
     ? []
@@ -52,8 +52,11 @@ function validateEnvSource(source: EnvVarSource, value: string | undefined, at: 
   let sources = 0;
   if (source.fieldRef) {
     sources++;
-    const { fieldPath } = source.fieldRef;
-    if (!fieldPath) errors.push(required(`${at}.fieldRef.fieldPath`));
+    const { fieldPath, apiVersion } = source.fieldRef;
+    if (apiVersion && apiVersion !== "v1") {
+      const text = `error converting fieldPath: unsupported pod version: ${apiVersion}`;
+      errors.push(invalid(`${at}.fieldRef.fieldPath`, fieldPath, text));
+    } else if (!fieldPath) errors.push(required(`${at}.fieldRef.fieldPath`));
     else if (ENV_SUBSCRIPT.test(fieldPath)) {
       const key = ENV_SUBSCRIPT.exec(fieldPath)?.[2] ?? "";
       errors.push(...invalids(`${at}.fieldRef`, key, qualifiedName(key)));
@@ -73,6 +76,7 @@ function validateEnvSource(source: EnvVarSource, value: string | undefined, at: 
     const ref = source[field];
     if (!ref) continue;
     sources++;
+    errors.push(...subdomain(`${at}.${field}.name`, ref.name ?? ""));
     if (!ref.key) errors.push(required(`${at}.${field}.key`));
     else errors.push(...invalids(`${at}.${field}.key`, ref.key, configKey(ref.key)));
   }
@@ -96,10 +100,12 @@ export function validateEnvFrom(sources: readonly EnvFromSource[] | undefined, p
     for (const field of ["configMapRef", "secretRef"] as const) {
       if (!source[field]) continue;
       count++;
-      if (!source[field].name) errors.push(required(`${at}.${field}.name`));
+      const { name } = source[field];
+      errors.push(...(name ? subdomain(`${at}.${field}.name`, name) : [required(`${at}.${field}.name`)]));
     }
-    if (count === 0) errors.push(invalid(at, "", "must specify one of: `configMapRef` or `secretRef`"));
-    if (count > 1) errors.push(invalid(at, "", "may not have more than one field specified at a time"));
+    // The real server leaves the index out of these two paths.
+    if (count === 0) errors.push(invalid(path, "", "must specify one of: `configMapRef` or `secretRef`"));
+    if (count > 1) errors.push(invalid(path, "", "may not have more than one field specified at a time"));
   }
   return errors;
 }

@@ -143,7 +143,7 @@ const VALUELESS: ReadonlySet<FieldError["type"]> = new Set([
 ]);
 
 /** field.Error.ErrorBody: 'Invalid value: "x": must be …', the value in JSON. */
-export function errorBody(error: FieldError): string {
+function errorBody(error: FieldError): string {
   let text = TYPE_TEXT[error.type];
   if (!VALUELESS.has(error.type)) text += `: ${JSON.stringify(error.value ?? null)}`;
   return error.detail ? `${text}: ${error.detail}` : text;
@@ -171,7 +171,7 @@ export function invalidStatus(
     message: `${qualified} ${JSON.stringify(name)} is invalid: ${all}`,
     reason: "Invalid",
     details: {
-      name,
+      ...(name ? { name } : {}),
       ...(kind.group ? { group: kind.group } : {}),
       kind: kind.kind,
       causes: errors.map((e) => ({ reason: e.type, message: errorBody(e), field: e.field })),

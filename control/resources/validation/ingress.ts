@@ -6,7 +6,7 @@ import { ipFamily } from "../../../common/ip.js";
 import type { Ingress, IngressBackend, IngressClass, Stored } from "../../../common/k8s.js";
 import type { FieldError } from "../types.js";
 import { forbidden, immutable, invalid, invalids, notSupported, required, tooLong } from "./field.js";
-import { dns1035Label, dns1123Label, dns1123Subdomain, regexText } from "./meta.js";
+import { dns1035Label, dns1123Label, dns1123Subdomain, pathSegment, regexText } from "./meta.js";
 import { portName, portNumber } from "./values.js";
 
 /** How an Ingress named its class before spec.ingressClassName. */
@@ -39,7 +39,10 @@ export function validateIngress(ingress: Ingress, old: Stored<Ingress> | undefin
   for (const [i, { ip, hostname }] of (status?.loadBalancer?.ingress ?? []).entries()) {
     const at = `status.loadBalancer.ingress[${i}]`;
     if (ip && !ipFamily(ip)) errors.push(invalid(`${at}.ip`, ip, "must be a valid IP address"));
-    if (hostname) errors.push(...invalids(`${at}.hostname`, hostname, dns1123Subdomain(hostname)));
+    if (!hostname) continue;
+    errors.push(...invalids(`${at}.hostname`, hostname, dns1123Subdomain(hostname)));
+    if (ipFamily(hostname))
+      errors.push(invalid(`${at}.hostname`, hostname, "must be a DNS name, not an IP address"));
   }
   return errors;
 }
@@ -102,7 +105,7 @@ function validateBackend({ service, resource }: IngressBackend, at: string): Fie
 }
 
 function validateTls({ hosts = [], secretName }: IngressTLS, at: string): FieldError[] {
-  const errors = hosts.flatMap((host) => invalids(`${at}.hosts`, host, dnsName(host)));
+  const errors = hosts.flatMap((host, i) => invalids(`${at}.hosts[${i}]`, host, dnsName(host)));
   if (secretName) errors.push(...invalids(`${at}.secretName`, secretName, dns1123Subdomain(secretName)));
   return errors;
 }
@@ -117,9 +120,13 @@ export function validateIngressClass(
   if (!old) errors.push(...validateController(controller));
   if (!parameters) return errors;
   const at = "spec.parameters";
-  if (!parameters.kind) errors.push(required(`${at}.kind`));
-  if (!parameters.name) errors.push(required(`${at}.name`));
-  const { scope, namespace } = parameters;
+  const { apiGroup, scope, namespace } = parameters;
+  if (apiGroup) errors.push(...invalids(`${at}.apiGroup`, apiGroup, dns1123Subdomain(apiGroup)));
+  for (const field of ["kind", "name"] as const) {
+    const value = parameters[field];
+    if (!value) errors.push(required(`${at}.${field}`, `${field} is required`));
+    else errors.push(...invalids(`${at}.${field}`, value, pathSegment(value)));
+  }
   if (!scope) return [...errors, required(`${at}.scope`)];
   if (scope !== "Cluster" && scope !== "Namespace")
     errors.push(notSupported(`${at}.scope`, scope, ["Cluster", "Namespace"]));

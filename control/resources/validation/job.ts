@@ -26,7 +26,7 @@ const COUNTS = [
 ] as const;
 
 /** Everything but the selector, which a template of a CronJob does not have. */
-export function validateJobSpec(spec: JobSpec | undefined, path: string): FieldError[] {
+function validateJobSpec(spec: JobSpec | undefined, path: string): FieldError[] {
   const errors = COUNTS.flatMap((name) => nonNegative(`${path}.${name}`, spec?.[name]));
   if (!spec) return [...errors, required(`${path}.template.spec`)];
   errors.push(...validateCompletionMode(spec, path));
@@ -61,7 +61,9 @@ export function validateJobSpec(spec: JobSpec | undefined, path: string): FieldE
 
 function validateCompletionMode(spec: JobSpec, path: string): FieldError[] {
   const at = `${path}.completionMode`;
-  const errors = oneOf(at, spec.completionMode, ["Indexed", "NonIndexed"]);
+  // The template of a CronJob may leave it to its Jobs.
+  const { completionMode } = spec;
+  const errors = completionMode === undefined ? [] : oneOf(at, completionMode, ["Indexed", "NonIndexed"]);
   if (spec.completionMode !== "Indexed") return errors;
   if (spec.completions === undefined)
     errors.push(required(`${path}.completions`, `when completion mode is Indexed`));
@@ -239,8 +241,10 @@ function validateGenerated(job: Job): FieldError[] {
 }
 
 export function validateJob(job: Job, old?: Stored<Job>): FieldError[] {
-  const { spec } = job;
+  const { spec, status } = job;
   const errors = old ? [] : validateGenerated(job);
+  for (const count of ["active", "succeeded", "failed"] as const)
+    errors.push(...nonNegative(`status.${count}`, status?.[count]));
   errors.push(...validateJobSpec(spec, "spec"));
   if (!spec?.selector) errors.push(required("spec.selector"));
   else {

@@ -87,6 +87,12 @@ export function dns1035Label(name: string): string[] {
   return wrong;
 }
 
+/** What is wrong with a name that is to stand in a path; empty when nothing is. */
+export function pathSegment(name: string): string[] {
+  if (name === "." || name === "..") return [`may not be '${name}'`];
+  return ["/", "%"].flatMap((bad) => (name.includes(bad) ? [`may not contain '${bad}'`] : []));
+}
+
 function qualifiedText(): string {
   return regexText(
     "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",

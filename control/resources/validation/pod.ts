@@ -104,6 +104,13 @@ function validateSecurity(s: PodSpec, path: string): FieldError[] {
       const at = `${path}.containers[${i}].securityContext.${field}`;
       errors.push(...validateId(c.securityContext?.[field], at));
     }
+    if (c.securityContext?.privileged && c.securityContext.allowPrivilegeEscalation === false) {
+      const text = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
+      errors.push(invalid(`${path}.containers[${i}].securityContext`, c.securityContext, text));
+    }
+  }
+  for (const [i, id] of (s.securityContext?.supplementalGroups ?? []).entries()) {
+    errors.push(...validateId(id, `${path}.securityContext.supplementalGroups[${i}]`));
   }
   if (s.shareProcessNamespace && s.hostPID) {
     const text = "ShareProcessNamespace and HostPID cannot both be enabled";
@@ -213,6 +220,18 @@ export function validatePodUpdate(pod: Pod, old: Stored<Pod>): FieldError[] {
     errors.push(forbidden("spec", text));
   }
   return errors;
+}
+
+/** pods/ephemeralcontainers: what is there stays as it is (ValidatePodEphemeralContainersUpdate). */
+export function validateOnlyAddedEphemeral(pod: Pod, old: Stored<Pod>): FieldError[] {
+  const now = new Map((pod.spec?.ephemeralContainers ?? []).map((c) => [c.name, c]));
+  return (old.spec?.ephemeralContainers ?? []).flatMap((before) => {
+    const after = now.get(before.name);
+    if (after && same(after, before)) return [];
+    const what = after ? "changed" : "removed";
+    const text = `existing ephemeral containers ${JSON.stringify(before.name)} may not be ${what}\n`;
+    return [forbidden("spec.ephemeralContainers", text)];
+  });
 }
 
 /** `now` with the fields that may change set back to what they were. */

@@ -58,7 +58,8 @@ export function canonicalQuantity(text: string | number): string {
   return parsed ? formatQuantity(parsed) : String(text);
 }
 
-function formatQuantity({ nanos, format }: Omit<ParsedQuantity, "value">): string {
+/** Canonical text of an amount. */
+export function formatQuantity({ nanos, format }: Omit<ParsedQuantity, "value">): string {
   if (nanos === 0n) return "0";
   const sign = nanos < 0n ? "-" : "";
   const size = nanos < 0n ? -nanos : nanos;

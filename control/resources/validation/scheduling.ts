@@ -13,7 +13,7 @@ import type { Taint, Toleration } from "../../../common/k8s.js";
 import type { FieldError } from "../types.js";
 import { duplicate, forbidden, invalid, invalids, notSupported, oneOf, required, same } from "./field.js";
 import { labelValue } from "./meta.js";
-import { labelSelector, qualified, subdomain } from "./values.js";
+import { label, labelSelector, qualified, subdomain } from "./values.js";
 
 const EFFECTS = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
 
@@ -189,8 +189,10 @@ function validateNodeField(
 function validatePodTerm(term: PodAffinityTerm | undefined, at: string): FieldError[] {
   const errors = labelSelector(`${at}.labelSelector`, term?.labelSelector);
   errors.push(...labelSelector(`${at}.namespaceSelector`, term?.namespaceSelector));
-  if (!term?.topologyKey) errors.push(required(`${at}.topologyKey`, "can not be empty"));
-  else errors.push(...qualified(`${at}.topologyKey`, term.topologyKey));
+  for (const name of term?.namespaces ?? []) errors.push(...label(`${at}.namespace`, name));
+  const { topologyKey = "" } = term ?? {};
+  if (topologyKey === "") errors.push(required(`${at}.topologyKey`, "can not be empty"));
+  errors.push(...qualified(`${at}.topologyKey`, topologyKey));
   return errors;
 }
 
@@ -199,7 +201,7 @@ export function validateTopologySpread(
   path: string,
 ): FieldError[] {
   const errors: FieldError[] = [];
-  const pairs = new Set<string>();
+  const pairs = new Map<string, string>();
   for (const [i, c] of (constraints ?? []).entries()) {
     const at = `${path}[${i}]`;
     if (!(c.maxSkew > 0)) errors.push(invalid(`${at}.maxSkew`, c.maxSkew ?? 0, "must be greater than zero"));
@@ -210,8 +212,10 @@ export function validateTopologySpread(
       errors.push(notSupported(`${at}.whenUnsatisfiable`, c.whenUnsatisfiable ?? "", supported));
     }
     const pair = `{${c.topologyKey}, ${c.whenUnsatisfiable}}`;
-    if (pairs.has(pair)) errors.push(duplicate(`${at}.{topologyKey, whenUnsatisfiable}`, pair));
-    pairs.add(pair);
+    const first = pairs.get(pair);
+    // The real server names the first of the two.
+    if (first !== undefined) errors.push(duplicate(`${first}.{topologyKey, whenUnsatisfiable}`, pair));
+    else pairs.set(pair, at);
     errors.push(...labelSelector(`${at}.labelSelector`, c.labelSelector));
   }
   return errors;

@@ -14,6 +14,7 @@ import { duplicate, forbidden, invalid, notSupported, required } from "./field.j
 import { label } from "./values.js";
 
 const MODE_TEXT = "must be a number between 0 and 0777 (octal), both inclusive";
+const MIN_TOKEN_SECONDS = 600;
 const HOST_PATH_TYPES = [
   "",
   "BlockDevice",
@@ -117,6 +118,7 @@ function validateDownward(items: readonly DownwardAPIVolumeFile[] | undefined, a
   const errors: FieldError[] = [];
   for (const [i, item] of (items ?? []).entries()) {
     errors.push(...validateItemPath(item.path, at));
+    if (item.fieldRef) errors.push(...validateFieldPath(item.fieldRef.fieldPath, `${at}.fieldRef`));
     if (item.fieldRef && item.resourceFieldRef) {
       errors.push(
         invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"),
@@ -127,6 +129,22 @@ function validateDownward(items: readonly DownwardAPIVolumeFile[] | undefined, a
     errors.push(...validateMode(`${at}.items[${i}].mode`, item.mode));
   }
   return errors;
+}
+
+const FILE_FIELDS = [
+  "metadata.annotations",
+  "metadata.labels",
+  "metadata.name",
+  "metadata.namespace",
+  "metadata.uid",
+];
+
+const FILE_SUBSCRIPT = /^metadata\.(labels|annotations)\['[^']*'\]$/;
+
+function validateFieldPath(fieldPath: string, at: string): FieldError[] {
+  if (!fieldPath) return [required(`${at}.fieldPath`)];
+  const isOne = FILE_FIELDS.includes(fieldPath) || FILE_SUBSCRIPT.test(fieldPath);
+  return isOne ? [] : [notSupported(`${at}.fieldPath`, fieldPath, FILE_FIELDS)];
 }
 
 function validateProjected(source: ProjectedVolumeSource, at: string): FieldError[] {
@@ -147,8 +165,13 @@ function validateProjected(source: ProjectedVolumeSource, at: string): FieldErro
     if (projection.downwardAPI) {
       errors.push(...validateDownward(projection.downwardAPI.items, `${sourceAt}.downwardAPI`));
     }
-    if (projection.serviceAccountToken && !projection.serviceAccountToken.path) {
+    const { path, expirationSeconds = MIN_TOKEN_SECONDS } = projection.serviceAccountToken ?? {};
+    if (projection.serviceAccountToken && !path) {
       errors.push(required(`${sourceAt}.serviceAccountToken.path`));
+    }
+    if (expirationSeconds < MIN_TOKEN_SECONDS) {
+      const text = "may not specify a duration less than 10 minutes";
+      errors.push(invalid(`${sourceAt}.serviceAccountToken.expirationSeconds`, expirationSeconds, text));
     }
   }
   return errors;

@@ -77,7 +77,7 @@ export function validateReplicaCounts(
   for (const [name, count] of Object.entries(counts)) {
     errors.push(...nonNegative(`status.${name}`, count));
     if ((count ?? 0) > replicas) {
-      errors.push(invalid(`status.${name}`, count, "cannot be greater than status.replicas"));
+      errors.push(invalid(`status.${name}`, count ?? 0, "cannot be greater than status.replicas"));
     }
   }
   return errors;

@@ -16,6 +16,8 @@ const IFA_ADDRESS = 1;
 const IFA_LOCAL = 2;
 const IFA_BROADCAST = 4;
 const IFA_F_NODAD = 0x02;
+const IFA_F_DADFAILED = 0x08;
+const IFA_F_TENTATIVE = 0x40;
 
 export interface Address {
   /** "10.244.1.1/24". */
@@ -27,6 +29,9 @@ export interface Address {
   index: number;
   /** 0 global, 253 link, 254 host. */
   scope: number;
+  /** IPv6 duplicate detection: under way, or it found another one. */
+  tentative?: true;
+  duplicate?: true;
 }
 
 /** Splits "10.244.1.1/24", host bits kept. Throws RangeError. */
@@ -38,7 +43,7 @@ function split(cidr: string): { ip: string; block: Cidr } {
 function change(
   socket: NetlinkSocket,
   operation: string,
-  facts: { type: number; flags: number; device: Device; cidr: string },
+  facts: { type: number; flags: number; device: Device; cidr: string; detect?: boolean },
 ): void {
   const { ip, block } = split(facts.cidr);
   const index = indexOf(socket, operation, facts.device);
@@ -49,7 +54,7 @@ function change(
       at.writeUInt8(block.family === 6 ? AF_INET6 : AF_INET, 0);
       at.writeUInt8(block.prefix, 1);
       // Nobody else owns an address of a network that is managed here: no second of duplicate detection.
-      at.writeUInt8(block.family === 6 ? IFA_F_NODAD : 0, 2);
+      at.writeUInt8(block.family === 6 && !facts.detect ? IFA_F_NODAD : 0, 2);
       at.writeUInt32LE(index, 4);
     });
     w.bytes(IFA_LOCAL, bytes);
@@ -59,8 +64,14 @@ function change(
 }
 
 /** Throws {@link NetlinkError} EEXIST when it is there. */
-export function addAddress(socket: NetlinkSocket, device: Device, cidr: string): void {
-  change(socket, "addAddress", { type: RTM_NEWADDR, flags: NLM_F_CREATE | NLM_F_EXCL, device, cidr });
+export function addAddress(
+  socket: NetlinkSocket,
+  device: Device,
+  cidr: string,
+  { detect = false } = {},
+): void {
+  const flags = NLM_F_CREATE | NLM_F_EXCL;
+  change(socket, "addAddress", { type: RTM_NEWADDR, flags, device, cidr, detect });
 }
 
 /** Throws {@link NetlinkError} EADDRNOTAVAIL when it is not there. */
@@ -89,6 +100,7 @@ export function decodeAddress(message: NetlinkMessage): Address {
   if (!bytes) throw new RangeError("netlink address message without an address");
   const ip = readIp(bytes);
   const prefix = body.readUInt8(1);
+  const flags = body.readUInt8(2);
   return {
     cidr: `${ip}/${prefix}`,
     ip,
@@ -96,5 +108,7 @@ export function decodeAddress(message: NetlinkMessage): Address {
     family: parseIp(ip).family,
     index: body.readUInt32LE(4),
     scope: body.readUInt8(3),
+    ...(flags & IFA_F_TENTATIVE && { tentative: true as const }),
+    ...(flags & IFA_F_DADFAILED && { duplicate: true as const }),
   };
 }

@@ -21,6 +21,7 @@ const RTM_GETLINK = 18;
 
 const IFINFOMSG = 16;
 const IFF_UP = 0x1;
+const IFF_PROMISC = 0x100;
 const IFF_LOWER_UP = 0x10000;
 
 const IFLA_ADDRESS = 1;
@@ -117,6 +118,8 @@ export interface VxlanOptions {
 
 export interface LinkChange {
   up?: boolean;
+  /** Takes in frames that are for others. */
+  promiscuous?: boolean;
   /** null leaves the bridge. */
   master?: Device | null;
   mtu?: number;
@@ -144,14 +147,12 @@ export function checkName(name: string): string {
   return name;
 }
 
-function ifinfo(w: MessageWriter, facts: { index?: number; up?: boolean } = {}): void {
-  const { index = 0, up } = facts;
+function ifinfo(w: MessageWriter, facts: { index?: number; up?: boolean; promiscuous?: boolean } = {}): void {
+  const { index = 0, up, promiscuous } = facts;
   w.fixed(IFINFOMSG, (at) => {
     at.writeInt32LE(index, 4);
-    if (up !== undefined) {
-      at.writeUInt32LE(up ? IFF_UP : 0, 8);
-      at.writeUInt32LE(IFF_UP, 12);
-    }
+    at.writeUInt32LE((up ? IFF_UP : 0) | (promiscuous ? IFF_PROMISC : 0), 8);
+    at.writeUInt32LE((up === undefined ? 0 : IFF_UP) | (promiscuous === undefined ? 0 : IFF_PROMISC), 12);
   });
 }
 
@@ -229,20 +230,24 @@ export function setGroup(socket: NetlinkSocket, index: number, group: number): v
 }
 
 /** The ifinfomsg of an existing link, by index or by name. */
-export function target(w: MessageWriter, device: Device, up?: boolean): void {
-  ifinfo(w, { index: typeof device === "number" ? device : 0, up });
+export function target(
+  w: MessageWriter,
+  device: Device,
+  flags: Pick<LinkChange, "up" | "promiscuous"> = {},
+): void {
+  ifinfo(w, { index: typeof device === "number" ? device : 0, ...flags });
   if (typeof device === "string") w.string(IFLA_IFNAME, checkName(device));
 }
 
 export function setLink(socket: NetlinkSocket, device: Device, change: LinkChange): void {
-  const { up, master, mtu, mac, alias, arpNotify, hairpin, ns, name } = change;
+  const { up, promiscuous, master, mtu, mac, alias, arpNotify, hairpin, ns, name } = change;
   const label = { operation: "setLink", detail: `${device} ${describe(change)}` };
   const masterIndex = typeof master === "string" ? indexOf(socket, "setLink", master) : (master ?? 0);
   // A new name needs the index, because IFLA_IFNAME is then the new one.
   const at = name === undefined ? device : indexOf(socket, "setLink", device);
   if (name !== undefined) checkName(name);
   socket.change(label, RTM_NEWLINK, 0, (w) => {
-    target(w, at, up);
+    target(w, at, { up, promiscuous });
     common(w, { mtu, mac });
     if (name !== undefined) w.string(IFLA_IFNAME, name);
     if (alias !== undefined) w.bytes(IFLA_IFALIAS, Buffer.from(alias));

@@ -17,7 +17,10 @@ const RTA_OIF = 4;
 const RTA_GATEWAY = 5;
 const RTA_PRIORITY = 6;
 const RTA_PREFSRC = 7;
+const RTA_METRICS = 8;
 const RTA_TABLE = 15;
+const RTAX_MTU = 2;
+const RTAX_ADVMSS = 8;
 const RT_TABLE_MAIN = 254;
 const RTPROT_BOOT = 3;
 const RT_SCOPE_UNIVERSE = 0;
@@ -38,6 +41,12 @@ export interface RouteOptions {
   /** Preferred source address. */
   src?: string;
   metric?: number;
+  mtu?: number;
+  advmss?: number;
+  /** Default the main table. */
+  table?: number;
+  /** 0 universe, 253 link, …; default by what the route is. */
+  scope?: number;
 }
 
 export interface Route {
@@ -78,6 +87,13 @@ function attributes(w: MessageWriter, dst: Cidr, options: RouteOptions, index?: 
   if (index !== undefined) w.u32(RTA_OIF, index);
   if (options.src) w.bytes(RTA_PREFSRC, ipToBytes(options.src));
   if (options.metric !== undefined) w.u32(RTA_PRIORITY, options.metric);
+  if (options.table !== undefined) w.u32(RTA_TABLE, options.table);
+  const { mtu, advmss } = options;
+  if (mtu === undefined && advmss === undefined) return;
+  w.nest(RTA_METRICS, () => {
+    if (mtu !== undefined) w.u32(RTAX_MTU, mtu);
+    if (advmss !== undefined) w.u32(RTAX_ADVMSS, advmss);
+  });
 }
 
 /** Adds, or replaces the route to the same destination with the same metric: idempotent. */
@@ -90,9 +106,11 @@ export function addRoute(socket: NetlinkSocket, options: RouteOptions): void {
     w.fixed(RTMSG, (at) => {
       at.writeUInt8(dst.family === 6 ? AF_INET6 : AF_INET, 0);
       at.writeUInt8(dst.prefix, 1);
-      at.writeUInt8(RT_TABLE_MAIN, 4);
+      // A byte is not enough for every table: the attribute counts.
+      at.writeUInt8(options.table === undefined ? RT_TABLE_MAIN : 0, 4);
       at.writeUInt8(RTPROT_BOOT, 5);
-      at.writeUInt8(options.via || dst.family === 6 ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK, 6);
+      const usual = options.via || dst.family === 6 ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
+      at.writeUInt8(options.scope ?? usual, 6);
       at.writeUInt8(RTN_UNICAST, 7);
       at.writeUInt32LE(options.onlink ? RTNH_F_ONLINK : 0, 8);
     });

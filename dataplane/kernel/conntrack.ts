@@ -1,9 +1,9 @@
 // Connection-tracking entries of one namespace, over nfnetlink: list UDP flows, delete one.
-// Knows the kernel's message format (linux/netfilter/nfnetlink_conntrack.h); which flows are stale is stale-flows.ts.
+// Knows the kernel's message format (linux/netfilter/nfnetlink_conntrack.h); which flows are stale is its users' business.
 
-import { type MessageWriter, parseAttributes } from "../kernel/netlink/codec.js";
-import { NETLINK_NETFILTER, NetlinkError, NetlinkSocket } from "../kernel/netlink/socket.js";
-import type { NetNs } from "../kernel/netns.js";
+import { type MessageWriter, parseAttributes } from "./netlink/codec.js";
+import { NETLINK_NETFILTER, NetlinkError, NetlinkSocket } from "./netlink/socket.js";
+import type { NetNs } from "./netns.js";
 
 /** Bytes of the fixed part of a message. */
 const NFGENMSG = 4;

@@ -1,0 +1,53 @@
+// kubeplumb uninstall: takes a service of kubeplumb install off this machine again, with its state.
+
+import { existsSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { cleanUpNode } from "../../node/machine/cleanup.js";
+import type { CommandSpec } from "../command.js";
+import { daemonLog } from "../daemon.js";
+import { CNI_CONF, CONTROL_DATA, NODE_DATA, RUN } from "../host-paths.js";
+import { type Role, unitPath } from "../install/files.js";
+import { removeFiles, removeIfEmpty, stopService, systemctl, systemdRuns } from "../install/machine.js";
+
+interface Options {
+  root: string;
+}
+
+const spec: CommandSpec<Options> = {
+  description:
+    "Stops the service and removes its files and its state: of control the whole cluster with its certificates, of a\nnode its certificate, rules, bridge and overlay. Settings of the kernel stay as they are until the next start.",
+  arguments: [{ flags: "<role>", description: "which of the two", choices: ["control", "node"] }],
+  options: [
+    {
+      flags: "--root <dir>",
+      description: "another system's root; nothing is stopped",
+      default: "/",
+      complete: "files",
+    },
+  ],
+  examples: [
+    ["a node", "kubeplumb uninstall node"],
+    ["the control plane, and all that it knows", "kubeplumb uninstall control"],
+  ],
+  async run(context, [name], { root }) {
+    const role = name as Role;
+    const isHere = root === "/";
+    if (isHere && systemdRuns() && existsSync(unitPath(role))) stopService(role);
+    if (isHere && role === "node") await cleanUpNode(daemonLog("node", context));
+    const removed = removeFiles(role, root);
+    if (isHere && systemdRuns()) systemctl("daemon-reload");
+    const state = role === "control" ? [CONTROL_DATA] : [NODE_DATA, RUN, join(CNI_CONF, OWN_CONFLIST)];
+    for (const path of state.map((one) => join(root, one)).filter(existsSync)) {
+      rmSync(path, { recursive: true });
+      removed.push(path);
+    }
+    removeIfEmpty(join(root, "/var/lib/kubeplumb"));
+    for (const path of removed) context.note(`removed: ${path}`);
+    if (removed.length === 0) context.note(`there is nothing of kubeplumb ${role} here`);
+    return 0;
+  },
+};
+
+const OWN_CONFLIST = "10-kubeplumb.conflist";
+
+export default spec as CommandSpec;

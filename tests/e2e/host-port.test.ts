@@ -1,0 +1,75 @@
+// hostPort in the lab, with our own plugins and with the reference plugins in their place: from outside, from another
+// host, from 127.0.0.1 and from the pod itself.
+
+import { existsSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import t from "tap";
+import { createCluster } from "../../index.js";
+import { kubectlOf } from "../helpers/kubectl.js";
+
+t.setTimeout(240_000);
+
+const REFERENCE = existsSync("/usr/lib/cni/portmap") || existsSync("/opt/cni/bin/portmap");
+/** The upper half of the node's block: pods of the cluster itself may have come by our own plugins before the swap. */
+const CONFLIST = (podCIDR: string) => ({
+  cniVersion: "1.0.0",
+  name: "reference",
+  plugins: [
+    {
+      type: "bridge",
+      bridge: "ref0",
+      isDefaultGateway: true,
+      hairpinMode: true,
+      ipam: { type: "host-local", ranges: [[{ subnet: podCIDR.replace(".0/24", ".128/25") }]] },
+    },
+    { type: "portmap", capabilities: { portMappings: true } },
+  ],
+});
+
+const POD = (name: string, nodeName: string, ports: object[]) =>
+  JSON.stringify({
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name, labels: { app: name } },
+    spec: { nodeName, containers: [{ name: "web", image: "nginx", ports }] },
+  });
+
+for (const plugins of ["our own plugins", "the reference plugins"]) {
+  const skip = plugins !== "our own plugins" && !REFERENCE && "containernetworking-plugins are missing";
+  t.test(plugins, { skip }, async (t) => {
+    const cluster = await createCluster({ nodes: 2 });
+    t.teardown(() => cluster.stop());
+    const kubectl = kubectlOf(cluster);
+    if (plugins !== "our own plugins") {
+      for (const { name } of cluster.hosts) {
+        const podCIDR = await kubectl("get", "node", name, "-o", "jsonpath={.spec.podCIDR}");
+        // The host's /etc/cni/net.d, where a runtime takes the first file.
+        const confDir = join(dirname(cluster.info.labSocket), "hosts", name, "var/etc/cni/net.d");
+        writeFileSync(join(confDir, "00-reference.conflist"), JSON.stringify(CONFLIST(podCIDR)));
+      }
+    }
+    await cluster.apply(POD("web", "node-1", [{ containerPort: 80, hostPort: 8080 }]));
+    await cluster.apply(POD("other", "node-2", []));
+    await kubectl("wait", "--for=condition=Ready", "pod/web", "pod/other", "--timeout=60s");
+    const node = cluster.hosts.find(({ name }) => name === "node-1")?.ip ?? "";
+    const ask = async (from: string, url: string) =>
+      (await cluster.curl(from, url, ["--max-time", "3"])).status;
+    const device = (await cluster.exec("node-1", ["ip", "-br", "link"])).stdout;
+    t.equal(/^ref0 /m.test(device), plugins === "the reference plugins", "they did it");
+    t.equal(await ask("underlay", `http://${node}:8080/`), 200, "from outside");
+    t.equal(await ask("node-2", `http://${node}:8080/`), 200, "from another host");
+    t.equal(await ask("node-1", "http://127.0.0.1:8080/"), 200, "from 127.0.0.1");
+    t.equal(await ask("default/other", `http://${node}:8080/`), 200, "from a pod elsewhere");
+    t.equal(await ask("default/web", `http://${node}:8080/`), 200, "hairpin");
+    await kubectl("expose", "pod", "web", "--port=80");
+    await cluster.waitForSync();
+    const clusterIP = await kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}");
+    t.equal(await ask("default/other", `http://${clusterIP}/`), 200, "and Services work beside it");
+    t.notMatch(await kubectl("get", "events"), /NotHonoured/);
+    const rules = async () => (await cluster.exec("node-1", ["iptables-save", "-t", "nat"])).stdout;
+    t.match(await rules(), /-A CNI-DN-[0-9a-f]{21} -p tcp -m tcp --dport 8080 -j DNAT/);
+    await kubectl("delete", "pod", "web", "--grace-period=1");
+    await cluster.waitUntil(async () => !/CNI-DN-/.test(await rules()));
+    t.equal(await ask("underlay", `http://${node}:8080/`), 0);
+  });
+}
