@@ -243,6 +243,8 @@ t.test(
       t.equal(said.exitCode, 0, JSON.stringify(said.json));
       t.equal(other.ns.sysctl("net/ipv4/conf/br0/route_localnet"), "1");
       rules.push(await nat(other.ns));
+      const ours = { ...conf("kubeplumb-portmap"), dataDir: host.dir };
+      t.equal((await other.run("CHECK", ours, call)).exitCode, 0, "our CHECK knows either one's rules");
       const deleted = await other.run("DEL", { ...conf(type), ...extra }, call);
       t.equal(deleted.exitCode, 0, JSON.stringify(deleted.json));
       t.notMatch((await nat(other.ns)).join("\n"), /CNI-DN/);

@@ -202,13 +202,16 @@ t.test("freshness: a cache that lacks one's own writes is not acted upon, for te
     metadata: { name: "p", ...DEFAULT },
     spec: { containers: CONTAINERS },
   });
-  writes.wrote("a", created);
+  // What is told of here comes about afterwards: then the cache is sure to lack it.
+  const next = String(Number(created.metadata.resourceVersion) + 1);
+  writes.wrote("a", { ...created, metadata: { ...created.metadata, resourceVersion: next } });
   t.same([writes.isFresh("a"), writes.isFresh("b")], [false, true], "only who wrote has to wait");
-  await eventually("seen", async () => pods.get("default/p"));
+  await client.patch(PODS, "p", "merge", { metadata: { labels: { seen: "yes" } } }, DEFAULT);
+  await eventually("seen", async () => pods.get("default/p")?.metadata.labels?.seen);
   t.ok(writes.isFresh("a"));
-  await client.delete(PODS, "p", DEFAULT);
   writes.deleted("a", created);
   t.notOk(writes.isFresh("a"));
+  await client.delete(PODS, "p", DEFAULT);
   await eventually("seen to go", async () => !pods.get("default/p"));
   t.ok(writes.isFresh("a"));
   const { metadata } = created;

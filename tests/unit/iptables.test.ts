@@ -29,7 +29,7 @@ for (const family of [4, 6] as const) {
 t.test("what only the tools know is not written", async (t) => {
   const foreign: [4 | 6, string][] = [
     [4, "-m limit --limit 3/min -j ACCEPT"],
-    [4, "-m multiport -p tcp --dports 80,443"],
+    [4, "-m multiport -p tcp --dports 1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16"],
     [4, "-m conntrack --ctstate NEW --ctproto 6"],
     [4, "-m conntrack --ctstate NOSUCH"],
     [4, "-m recent --set --rcheck --name A"],

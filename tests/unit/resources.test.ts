@@ -61,6 +61,7 @@ t.test("names of the kinds", async (t) => {
     "ingresses ingress ing  true",
     "ingressclasses ingressclass   false",
     "leases lease   false",
+    "certificatesigningrequests certificatesigningrequest csr  true",
   ]);
   for (const d of KINDS.values()) t.match(d.schema, /^io\.k8s\.api\.[a-z]+\.v[12]\.[A-Z]/, d.schema);
 });
