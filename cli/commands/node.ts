@@ -54,6 +54,8 @@ const spec: CommandSpec<Options> = {
   async run(context, _args, options) {
     const { server, nodeIp: nodeIP, iface, discoveryTokenCaCertHash: caHash } = options;
     if (!server) throw new UsageError("--server is needed: the address of the API server");
+    if (process.getuid?.() !== 0)
+      throw new Error("kubeplumb node needs root: it programs this machine's network");
     process.umask(0o022);
     const log = daemonLog("node", context);
     const node = await startMachineNode(

@@ -57,7 +57,7 @@ const spec: CommandSpec<Options> = {
   async run(context, [action, token], options) {
     if (action === "delete" && !token) throw new UsageError("token delete TOKEN: which one?");
     if (action !== "delete" && token) throw new UsageError(`token ${action} takes no token`);
-    const text = readFileSync(options.kubeconfig, "utf8");
+    const text = readKubeconfig(options.kubeconfig);
     const connection = connectionOf(parseKubeconfig(text, options.kubeconfig));
     const client = new ApiClient(connection);
     try {
@@ -72,6 +72,16 @@ const spec: CommandSpec<Options> = {
     }
   },
 };
+
+function readKubeconfig(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code !== "ENOENT" && code !== "EACCES") throw error;
+    throw new Error(`${message}; run this as root on the control machine, or name another --kubeconfig`);
+  }
+}
 
 function parseTtl(text: string): number {
   const ms = parseDuration(text);

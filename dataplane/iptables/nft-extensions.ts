@@ -384,7 +384,12 @@ const multiport: ExtensionFormat = {
       if (!option) continue;
       const ports = option.value.split(",").flatMap((text) => {
         const [from, to] = portRange(text);
-        return from === to ? [{ port: from, begins: 0 }] : [{ port: from, begins: 1 }, { port: to, begins: 0 }];
+        return from === to
+          ? [{ port: from, begins: 0 }]
+          : [
+              { port: from, begins: 1 },
+              { port: to, begins: 0 },
+            ];
       });
       if (ports.length > MAX_MULTIPORTS) throw new UnsupportedRule(`multiport ${name}`);
       out.writeUInt8(mode, 0);

@@ -1,8 +1,8 @@
 // Which tracked UDP flows must be forgotten, because they would go on sending to a backend that is no more.
 // Pure. Only the first packet of a flow meets the rules, and a UDP client may keep its source port for ever.
 
-import { addressKey } from "./addresses.js";
 import type { Flow } from "../kernel/conntrack.js";
+import { addressKey } from "./addresses.js";
 import { type PortState, serviceAddresses } from "./model.js";
 import type { Change } from "./tracker.js";
 

@@ -3,9 +3,9 @@
 
 import { readFileSync } from "node:fs";
 import type { Logger } from "../../common/log.js";
+import { Conntrack } from "../kernel/conntrack.js";
 import type { NetNs } from "../kernel/netns.js";
 import { addressKey } from "./addresses.js";
-import { Conntrack } from "../kernel/conntrack.js";
 import { changedUdpServices, staleFlows } from "./stale-flows.js";
 import type { Change } from "./tracker.js";
 

@@ -203,6 +203,22 @@ t.test("a node writes only what is its own", async (t) => {
   );
 });
 
+t.test("without a name, or with a token only, there is little to see", async (t) => {
+  const ask = async (path: string, ...flags: string[]): Promise<string> =>
+    (await runToEnd("curl", ["-sk", "--path-as-is", ...flags, SERVER + path])).out;
+  const info = "/api/v1/namespaces/kube-public/configmaps/cluster-info";
+  t.match(await ask(info), /certificate-authority-data/);
+  t.match(await ask(info, "-X", "DELETE"), /User \\"system:anonymous\\" cannot delete resource/);
+  t.match(await ask(`${info}/../../../../secrets`), /"code": ?40[13]/, "no way around by dots");
+  t.match(await ask("/healthz/../api/v1/secrets"), /User \\"system:anonymous\\" cannot list resource/);
+  t.match(await ask("/api/v1/nodes"), /"code": ?401/);
+  t.equal(await ask("/readyz"), "ok");
+  const token = ["-H", `authorization: Bearer ${words[words.indexOf("--token") + 1]}`];
+  t.match(await ask("/api/v1/secrets", ...token), /cannot list resource \\"secrets\\"/);
+  t.match(await ask("/api/v1/nodes/node-1", ...token, "-X", "DELETE"), /cannot delete resource/);
+  t.match(await ask("/apis/certificates.k8s.io/v1/certificatesigningrequests", ...token), /node-csr-/);
+});
+
 t.test("what must not join is refused, and told why", async (t) => {
   const refused = async (pattern: RegExp, machine: Machine, argv: string[]): Promise<void> => {
     const { code, err } = await machine.run(command, ...argv);

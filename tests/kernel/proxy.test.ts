@@ -5,8 +5,8 @@ import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { parseSave, RestoreError, type TableName, type Variant } from "../../dataplane/iptables/index.js";
-import { NetNs } from "../../dataplane/kernel/netns.js";
 import { Conntrack } from "../../dataplane/kernel/conntrack.js";
+import { NetNs } from "../../dataplane/kernel/netns.js";
 import { endpointChain, renderAll } from "../../dataplane/proxy/index.js";
 import {
   ask,

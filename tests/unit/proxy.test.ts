@@ -19,8 +19,8 @@ import {
 } from "../../dataplane/iptables/index.js";
 import { rollbackInput, sectionsOf } from "../../dataplane/iptables/rollback.js";
 import { atLeast, parseVersion } from "../../dataplane/iptables/variant.js";
-import { addressKey } from "../../dataplane/proxy/addresses.js";
 import type { Flow } from "../../dataplane/kernel/conntrack.js";
+import { addressKey } from "../../dataplane/proxy/addresses.js";
 import {
   ChangeTracker,
   chainHash,
