@@ -75,6 +75,7 @@ t.test("another host's kube-proxy writes what this host's does", async (t) => {
   await cluster.apply(WEB);
   await cluster.apply(pod("kube-proxy", [process.execPath, bin, "proxy", ...FLAGS]));
   await cluster.waitFor(DEPLOYMENTS, "web", "Available");
+  await kubectl("wait", "--for=condition=Ready", "pod/kube-proxy", "--timeout=30s");
   await cluster.waitForSync();
   const host = await serviceRules("node-1");
   t.ok(host.length > 5, `${host.length} rules`);
