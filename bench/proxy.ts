@@ -1,7 +1,8 @@
 // The service proxy with 100 to 10,000 Services of three endpoints, iptables-nft and -legacy: first load, one endpoint
-// changed, one Service added, an endpoint changed till a connection reaches the new one, memory, CPU of an idle minute. The floor is one chain of one rule by hand beside all
-// those. The same proxy through iptables-nft-restore and, where $KUBE_PROXY or the PATH has one, kube-proxy are measured
-// in the same run; figures in brackets are theirs divided by ours. Namespaces of its own:
+// changed, one Service added, an endpoint changed till a connection reaches the new one, memory, CPU of an idle minute.
+// The floor is one chain of one rule by hand beside all those. The same proxy through iptables-nft-restore and, where
+// $KUBE_PROXY or the PATH has one, kube-proxy are measured in the same run; figures in brackets are theirs divided by
+// ours. Namespaces of its own:
 //   unshare -Urnm node dist/bench/proxy.js [--sizes 100,1000] [--kinds nft,legacy,nft-tools] [--rounds 30]
 //     [--idle 60] [--tools-limit 1000] [--json]
 
