@@ -13,6 +13,7 @@ import type { PodWorker } from "../pods/worker.js";
 import type { NodeSample, NodeStats } from "../stats/node-stats.js";
 import { type PortForwardTarget, servePortForward } from "../streams/port-forward.js";
 import {
+  held,
   type RemoteCommandOptions,
   type RemoteProcess,
   serveRemoteCommand,
@@ -238,14 +239,16 @@ export class KubeletApi {
     const emulated = await emulatedExec(run, command);
     if (emulated) return emulated;
     const process = await run.exec(command, { stdin, tty });
+    // At once: it may be over before it is known to have started.
+    const [stdout, stderr] = [held(process.stdout), held(process.stderr)];
     // A command that this machine lacks is an error of its own, not an exit code.
     await process.started.catch((error: Error) => {
       throw new Error(`failed to exec in container: ${error.message}`);
     });
     return {
       stdin: process.stdin,
-      stdout: process.stdout,
-      stderr: process.stderr,
+      stdout,
+      stderr,
       resize: (columns, rows) => process.resize(columns, rows),
       exited: process.exited,
       abandon: () => process.signal("SIGKILL"),

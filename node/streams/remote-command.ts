@@ -65,6 +65,13 @@ function failureMessage(message: string): Partial<Status> {
 
 const PROTOCOLS = { webSocket: WEBSOCKET_PROTOCOLS, spdy: SPDY_PROTOCOLS };
 
+const CLIENT_GO = / kubernetes\//;
+/**
+ * client-go before 1.33 reads a WebSocket before it has made its streams, and drops what comes in between ("Unknown
+ * stream id 1, discarding message"). Behind a real kubelet nothing comes that early.
+ */
+const CLIENT_GO_MS = 25;
+
 type Launch = (options: RemoteCommandOptions) => RemoteProcess | Promise<RemoteProcess>;
 
 /**
@@ -121,7 +128,7 @@ async function launched(
  * The output until somebody reads it. Node throws a child's output away when it ends before that, and a client of SPDY
  * takes its time to open its streams.
  */
-function held(output: Readable | null): Readable | null {
+export function held(output: Readable | null): Readable | null {
   if (!output) return null;
   const through = new PassThrough();
   // Cut off is an end, too.
@@ -140,7 +147,8 @@ async function openChannels(
   if (socket.destroyed) return undefined;
   if (kind === "spdy") return await acceptSpdyChannels(socket, head, protocol, query);
   const ws = await acceptWebSocket(req, socket, head, protocol);
-  return ws && new WebSocketChannels(ws, query);
+  const patience = CLIENT_GO.test(req.headers["user-agent"] ?? "") ? CLIENT_GO_MS : 0;
+  return ws && new WebSocketChannels(ws, query, patience);
 }
 
 /** Both ways, until the process has ended and the client has heard how. */
@@ -170,7 +178,10 @@ function typeInto(client: Readable | null, stdin: Writable | null): void {
   client.pipe(stdin);
 }
 
-/** Resolves at the stream's end. What nobody wants is read and dropped, so that the process does not block. */
+/**
+ * Resolves when all of the stream has been given to the client, or the client has gone. What nobody wants is read and
+ * dropped, so that the process does not block.
+ */
 function copy(stream: Readable | null, client: Writable | null): Promise<void> {
   if (!stream) return Promise.resolve();
   if (!client) {
@@ -179,7 +190,9 @@ function copy(stream: Readable | null, client: Writable | null): Promise<void> {
   }
   client.once("close", () => stream.resume());
   stream.pipe(client);
+  // Cut off is an end, too, and not one that a pipe passes on.
+  for (const event of ["close", "error"]) stream.once(event, () => client.end());
   return new Promise((resolve) => {
-    for (const event of ["end", "close", "error"]) stream.once(event, () => resolve());
+    for (const event of ["finish", "close", "error"]) client.once(event, () => resolve());
   });
 }

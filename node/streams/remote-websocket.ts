@@ -2,6 +2,7 @@
 // channel and then data (KEP-4006; k8s.io/apimachinery remotecommand). Knows channels, nothing of processes.
 
 import { Readable, Writable } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { RawData, WebSocket } from "ws";
 import type { Status } from "../../common/k8s.js";
 import { type RemoteChannels, ResizeReader, type WantedStreams } from "./remote-channels.js";
@@ -28,12 +29,16 @@ export class WebSocketChannels implements RemoteChannels {
   readonly stderr: Writable | null;
   readonly gone: Promise<void>;
   readonly #ws: WebSocket;
+  /** Resolves when the client can be expected to listen; nothing that matters is sent before. */
+  readonly #listens: Promise<void>;
   readonly #sizes = new ResizeReader();
   #resize: (columns: number, rows: number) => void = () => {};
   #stdinEnded = false;
 
-  constructor(ws: WebSocket, wanted: WantedStreams) {
+  /** @param patience Milliseconds that the client gets until it must listen. */
+  constructor(ws: WebSocket, wanted: WantedStreams, patience = 0) {
     this.#ws = ws;
+    this.#listens = patience > 0 ? sleep(patience) : Promise.resolve();
     this.stdin = wanted.stdin ? new Readable({ read: () => ws.resume() }) : null;
     this.stdout = wanted.stdout ? this.#output(STDOUT) : null;
     this.stderr = wanted.stderr ? this.#output(STDERR) : null;
@@ -55,18 +60,23 @@ export class WebSocketChannels implements RemoteChannels {
   }
 
   finish(status: Partial<Status>): void {
-    if (this.#ws.readyState !== this.#ws.OPEN) return;
-    this.#ws.send(frame(ERROR, JSON.stringify(status)));
-    this.#ws.close(1000);
+    void this.#listens.then(() => {
+      if (this.#ws.readyState !== this.#ws.OPEN) return;
+      this.#ws.send(frame(ERROR, JSON.stringify(status)));
+      this.#ws.close(1000);
+    });
   }
 
   /** A chunk is done when it has left this process: a slow client slows down the command. */
   #output(channel: number): Writable {
     const ws = this.#ws;
+    const listens = this.#listens;
     return new Writable({
       write(chunk: Buffer, _encoding, done) {
-        if (ws.readyState === ws.OPEN) ws.send(frame(channel, chunk), () => done());
-        else done();
+        void listens.then(() => {
+          if (ws.readyState === ws.OPEN) ws.send(frame(channel, chunk), () => done());
+          else done();
+        });
       },
     });
   }
