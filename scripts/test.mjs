@@ -8,7 +8,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { root, setup } from "./setup.mjs";
 
-const FILE_TIMEOUT_MS = 6 * 60_000;
+const FILE_TIMEOUT_MS = 4 * 60_000;
 // sbin holds iptables; it is not on the path of every user.
 process.env.PATH = `${process.env.PATH ?? ""}:/usr/local/sbin:/usr/sbin:/sbin`;
 const COLORS = process.stdout.isTTY && !process.env.NO_COLOR;

@@ -34,7 +34,7 @@ const FIRST_RETRY_MS = 1000;
  * What comes right after a host's start: the first full sync, the cluster's DNS (its Service, then one endpoint after
  * the other), and a Service of the user's in its two parts.
  */
-const SYNC_BURST = 6;
+export const SYNC_BURST = 6;
 /** With more endpoints than this, rules about single ones carry no comments (kube-proxy's large-cluster mode). */
 const LARGE_CLUSTER_ENDPOINTS = 1000;
 
