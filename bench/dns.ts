@@ -5,6 +5,7 @@ import { createSocket, type Socket } from "node:dgram";
 import { once } from "node:events";
 import { encode } from "dns-packet";
 import { type Cluster, createCluster, DEPLOYMENTS, PODS } from "../index.js";
+import { machineFiles, PROGRAM_FILES } from "../tests/helpers/machine-files.js";
 import { machine, percentile, printTable } from "./report.js";
 
 /** Questions under way at the same time, and for how long, in milliseconds. */
@@ -76,7 +77,16 @@ const pod = (name: string, node: string, command: readonly string[]) => `
 apiVersion: v1
 kind: Pod
 metadata: { name: ${name} }
-spec: { nodeName: ${node}, containers: [{ name: main, image: busybox, command: ${JSON.stringify(command)} }] }`;
+spec:
+  nodeName: ${node}
+  containers:
+    - name: main
+      image: busybox
+      command: ${JSON.stringify(command)}
+      volumeMounts: ${JSON.stringify(files.container.volumeMounts)}
+  volumes: ${JSON.stringify(files.spec.volumes)}`;
+
+const files = machineFiles(PROGRAM_FILES);
 
 async function askFrom(cluster: Cluster, target: string): Promise<Figures> {
   const file = process.argv[1] ?? "";

@@ -3,9 +3,10 @@
 // process. Knows namespaces and files of one host.
 
 import { type ChildProcess, type SpawnOptions, spawn } from "node:child_process";
-import { closeSync, existsSync, openSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import * as libc from "../dataplane/kernel/libc.js";
+import { MountNs } from "../dataplane/kernel/mountns.js";
 import type { NetNs } from "../dataplane/kernel/netns.js";
 import { openPty } from "../node/streams/pty.js";
 import type { RemoteCommandOptions, RemoteProcess } from "../node/streams/remote-command.js";
@@ -18,37 +19,12 @@ export interface HostFiles {
   files: Readonly<Record<string, string>>;
 }
 
-const OWN_MOUNTS = "/proc/thread-self/ns/mnt";
-const OWN_UTS = "/proc/thread-self/ns/uts";
-
-let home: { mounts: number; uts: number } | undefined;
-
-/** The namespaces this process lives in; taken before the first change. */
-function homeNamespaces(): { mounts: number; uts: number } {
-  // setns(2) to a mount namespace is refused to a thread that shares root and working directory with others, as it
-  // does with each thread that was started since (Node's inspector at SIGUSR1, for one).
-  libc.unshare(libc.CLONE_FS);
-  home ??= { mounts: openSync(OWN_MOUNTS, "r"), uts: openSync(OWN_UTS, "r") };
-  return home;
-}
-
-function goHome({ mounts, uts }: { mounts: number; uts: number }): void {
-  try {
-    libc.setns(mounts, libc.CLONE_NEWNS);
-    libc.setns(uts, libc.CLONE_NEWUTS);
-  } catch (error) {
-    // Elsewhere this thread would see another host's files as its own.
-    process.stderr.write(`kubeplumb: cannot return to the own mount namespace: ${error}\n`);
-    process.abort();
-  }
-}
-
 /** The inside of one host for processes. */
 export class HostShell implements Disposable {
   readonly #ns: NetNs;
   readonly #hostname: string;
   readonly #files: HostFiles;
-  #namespaces: { mounts: number; uts: number } | undefined;
+  #namespaces: MountNs | undefined;
 
   constructor(ns: NetNs, hostname: string, files: HostFiles) {
     this.#ns = ns;
@@ -58,31 +34,16 @@ export class HostShell implements Disposable {
 
   /** child_process.spawn in the host. Throws SyscallError when its namespaces cannot be made. */
   spawn(command: string, args: readonly string[], options: SpawnOptions): ChildProcess {
-    const back = homeNamespaces();
-    const { mounts, uts } = this.#enterable(back);
     return this.#ns.run(() => {
-      try {
-        libc.setns(mounts, libc.CLONE_NEWNS);
-        libc.setns(uts, libc.CLONE_NEWUTS);
-        return spawn(command, args, options);
-      } finally {
-        goHome(back);
-      }
+      this.#namespaces ??= MountNs.create(
+        () => {
+          libc.sethostname(this.#hostname);
+          this.#mountFiles();
+        },
+        { uts: true },
+      );
+      return this.#namespaces.run(() => spawn(command, args, options));
     });
-  }
-
-  #enterable(back: { mounts: number; uts: number }): { mounts: number; uts: number } {
-    this.#namespaces ??= this.#ns.run(() => {
-      libc.unshare(libc.CLONE_NEWNS | libc.CLONE_NEWUTS);
-      try {
-        libc.sethostname(this.#hostname);
-        this.#mountFiles();
-        return { mounts: openSync(OWN_MOUNTS, "r"), uts: openSync(OWN_UTS, "r") };
-      } finally {
-        goHome(back);
-      }
-    });
-    return this.#namespaces;
   }
 
   #mountFiles(): void {
@@ -101,9 +62,7 @@ export class HostShell implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    if (!this.#namespaces) return;
-    closeSync(this.#namespaces.mounts);
-    closeSync(this.#namespaces.uts);
+    this.#namespaces?.close();
     this.#namespaces = undefined;
   }
 }

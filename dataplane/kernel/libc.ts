@@ -22,6 +22,7 @@ const cMount = libc.func(
   "int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)",
 );
 const cUmount2 = libc.func("int umount2(const char *target, int flags)");
+const cSyscall = libc.func("long syscall(long number, ...)");
 const cFlock = libc.func("int flock(int fd, int operation)");
 const cSethostname = libc.func("int sethostname(const char *name, size_t len)");
 
@@ -30,6 +31,11 @@ export const CLONE_NEWNS = 0x0002_0000;
 export const CLONE_NEWUTS = 0x0400_0000;
 export const CLONE_NEWNET = 0x4000_0000;
 
+export const MS_RDONLY = 1;
+export const MS_NOSUID = 2;
+export const MS_NODEV = 4;
+export const MS_NOEXEC = 8;
+export const MS_REMOUNT = 32;
 export const MS_BIND = 4096;
 export const MS_REC = 16384;
 export const MS_PRIVATE = 1 << 18;
@@ -114,6 +120,39 @@ export function mount(
 /** umount2(2). */
 export function umount(target: string, flags = 0): void {
   check(cUmount2(target, flags), "umount2", target);
+}
+
+/** The number of pivot_root(2), which libc has no function for: that of all newer architectures, or an older one's own. */
+const SYS_PIVOT_ROOT = { x64: 155, ppc64: 203, s390x: 217 }[process.arch as string] ?? 41;
+
+/** pivot_root(2): `root`, a mount point, becomes the root, and what was the root is found at `old`, below it. */
+export function pivotRoot(root: string, old: string): void {
+  const result = Number(cSyscall(SYS_PIVOT_ROOT, "const char *", root, "const char *", old));
+  check(result, "pivot_root", `${root} ${old}`);
+}
+
+const SYS_MOUNT_SETATTR = 442;
+const AT_FDCWD = -100;
+const AT_RECURSIVE = 0x8000;
+const MOUNT_ATTR_RDONLY = 1n;
+
+/**
+ * Makes the mount at `target` read-only, with all that is mounted below it (mount_setattr(2)); before Linux 5.12 that one
+ * mount only, and in a user namespace not even that.
+ */
+export function mountReadOnly(target: string): void {
+  const attributes = Buffer.alloc(32);
+  attributes.writeBigUInt64LE(MOUNT_ATTR_RDONLY, 0);
+  const result = Number(
+    cSyscall(
+      SYS_MOUNT_SETATTR,
+      ...["int", AT_FDCWD, "const char *", target, "unsigned int", AT_RECURSIVE],
+      ...["const uint8_t *", attributes, "size_t", attributes.length],
+    ),
+  );
+  if (result < 0 && errorName(koffi.errno()) === "ENOSYS")
+    mount("none", target, null, MS_REMOUNT | MS_BIND | MS_RDONLY);
+  else check(result, "mount_setattr", target);
 }
 
 /** sethostname(2) in the calling thread's UTS namespace. */

@@ -93,8 +93,10 @@ class CoreDns {
 
   /** A file as the container has it; undefined when it cannot be read. */
   #fileText(path: string): string | undefined {
+    const there = this.#context.hostPath(path);
+    if (there === undefined) return undefined;
     try {
-      return readFileSync(this.#context.hostPath(path) ?? path, "utf8");
+      return readFileSync(there, "utf8");
     } catch {
       return undefined;
     }

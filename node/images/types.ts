@@ -30,7 +30,10 @@ export interface ContainerContext {
   stderr(text: string): void;
   /** Runs a command of this machine in the pod to its end, as a child process of the workload. */
   exec(argv: string[]): Promise<{ exitCode: number; output: string }>;
-  /** Where a path of the container is on this machine, when a volume of the pod holds it. */
+  /**
+   * Where a path of the container is on this machine, whether something is there or not. Undefined while no process has
+   * been in the container and no volume holds it: then it is what the image has.
+   */
   hostPath(path: string): string | undefined;
   /**
    * The API as a program in the pod reaches it: through the pod's own network at KUBERNETES_SERVICE_HOST, with the
@@ -62,6 +65,8 @@ export interface Image {
   readonly cmd: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
   readonly workingDir?: string;
+  /** What an emulated image has of its own for people to look at and to change, by absolute path. */
+  readonly files?: Readonly<Record<string, string>>;
   /** The program of this machine that comes nearest to the image's /bin/sh; default: the machine's own. */
   readonly shell?: string;
   /** STOPSIGNAL; default SIGTERM. */

@@ -114,5 +114,10 @@ export async function buildRun(
     ...(container.terminationMessagePath
       ? { terminationLog: join(sandbox.directory, "containers", container.name, String(runNumber)) }
       : {}),
+    warn: (message) =>
+      environment.log.warn(
+        { pod: pod.metadata.name, namespace: pod.metadata.namespace, container: container.name },
+        message,
+      ),
   };
 }

@@ -11,13 +11,7 @@ const POD_SECURITY = [
   "supplementalGroups",
   "sysctls",
 ] as const;
-const SECURITY = [
-  "runAsUser",
-  "runAsGroup",
-  "runAsNonRoot",
-  "readOnlyRootFilesystem",
-  "capabilities",
-] as const;
+const SECURITY = ["runAsUser", "runAsGroup", "runAsNonRoot", "capabilities"] as const;
 const POD = ["hostPID", "shareProcessNamespace", "runtimeClassName"] as const;
 
 /** Names of those of `fields` that ask for something. */

@@ -4,7 +4,7 @@
 import { ApiClient } from "../../client/api-client.js";
 import { inClusterConnection, SERVICE_ACCOUNT } from "../../client/in-cluster.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
-import type { BindMount } from "../process/mounts.js";
+import type { BindMount } from "../process/root-plan.js";
 import type { Env } from "./env.js";
 import { throughMounts } from "./volumes.js";
 

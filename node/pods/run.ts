@@ -2,18 +2,18 @@
 // to start and stop it, not when.
 
 import { randomBytes } from "node:crypto";
-import { join } from "node:path";
 import type { Writable } from "node:stream";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
 import type { ContainerContext, ResolvedImage, Workload } from "../images/index.js";
 import { ContainerLog } from "../kubelet/container-log.js";
 import { type ExitStatus, LaunchError, type LaunchedProcess, launch } from "../process/launch.js";
-import type { BindMount } from "../process/mounts.js";
+import type { BindMount } from "../process/root-plan.js";
 import { ContainerUsage } from "../stats/container-usage.js";
 import type { Env } from "./env.js";
 import type { PodEnvironment } from "./environment.js";
 import { inClusterClient } from "./in-cluster.js";
 import { type OutputListener, RunOutput } from "./run-output.js";
+import { RunRoot } from "./run-root.js";
 import type { Sandbox } from "./sandbox.js";
 import { makeTerminationLog, terminationMessage } from "./termination.js";
 import { throughMounts } from "./volumes.js";
@@ -36,6 +36,7 @@ export interface RunOptions {
   logPath: string;
   /** The file of this machine that the container has at its terminationMessagePath. */
   terminationLog?: string;
+  warn(message: string): void;
 }
 
 export class ContainerRun {
@@ -50,15 +51,16 @@ export class ContainerRun {
   readonly #workload: Workload;
   readonly #process: LaunchedProcess | undefined;
   readonly #output: RunOutput;
+  readonly #root: RunRoot;
 
   private constructor(
     options: RunOptions,
-    log: ContainerLog,
-    output: RunOutput,
+    { log, output, root }: { log: ContainerLog; output: RunOutput; root: RunRoot },
     workload: Workload,
     process: LaunchedProcess | undefined,
   ) {
     this.#options = options;
+    this.#root = root;
     this.log = log;
     this.#output = output;
     this.#workload = workload;
@@ -69,6 +71,7 @@ export class ContainerRun {
     this.startedAt = Date.now();
     this.exited = workload.exited.then((status) => {
       log.close();
+      root.close();
       return status;
     });
   }
@@ -80,6 +83,8 @@ export class ContainerRun {
       environment.log.warn({ err: error, pod: pod.metadata.name, logPath }, "container log not written"),
     );
     const outputs = new RunOutput();
+    const root = new RunRoot(options);
+    const base = { log, output: outputs, root };
     const output: OutputListener = (stream, chunk) => {
       log.write(stream, chunk);
       outputs.write(stream, chunk);
@@ -88,14 +93,14 @@ export class ContainerRun {
       if (options.terminationLog) makeTerminationLog(options.terminationLog);
       const emulation = options.image.image.program?.(options.argv);
       if (emulation) {
-        const workload = await emulation(emulationContext(options, options.argv, output));
-        return new ContainerRun(options, log, outputs, workload, undefined);
+        const workload = await emulation(emulationContext(options, root, options.argv, output));
+        return new ContainerRun(options, base, workload, undefined);
       }
       await options.completeVolumes();
       const { sharePid } = options;
       const { stdin = false, tty = false } = options.container;
       const process = launch({
-        ...launchBase(options),
+        ...launchBase(options, root),
         ...(sharePid === undefined ? {} : { sharePid }),
         argv: options.argv,
         stdin,
@@ -104,9 +109,10 @@ export class ContainerRun {
       process.stdout.on("data", (chunk: Buffer) => output("stdout", chunk));
       process.stderr?.on("data", (chunk: Buffer) => output("stderr", chunk));
       await process.started;
-      return new ContainerRun(options, log, outputs, process, process);
+      return new ContainerRun(options, base, process, process);
     } catch (error) {
       log.close();
+      root.close();
       throw error;
     }
   }
@@ -146,8 +152,8 @@ export class ContainerRun {
   }
 
   /**
-   * A command in the container's namespaces with its environment and files: in the running process's own, or, when
-   * the workload is emulated, in new ones that look the same.
+   * A command in the container's namespaces with its environment and files; when the workload is emulated, in a PID
+   * namespace of its own.
    * @throws LaunchError when the process has just ended; VolumeError.
    */
   async exec(argv: string[], options: { stdin: boolean; tty: boolean }): Promise<LaunchedProcess> {
@@ -157,7 +163,7 @@ export class ContainerRun {
       throw new LaunchError("setup", "cannot exec in a stopped container");
     }
     const process = launch({
-      ...launchBase(this.#options),
+      ...launchBase(this.#options, this.#root),
       ...(pid === undefined ? {} : { join: pid }),
       argv,
       ...options,
@@ -170,29 +176,13 @@ export class ContainerRun {
   /** The image's own emulation of a command (`/agnhost connect …`), if it has one. */
   emulate(argv: string[], output: OutputListener): Promise<Workload> | undefined {
     const emulation = this.#options.image.image.program?.(argv);
-    return emulation?.(emulationContext(this.#options, argv, output));
+    return emulation?.(emulationContext(this.#options, this.#root, argv, output));
   }
 }
 
-function launchBase(options: RunOptions) {
-  const { sandbox, env, container, image, environment, pod, mounts, terminationLog } = options;
-  const { terminationMessagePath: target } = container;
-  const termination = terminationLog && target ? [{ source: terminationLog, target, file: true }] : [];
-  const { shell } = image.image;
-  const shells = shell ? [{ source: shell, target: "/bin/sh", file: true, readOnly: true }] : [];
-  return {
-    ns: sandbox.ns,
-    hostname: sandbox.hostname,
-    env,
-    cwd: container.workingDir || image.image.workingDir || "/",
-    mounts: [...sandbox.files(), ...shells, ...mounts, ...termination],
-    scratch: join(sandbox.directory, "root"),
-    warn: (message: string) =>
-      environment.log.warn(
-        { pod: pod.metadata.name, namespace: pod.metadata.namespace, container: container.name },
-        message,
-      ),
-  };
+function launchBase({ sandbox, env, container, image, warn }: RunOptions, root: RunRoot) {
+  const cwd = container.workingDir || image.image.workingDir || "/";
+  return { ns: sandbox.ns, root: root.get(), hostname: sandbox.hostname, env, cwd, warn };
 }
 
 /** Runs a command to its end and collects its output. */
@@ -226,6 +216,7 @@ export async function runToEnd(
 
 function emulationContext(
   options: RunOptions,
+  root: RunRoot,
   argv: readonly string[],
   output: OutputListener,
 ): ContainerContext {
@@ -245,14 +236,15 @@ function emulationContext(
     stderr: (text) => output("stderr", text),
     exec: async (command) => {
       await options.completeVolumes();
-      const process = launch({ ...launchBase(options), argv: command, stdin: false });
+      const process = launch({ ...launchBase(options, root), argv: command, stdin: false });
       const { exitCode, output: text } = await runToEnd(process);
       return { exitCode, output: text };
     },
     // The sandbox's files are not made before somebody asks for one of them.
     hostPath: (path) =>
       throughMounts(path, mounts) ??
-      (path.startsWith("/etc/") ? throughMounts(path, sandbox.files()) : undefined),
+      (path.startsWith("/etc/") ? throughMounts(path, sandbox.files()) : undefined) ??
+      root.made?.path(path),
     api: async (userAgent) => {
       await options.completeVolumes();
       return inClusterClient({ ns: sandbox.ns, env, mounts, userAgent });

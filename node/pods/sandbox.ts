@@ -2,12 +2,12 @@
 // Knows namespaces and files, no containers.
 
 import { randomBytes } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { ipFamily } from "../../common/ip.js";
 import type { Pod, Stored } from "../../common/k8s.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
-import type { BindMount } from "../process/mounts.js";
+import type { BindMount } from "../process/root-plan.js";
 import type { HostPort, PodEnvironment } from "./environment.js";
 import {
   hostNetworkHostsFile,
@@ -106,12 +106,10 @@ export class Sandbox {
       "resolv.conf": resolvConf(dns),
       hostname: `${this.hostname}\n`,
     };
-    return Object.entries(texts).flatMap(([name, text]) => {
+    return Object.entries(texts).map(([name, text]) => {
       const source = join(etc, name);
       writeFileSync(source, text);
-      const target = `/etc/${name}`;
-      // A machine without the file gives no place to mount it; only names are worth a root of their own.
-      return existsSync(target) || name === "resolv.conf" ? [{ source, target, file: true }] : [];
+      return { source, target: `/etc/${name}`, file: true };
     });
   }
 

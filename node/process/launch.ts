@@ -1,23 +1,14 @@
-// Real processes in a pod: own PID and mount namespace, the pod's network, UTS name and files. Knows processes and
+// Real processes in a pod: own PID namespace, the container's root, the pod's name and network. Knows processes and
 // namespaces, nothing of pods' life cycles.
 
 import type { ChildProcess } from "node:child_process";
-import {
-  accessSync,
-  constants,
-  lstatSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  realpathSync,
-  statSync,
-} from "node:fs";
+import { accessSync, constants, readFileSync } from "node:fs";
 import type { Readable, Writable } from "node:stream";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
 import { openPty, type Pty } from "../streams/pty.js";
-import { type BindMount, type FileView, planMounts } from "./mounts.js";
+import type { ContainerRoot } from "./container-root.js";
 import { launchScript } from "./script.js";
+import { mapsOneUser } from "./user-ns.js";
 
 export interface ExitStatus {
   /** 128 + signal number when a signal ended it, as shells and container runtimes count. */
@@ -40,19 +31,17 @@ export class LaunchError extends Error {
 
 export interface LaunchOptions {
   ns: NetNs;
+  root: ContainerRoot;
   hostname: string;
   argv: readonly string[];
   env: Record<string, string>;
   cwd?: string;
-  mounts?: readonly BindMount[];
-  /** Directory for this launch's private root, made when needed. */
-  scratch: string;
   /** A pipe to write to; false: /dev/null. Ignored with `tty`. */
   stdin: boolean;
   tty?: boolean;
   /** Join the mount and PID namespaces of this process (an exec into a running container) instead of new ones. */
   join?: number;
-  /** Join the PID namespace of this process, and have everything else new (an ephemeral container with a target). */
+  /** Join the PID namespace of this process, and no other (an ephemeral container with a target). */
   sharePid?: number;
   warn(message: string): void;
 }
@@ -105,78 +94,43 @@ function needTool(name: string): string {
   return path;
 }
 
-const machine: FileView = {
-  exists(path) {
-    try {
-      statSync(path);
-      return true;
-    } catch {
-      return false;
-    }
-  },
-  realpath: (path) => realpathSync(path),
-  entries: (path) =>
-    readdirSync(path).map((name) => {
-      const full = `${path === "/" ? "" : path}/${name}`;
-      const stat = lstatSync(full);
-      if (stat.isSymbolicLink()) return { name, kind: "link", link: readlinkSync(full) };
-      return { name, kind: stat.isDirectory() ? "directory" : "other" };
-    }),
-};
-
-/** How many ids a /proc/PID/uid_map maps. Pure. */
-export function mappedIds(uidMap: string): number {
-  const lengths = uidMap.match(/\d+$/gm) ?? [];
-  return lengths.reduce((sum, length) => sum + Number(length), 0);
-}
-
-let extraEnv: Record<string, string> | undefined;
-
 /**
- * Variables for every process. In a user namespace of one id (a lab without root) no file can be given to another
- * user, so tar must not try, though it runs as root: `kubectl cp` would fail on every file.
+ * Variables for every process. Where there is one user (a lab without root) tar must not try to give files to others,
+ * though it runs as root: `kubectl cp` would fail on every file.
  */
-function environment(): Record<string, string> {
-  extraEnv ??=
-    mappedIds(readFileSync("/proc/self/uid_map", "utf8")) === 1 ? { TAR_OPTIONS: "--no-same-owner" } : {};
-  return extraEnv;
-}
+const environment = (): Record<string, string> => (mapsOneUser() ? { TAR_OPTIONS: "--no-same-owner" } : {});
 
 /** The whole command line: namespaces, the script, the command. */
-function commandLine(options: LaunchOptions): string[] {
-  const { mounts = [], scratch, cwd = "/", tty = false, join, sharePid, argv, hostname } = options;
+function commandLine({ hostname, cwd = "/", tty = false, join, sharePid, argv }: LaunchOptions): string[] {
   const setpriv = tool("setpriv");
   // Without it a killed agent outside a PID namespace of its own would leave its containers behind.
   const prefix = setpriv ? [setpriv, "--pdeathsig", "KILL"] : [];
+  const shell = (script: string) => ["/bin/sh", "-c", script, "sh", ...argv];
   if (join !== undefined) {
-    const script = launchScript({ plan: { steps: [] }, cwd, tty });
     const enter = [needTool("nsenter"), "--target", String(join), "--mount", "--uts", "--pid", "--root"];
     // Else nsenter goes back to where it was started, which is no place below the other root.
-    const within = `--wd=/proc/${join}/root`;
-    return [...prefix, ...enter, within, "/bin/sh", "-c", script, "sh", ...argv];
+    return [...prefix, ...enter, `--wd=/proc/${join}/root`, ...shell(launchScript({ cwd, tty }))];
   }
-  mkdirSync(scratch, { recursive: true });
-  const plan = planMounts(mounts, scratch, machine);
-  const script = launchScript({ plan, hostname: hostname.slice(0, 63), cwd, tty });
+  // A mount namespace for its own /proc.
   const unshare = [needTool("unshare"), "--mount", "--uts"];
   const own =
     sharePid === undefined
       ? [...unshare, "--pid", "--fork", "--kill-child=KILL"]
       : [needTool("nsenter"), "--target", String(sharePid), "--pid", ...unshare];
-  return [...prefix, ...own, "/bin/sh", "-c", script, "sh", ...argv];
+  return [...prefix, ...own, ...shell(launchScript({ hostname: hostname.slice(0, 63), cwd, tty }))];
 }
 
 /**
- * Starts a command of this machine as a container's process.
+ * Starts a command as a container's process.
  * @throws LaunchError kind "setup" when a program of util-linux is missing.
  */
 export function launch(options: LaunchOptions): LaunchedProcess {
-  const { ns, env, tty = false, stdin } = options;
+  const { ns, root, env, tty = false, stdin, join } = options;
   const [program = "", ...args] = commandLine(options);
-  const pty = tty ? openPty() : undefined;
+  const pty = tty ? openPty(root.path("/dev/pts/ptmx")) : undefined;
   try {
     const input = stdin ? "pipe" : "ignore";
-    const child = ns.spawn(program, args, {
+    const child = (join === undefined ? root : ns).spawn(program, args, {
       env: { ...environment(), ...env },
       cwd: "/",
       stdio: pty ? [pty.slave, pty.slave, pty.slave, "pipe"] : [input, "pipe", "pipe", "pipe"],

@@ -1,7 +1,5 @@
-// The shell text that turns a fresh set of namespaces into a container: mounts, working directory, then the
-// command in its place. Pure. Reports to descriptor 3, one line each: "warn …", "fail …", "missing …" or, at last, "ready".
-
-import type { MountPlan, MountStep } from "./mounts.js";
+// The shell text that turns fresh namespaces into a container's: /proc and name, the working directory, then the command
+// in its place. Pure. Reports to descriptor 3, one line each: "warn …", "fail …", "missing …" or, at last, "ready".
 
 /** A word for a POSIX shell. */
 export function quote(word: string): string {
@@ -10,35 +8,7 @@ export function quote(word: string): string {
 
 const TOOLS = "/usr/sbin:/usr/bin:/sbin:/bin";
 
-function stepLine(step: MountStep): string {
-  const at = quote(step.at);
-  switch (step.do) {
-    case "tmpfs":
-      return `mount -t tmpfs -o mode=755 kubeplumb ${at} 2>&3 || fail 'no private root at '${at}`;
-    case "mkdir":
-      return `mkdir -p ${at} 2>&3 || fail 'cannot make the mount point '${at}`;
-    case "touch":
-      return `[ -e ${at} ] || : > ${at} || fail 'cannot make the mount point '${at}`;
-    case "link":
-      return `ln -s ${quote(step.to)} ${at}`;
-    case "links":
-      return `ln -s ${step.names.map((name) => quote(`${step.to}/${name}`)).join(" ")} ${at}/`;
-    case "rbind":
-      // Some entries of a root cannot be bound by an unprivileged user; the container can do without them.
-      return `mount --rbind ${quote(step.from)} ${at} 2>/dev/null || warn ${quote(step.from)}' is not visible in the container'`;
-    case "cover":
-      return `mount --rbind ${quote(step.from)} ${at} 2>&3 || fail 'cannot mount '${quote(step.from)}' on '${at}`;
-    case "bind": {
-      const bind = `mount --bind ${quote(step.from)} ${at} 2>&3 || fail 'cannot mount '${quote(step.from)}' on '${at}`;
-      return step.readOnly
-        ? `${bind}\nmount -o remount,bind,ro ${at} 2>/dev/null || warn ${at}' stays writable'`
-        : bind;
-    }
-  }
-}
-
 export interface ScriptOptions {
-  plan: MountPlan;
   /** Name for the new UTS namespace, and a /proc for the new PID namespace; omitted when joining existing ones. */
   hostname?: string;
   cwd: string;
@@ -49,46 +19,18 @@ export interface ScriptOptions {
 /**
  * The script for `sh -c SCRIPT sh COMMAND ARG…`. PATH is the container's own again when the command starts.
  */
-export function launchScript(options: ScriptOptions): string {
-  const { plan, hostname, cwd, tty } = options;
-  const root = plan.root ?? "";
-  const mounts = [
-    ...plan.steps.map(stepLine),
-    ...(hostname !== undefined
-      ? [
-          `mount -t proc proc ${quote(`${root}/proc`)} 2>/dev/null || warn '/proc could not be mounted: the container sees the processes of the host'`,
-          `printf %s ${quote(hostname)} 2>/dev/null > /proc/sys/kernel/hostname || hostname ${quote(hostname)} 2>&3 || warn 'the host name could not be set'`,
-        ]
-      : []),
-  ];
-  const start = startLines(cwd, tty);
+export function launchScript({ hostname, cwd, tty }: ScriptOptions): string {
   return [
     "own_path=$PATH",
     `PATH=${TOOLS}`,
     "warn() { printf 'warn %s\\n' \"$*\" >&3; }",
     "fail() { printf 'fail %s\\n' \"$*\" >&3; exit 125; }",
-    ...mounts,
-    ...(root
+    ...(hostname !== undefined
       ? [
-          "chroot=$(command -v chroot) || fail 'chroot is not installed on this machine'",
-          "PATH=$own_path",
-          `exec "$chroot" ${quote(root)} /bin/sh -c ${quote(chrootHead(start))} sh "$@"`,
+          "mount -t proc proc /proc 2>/dev/null || warn '/proc could not be mounted: the container sees the processes of the host'",
+          `printf %s ${quote(hostname)} 2>/dev/null > /proc/sys/kernel/hostname || hostname ${quote(hostname)} 2>&3 || warn 'the host name could not be set'`,
         ]
-      : start),
-  ].join("\n");
-}
-
-function chrootHead(start: string[]): string {
-  return [
-    "own_path=$PATH",
-    `PATH=${TOOLS}`,
-    "fail() { printf 'fail %s\\n' \"$*\" >&3; exit 125; }",
-    ...start,
-  ].join("\n");
-}
-
-function startLines(cwd: string, tty: boolean): string[] {
-  return [
+      : []),
     ...(tty ? ["setsid=$(command -v setsid) || fail 'setsid is not installed on this machine'"] : []),
     `cd ${quote(cwd)} 2>&3 || fail 'cannot change to working directory '${quote(cwd)}`,
     "PATH=$own_path",
@@ -97,5 +39,5 @@ function startLines(cwd: string, tty: boolean): string[] {
     // Nobody hears it: the agent was killed before setpriv had asked for its death to be ours. The command must not begin.
     "echo ready >&3 || exit 125",
     tty ? `exec "$setsid" --ctty "$@" 3>&-` : `exec "$@" 3>&-`,
-  ];
+  ].join("\n");
 }

@@ -37,11 +37,11 @@ export interface Pty {
 }
 
 /**
- * A new pseudo-terminal, 80×24.
- * @throws Error naming the errno when /dev/ptmx cannot be used.
+ * A new pseudo-terminal, 80×24, of the devpts that `ptmx` belongs to.
+ * @throws Error naming the errno when it cannot be used.
  */
-export function openPty(): Pty {
-  const master = openSync("/dev/ptmx", constants.O_RDWR | constants.O_NOCTTY);
+export function openPty(ptmx = "/dev/ptmx"): Pty {
+  const master = openSync(ptmx, constants.O_RDWR | constants.O_NOCTTY);
   let slave = -1;
   try {
     checked(ioctlPointer(master, TIOCSPTLCK, Buffer.alloc(4)), "TIOCSPTLCK");

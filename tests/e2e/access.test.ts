@@ -7,8 +7,9 @@ import t from "tap";
 import { createCluster } from "../../index.js";
 import { directory, installCommand } from "../helpers/cli.js";
 import { kubectlOf } from "../helpers/kubectl.js";
+import { machineFiles, PROGRAM_FILES } from "../helpers/machine-files.js";
 
-t.setTimeout(120_000);
+t.setTimeout(240_000);
 const cluster = await createCluster({ nodes: 2 });
 t.teardown(() => cluster.stop());
 const kubectl = kubectlOf(cluster);
@@ -19,19 +20,20 @@ https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT`;
 
 t.test("a pod whose image is emulated: the token is there for whoever execs", async (t) => {
   await kubectl("run", "web", "--image=nginx");
-  await kubectl("wait", "--for=condition=Ready", "pod/web");
+  await kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s");
   t.equal(await kubectl("exec", "web", "--", "cat", `${MOUNT}/namespace`), "default");
   t.match(await kubectl("exec", "web", "--", "cat", `${MOUNT}/ca.crt`), /^-----BEGIN CERTIFICATE-----/);
   const version = await kubectl("exec", "web", "--", "sh", "-c", `${ASK}/version`);
   t.match(JSON.parse(version), { gitVersion: /^v1\.\d+/ });
-  const pods = await kubectl(
-    "exec",
-    "web",
-    "--",
-    "sh",
-    "-c",
-    `${ASK}/api/v1/namespaces/$(cat namespace)/pods`,
-  );
+  const ask = () =>
+    kubectl("exec", "web", "--", "sh", "-c", `${ASK}/api/v1/namespaces/$(cat namespace)/pods`);
+  t.match(JSON.parse(await ask()), {
+    code: 403,
+    message:
+      'pods is forbidden: User "system:serviceaccount:default:default" cannot list resource "pods" in API group "" in the namespace "default"',
+  });
+  await kubectl("create", "rolebinding", "look", "--clusterrole=view", "--serviceaccount=default:default");
+  const pods = await ask();
   t.match(JSON.parse(pods), { kind: "PodList", items: [{ metadata: { name: "web" } }] });
   const nobody = await kubectl(
     "exec",
@@ -48,7 +50,7 @@ t.test("a pod whose image is emulated: the token is there for whoever execs", as
 t.test("a pod that is a process finds it at its start", async (t) => {
   const script = `${ASK}/api/v1/namespaces/default/configmaps/kube-root-ca.crt | grep -c BEGIN`;
   await kubectl("run", "asker", "--image=busybox", "--restart=Never", "--command", "--", "sh", "-c", script);
-  await kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asker", "--timeout=30s");
+  await kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asker", "--timeout=60s");
   t.equal(await kubectl("logs", "asker"), "1");
 });
 
@@ -71,18 +73,23 @@ t.test("an account of one's own, its token, and what it may", async (t) => {
     "sleep",
     "1000",
   );
-  await kubectl("wait", "--for=condition=Ready", "pod/shy");
+  await kubectl("wait", "--for=condition=Ready", "pod/shy", "--timeout=60s");
   const looked = await cluster.kubectl(["exec", "shy", "--", "ls", MOUNT]);
   t.not(looked.exitCode, 0, "no token where none is wanted");
 });
 
 t.test("kubeplumb proxy in a pod, with the pod's own credentials", async (t) => {
   const program = installCommand(mkdtempSync(join(directory, "bin-")));
+  const role = ["--clusterrole=system:node-proxier", "--serviceaccount=default:default"];
+  await kubectl("create", "clusterrolebinding", "proxy", ...role);
   await kubectl("create", "service", "clusterip", "web", "--tcp=80");
   await kubectl("label", "pod", "web", "app=web");
   const args = ["proxy", "--hostname-override=node-1", "--cluster-cidr=10.244.0.0/16"];
-  await kubectl("run", "proxy", "--image=busybox", "--command", "--", program, ...args);
-  await kubectl("wait", "--for=condition=Ready", "pod/proxy");
+  const { container, spec } = machineFiles([...PROGRAM_FILES, directory]);
+  const main = { name: "proxy", image: "busybox", command: [program, ...args], ...container };
+  const overrides = JSON.stringify({ spec: { ...spec, containers: [main] } });
+  await kubectl("run", "proxy", "--image=busybox", `--overrides=${overrides}`);
+  await kubectl("wait", "--for=condition=Ready", "pod/proxy", "--timeout=60s");
   const rules = async () => {
     const { stdout } = await cluster.kubectl(["exec", "proxy", "--", "iptables-save", "-t", "nat"]);
     return stdout;

@@ -4,11 +4,11 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { type Cluster, createCluster } from "../../index.js";
 import { selfSigned } from "../../node/ingress/certificates.js";
 import { kubectlOf } from "../helpers/kubectl.js";
+import { machineFiles } from "../helpers/machine-files.js";
 
 t.setTimeout(240_000);
 const OUTSIDE = "underlay";
@@ -16,6 +16,7 @@ const cluster: Cluster = await createCluster({ nodes: 3 });
 t.teardown(() => cluster.stop());
 const kubectl = kubectlOf(cluster);
 
+const files = machineFiles([process.execPath]);
 const MANIFEST = `
 apiVersion: apps/v1
 kind: Deployment
@@ -31,6 +32,7 @@ apiVersion: v1
 kind: Pod
 metadata: { name: ws, labels: { app: ws } }
 spec:
+  volumes: ${JSON.stringify(files.spec.volumes)}
   containers:
     - name: ws
       image: busybox
@@ -42,6 +44,7 @@ spec:
             s.write("HTTP/1.1 101 Switching Protocols\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n\\r\\n");
             s.on("data", (d) => s.write("echo " + d)).on("error", () => {});
           }).listen(9000);
+      volumeMounts: ${JSON.stringify(files.container.volumeMounts)}
       readinessProbe: { tcpSocket: { port: 9000 }, periodSeconds: 1 }
 ---
 apiVersion: networking.k8s.io/v1
@@ -87,7 +90,7 @@ t.test("a Service of type LoadBalancer", async (t) => {
     "service/lb exposed",
   );
   const json = "jsonpath={.status.loadBalancer.ingress[0].ip}";
-  await kubectl("wait", `--for=${json}`, "service/lb", "--timeout=10s");
+  await kubectl("wait", `--for=${json}`, "service/lb", "--timeout=60s");
   const ip = await kubectl("get", "service", "lb", "-o", json);
   t.match(
     await kubectl("get", "service", "lb"),
@@ -99,14 +102,14 @@ t.test("a Service of type LoadBalancer", async (t) => {
   t.equal((await cluster.curl("node-1", `http://${ip}/`)).status, 200, "from a host too");
   t.equal((await ask(`http://${ip}:81/`, "--max-time", "2")).status, 0, "other ports are not served");
   const elected = (await routeOf(ip)) ?? "";
-  t.match(
-    await kubectl("describe", "service", "lb"),
-    new RegExp(`EnsuredLoadBalancer[^\\n]+\\n[^\\n]+announcing ${ip} from node "${elected}"`),
-  );
+  const told = new RegExp(`EnsuredLoadBalancer[^\\n]+\\n[^\\n]+announcing ${ip} from node "${elected}"`);
+  await cluster.waitUntil(async () => told.test(await kubectl("describe", "service", "lb")), {
+    what: `describe says ${told}`,
+  });
 
   await cluster.exec(elected, ["ip", "link", "set", "eth0", "down"]);
   await cluster.waitUntil(async () => (await ask(`http://${ip}/`, "--max-time", "1")).status === 200, {
-    timeoutMs: 10_000,
+    timeoutMs: 60_000,
   });
   t.not(await routeOf(ip), elected, "the address has moved away from the host that is cut off");
   await cluster.exec(elected, ["ip", "link", "set", "eth0", "up"]);
@@ -141,7 +144,7 @@ t.test("the addresses of Services, and a second range", async (t) => {
   await cluster.apply(
     "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: { name: more }\nspec: { cidrs: [10.97.0.0/24] }",
   );
-  await kubectl("wait", "--for=condition=Ready", "servicecidr/more", "--timeout=10s");
+  await kubectl("wait", "--for=condition=Ready", "servicecidr/more", "--timeout=60s");
   await kubectl("create", "service", "clusterip", "second", "--tcp=80", "--clusterip=10.97.0.7");
   t.match(await kubectl("get", "ipaddress", "10.97.0.7"), /services\/default\/second/);
   await kubectl("delete", "servicecidr", "more", "--wait=false");
@@ -149,7 +152,7 @@ t.test("the addresses of Services, and a second range", async (t) => {
     /still IPAddresses/.test(await kubectl("get", "servicecidr", "more", "-o", "yaml")),
   );
   await kubectl("delete", "service", "second");
-  await kubectl("wait", "--for=delete", "servicecidr/more", "--timeout=10s");
+  await kubectl("wait", "--for=delete", "servicecidr/more", "--timeout=60s");
 });
 
 let address = "";
@@ -181,11 +184,11 @@ t.test("an Ingress: hosts, paths, TLS, upgrades, headers", async (t) => {
   );
   t.equal(created, "ingress.networking.k8s.io/web created");
   const json = "jsonpath={.status.loadBalancer.ingress[0].ip}";
-  await kubectl("wait", `--for=${json}`, "ingress/web", "--timeout=30s");
+  await kubectl("wait", `--for=${json}`, "ingress/web", "--timeout=60s");
   address = await kubectl("get", "ingress", "web", "-o", json);
   await ready("ingress-kubeplumb-controller", "-n", "ingress-kubeplumb");
   for (const name of ["web", "echo"]) await ready(name);
-  await kubectl("wait", "--for=condition=Ready", "pod/ws", "--timeout=30s");
+  await kubectl("wait", "--for=condition=Ready", "pod/ws", "--timeout=60s");
   await cluster.waitForSync();
   t.match(
     await kubectl("get", "ingress", "web"),
@@ -244,18 +247,32 @@ t.test("an Ingress: hosts, paths, TLS, upgrades, headers", async (t) => {
   await cluster.waitUntil(async () => (await ask(`${url}/`, ...host("ws.example"))).status === 503);
 });
 
+interface Load {
+  /** Resolves after some more requests. */
+  goesOn(): Promise<void>;
+  stop(): Promise<Record<string, number>>;
+}
+
 /** Requests one after the other until stop() tells what came of them. */
-function load(from: string, url: string, ...args: string[]): { stop(): Promise<Record<string, number>> } {
+function load(from: string, url: string, ...args: string[]): Load {
   const file = `/run/load-${Math.random().toString(36).slice(2)}`;
-  const curl = `curl -sS --max-time 5 ${args.map((arg) => `'${arg}'`).join(" ")} -w '\\n%{http_code}\\n'`;
-  const command = `${curl} '${url}?[1-1000000]' & echo $! > ${file}; wait`;
+  const curl = `curl -sS --max-time 60 ${args.map((arg) => `'${arg}'`).join(" ")} -w '\\n%{http_code}\\n'`;
+  const command = `${curl} '${url}?[1-1000000]' >${file}.out & echo $! > ${file}; wait`;
   const running = cluster.exec(from, ["sh", "-c", command]);
+  const codes = async () => {
+    const { stdout } = await cluster.exec(from, ["sh", "-c", `cat ${file}.out || true`]);
+    return [...stdout.matchAll(/^(\d{3})\n/gm)].map(([, code = ""]) => code);
+  };
   return {
+    async goesOn() {
+      const before = (await codes()).length;
+      await cluster.waitUntil(async () => (await codes()).length > before + 20, { what: `${url} is asked` });
+    },
     async stop() {
       await cluster.exec(from, ["sh", "-c", `kill $(cat ${file})`]);
-      const { stdout, stderr } = await running;
+      const { stderr } = await running;
       const count: Record<string, number> = stderr ? { [stderr]: 1 } : {};
-      for (const [, code = ""] of stdout.matchAll(/^(\d{3})$/gm)) count[code] = (count[code] ?? 0) + 1;
+      for (const code of await codes()) count[code] = (count[code] ?? 0) + 1;
       return count;
     },
   };
@@ -276,7 +293,8 @@ t.test("an update, an undo and a scale-down lose no request", async (t) => {
     "Ingress, one connection": load(OUTSIDE, `http://${address}/`, ...host),
     "Ingress, POST": load(OUTSIDE, `http://${address}/`, ...host, "-d", "x=1"),
   };
-  await sleep(500);
+  const goOn = () => Promise.all(Object.values(loads).map((one) => one.goesOn()));
+  await goOn();
   await kubectl(
     "set",
     "image",
@@ -285,12 +303,14 @@ t.test("an update, an undo and a scale-down lose no request", async (t) => {
   );
   await ready("web");
   t.match((await ask(`http://${address}/`, ...host)).body, /v=[12]/);
-  await sleep(500);
+  await goOn();
   await kubectl("rollout", "undo", "deployment/web");
   await ready("web");
-  await sleep(500);
+  await goOn();
   await kubectl("scale", "deployment/web", "--replicas=1");
-  await sleep(1500);
+  const pods = () => kubectl("get", "pods", "-l", "app=web", "-o", "name");
+  await cluster.waitUntil(async () => (await pods()).split("\n").length === 1);
+  await goOn();
   for (const [name, one] of Object.entries(loads)) {
     const { 200: answered = 0, ...others } = await one.stop();
     t.same(others, {}, `${name}: nothing but 200`);
@@ -308,7 +328,7 @@ t.test("both families", async (t) => {
   await ctl("create", "ingress", "web", "--default-backend=web:80");
   await ctl("rollout", "status", "deployment/web", "--timeout=60s");
   const json = "jsonpath={.status.loadBalancer.ingress[*].ip}";
-  await ctl("wait", "--for=jsonpath={.status.loadBalancer.ingress[1].ip}", "ingress/web", "--timeout=30s");
+  await ctl("wait", "--for=jsonpath={.status.loadBalancer.ingress[1].ip}", "ingress/web", "--timeout=60s");
   await ctl("-n", "ingress-kubeplumb", "rollout", "status", "deployment/ingress-kubeplumb-controller");
   await dual.waitForSync();
   const addresses = `${await ctl("get", "service", "web", "-o", json)} ${await ctl("get", "ingress", "web", "-o", json)}`;

@@ -1,12 +1,13 @@
 // kubeplumb proxy as a program of its own: in the namespace of a pod, which stands for a host of somebody else's
 // cluster, against the API server over TLS. And the servers that a host's own proxy has.
 
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import t from "tap";
 import { type Cluster, createCluster, DEPLOYMENTS } from "../../index.js";
 import { kubectlOf } from "../helpers/kubectl.js";
+import { machineFiles, PROGRAM_FILES } from "../helpers/machine-files.js";
 
 t.setTimeout(240_000);
 const cluster: Cluster = await createCluster({ nodes: 2 });
@@ -19,6 +20,8 @@ const FLAGS = [
   ...["--hostname-override", "node-1", "--cluster-cidr", "10.244.0.0/16", "--oom-score-adj", "0"],
 ];
 
+const files = machineFiles([...PROGRAM_FILES, dirname(cluster.kubeconfigPath)]);
+
 const pod = (name: string, command: readonly string[]) => `
 apiVersion: v1
 kind: Pod
@@ -26,7 +29,12 @@ metadata: { name: ${name} }
 spec:
   nodeName: node-2
   terminationGracePeriodSeconds: 2
-  containers: [{ name: main, image: busybox, command: ${JSON.stringify(command)} }]
+  containers:
+    - name: main
+      image: busybox
+      command: ${JSON.stringify(command)}
+      volumeMounts: ${JSON.stringify(files.container.volumeMounts)}
+  volumes: ${JSON.stringify(files.spec.volumes)}
 `;
 
 const WEB = `
@@ -63,7 +71,7 @@ async function serviceRules(target: string, inside: readonly string[] = []): Pro
 }
 
 const get = async (target: string, url: string) => {
-  const format = ["-s", "--max-time", "3", "-w", "\n%{http_code}"];
+  const format = ["-s", "--max-time", "30", "-w", "\n%{http_code}"];
   const { stdout } = await cluster.exec(target, ["curl", ...format, url]);
   const lines = stdout.split("\n");
   return { code: Number(lines.pop()), body: lines.join("\n") };
@@ -75,12 +83,12 @@ t.test("another host's kube-proxy writes what this host's does", async (t) => {
   await cluster.apply(WEB);
   await cluster.apply(pod("kube-proxy", [process.execPath, bin, "proxy", ...FLAGS]));
   await cluster.waitFor(DEPLOYMENTS, "web", "Available");
-  await kubectl("wait", "--for=condition=Ready", "pod/kube-proxy", "--timeout=30s");
+  await kubectl("wait", "--for=condition=Ready", "pod/kube-proxy", "--timeout=60s");
   await cluster.waitForSync();
   const host = await serviceRules("node-1");
   t.ok(host.length > 5, `${host.length} rules`);
   const same = async () => JSON.stringify(await serviceRules("default/kube-proxy")) === JSON.stringify(host);
-  await cluster.waitUntil(same, { timeoutMs: 20_000 }).catch(() => {});
+  await cluster.waitUntil(same, { timeoutMs: 60_000 }).catch(() => {});
   t.strictSame(await serviceRules("default/kube-proxy"), host);
   vip = await kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}");
   const { stdout } = await cluster.exec("default/kube-proxy", ["iptables-save", "-c", "-t", "nat"]);
@@ -91,7 +99,7 @@ t.test("another host's kube-proxy writes what this host's does", async (t) => {
   t.match(await kubectl("logs", "kube-proxy"), /rules are in place/);
   const events = () => kubectl("get", "events", "-o", "jsonpath={.items[*].source.component}");
   // Its connection went through the address that its own rules now translate: the first try is lost with it.
-  await cluster.waitUntil(async () => /kube-proxy/.test(await events()), { timeoutMs: 10_000 });
+  await cluster.waitUntil(async () => /kube-proxy/.test(await events()), { timeoutMs: 60_000 });
   t.pass("it tells of itself as kube-proxy does");
 });
 
@@ -110,7 +118,7 @@ t.test("the API server goes away: rules stay, and follow when it is back", async
   const endpoints = async () =>
     (await serviceRules("default/kube-proxy")).filter((rule) => /"default\/web".* -j DNAT /.test(rule))
       .length;
-  await cluster.waitUntil(async () => (await endpoints()) === 3, { timeoutMs: 30_000 });
+  await cluster.waitUntil(async () => (await endpoints()) === 3, { timeoutMs: 60_000 });
   t.pass("new endpoints are there");
 });
 
@@ -135,9 +143,9 @@ for (const target of ["default/kube-proxy", "node-1"]) {
 t.test("healthCheckNodePort tells which nodes have endpoints", async (t) => {
   const port = await kubectl("get", "service", "web", "-o", "jsonpath={.spec.healthCheckNodePort}");
   const [one, two] = cluster.hosts.map(({ ip }) => `http://${ip}:${port}/`);
-  await kubectl("rollout", "status", "deployment/web", "--timeout=30s");
+  await kubectl("rollout", "status", "deployment/web", "--timeout=60s");
   const told = async () => JSON.parse((await get("node-2", one ?? "")).body).localEndpoints;
-  await cluster.waitUntil(async () => (await told()) === 3, { timeoutMs: 10_000 });
+  await cluster.waitUntil(async () => (await told()) === 3, { timeoutMs: 60_000 });
   const here = await get("node-2", one ?? "");
   t.equal(here.code, 200);
   t.match(JSON.parse(here.body), {
@@ -149,7 +157,7 @@ t.test("healthCheckNodePort tells which nodes have endpoints", async (t) => {
   t.equal(there.code, 503);
   t.match(JSON.parse(there.body), { localEndpoints: 0 });
   await kubectl("delete", "service", "web");
-  await cluster.waitUntil(async () => (await get("node-2", one ?? "")).code === 0, { timeoutMs: 10_000 });
+  await cluster.waitUntil(async () => (await get("node-2", one ?? "")).code === 0, { timeoutMs: 60_000 });
   t.pass("the port is closed with the Service");
 });
 
@@ -170,7 +178,7 @@ apiVersion: v1
 kind: Service
 metadata: { name: near }
 spec: { selector: { app: near }, ports: [{ port: 80 }], trafficDistribution: PreferSameZone }`);
-  await kubectl("wait", "--for=condition=Ready", "pod/near-node-1", "pod/near-node-2", "--timeout=30s");
+  await kubectl("wait", "--for=condition=Ready", "pod/near-node-1", "pod/near-node-2", "--timeout=60s");
   const ip = (node: string) => kubectl("get", "pod", `near-${node}`, "-o", "jsonpath={.status.podIP}");
   const [one, two] = [await ip("node-1"), await ip("node-2")];
   const backends = async (node: string) =>
@@ -181,7 +189,7 @@ spec: { selector: { app: near }, ports: [{ port: 80 }], trafficDistribution: Pre
   const become = (node: string, wanted: string[]) =>
     cluster.waitUntil(async () => JSON.stringify(await backends(node)) === JSON.stringify(wanted.sort()), {
       what: `${node} sends to ${wanted}`,
-      timeoutMs: 15_000,
+      timeoutMs: 60_000,
     });
   await become("node-1", [one]);
   await become("node-2", [two]);
@@ -193,7 +201,7 @@ spec: { selector: { app: near }, ports: [{ port: 80 }], trafficDistribution: Pre
 
 t.test("--cleanup removes what is ours and nothing else", async (t) => {
   await cluster.apply(pod("other", ["sleep", "600"]));
-  await kubectl("wait", "--for=condition=Ready", "pod/other", "--timeout=30s");
+  await kubectl("wait", "--for=condition=Ready", "pod/other", "--timeout=60s");
   const inPod = (...argv: string[]) => cluster.exec("default/other", argv);
   const foreign = [
     "iptables -t nat -N MINE",
@@ -212,8 +220,9 @@ t.test("--cleanup removes what is ours and nothing else", async (t) => {
   };
   const before = await rules();
   const program = [process.execPath, bin, "proxy"];
-  // Without TERM in time it would go on for ever: the rules must be there long before.
-  await inPod("timeout", "6", ...program, ...FLAGS);
+  const stopped =
+    'timeout 100 "$@" & until iptables-save | grep -q "^-A KUBE-SERVICES"; do sleep 0.1; done; kill $!; wait';
+  await inPod("sh", "-c", stopped, "sh", ...program, ...FLAGS);
   t.ok(
     (await rules()).some((line) => line.startsWith("-A KUBE-")),
     "rules stay when the program ends",

@@ -3,36 +3,24 @@
 
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
-import {
-  existsSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  rmSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { get, type IncomingMessage, request } from "node:http";
 import { createRequire } from "node:module";
 import { connect } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import { gunzipSync } from "node:zlib";
 import t, { type Test } from "tap";
 import { WebSocket } from "ws";
-import { type Cluster, createCluster, PODS } from "../../index.js";
+import { PODS } from "../../index.js";
 import type { SpdyConnection } from "../../node/streams/spdy/connection.js";
+import { fileCluster } from "../helpers/file-cluster.js";
 import { kubectlOf } from "../helpers/kubectl.js";
+import { machineFiles, PROGRAM_FILES } from "../helpers/machine-files.js";
 import { forwarded, spdyConnect, textOf } from "../helpers/spdy-client.js";
 
 t.setTimeout(240_000);
-const cluster: Cluster = await createCluster({ nodes: 2 });
-const directory = mkdtempSync(join(tmpdir(), "kubeplumb-streams-"));
-t.teardown(async () => {
-  await cluster.stop();
-  rmSync(directory, { recursive: true, force: true });
-});
+const { cluster, directory } = await fileCluster(2);
 const kubectl = kubectlOf(cluster);
 
 /** kubectl of the PATH, and what this machine has of older ones: from 1.31 on it speaks WebSocket, before SPDY. */
@@ -52,7 +40,7 @@ interface Ran {
 /** One of the kubectls to its end. */
 function run(program: string, args: readonly string[], input?: Buffer | string): Promise<Ran> {
   return new Promise((resolve) => {
-    const options = { timeout: 30_000, maxBuffer: 64 << 20, encoding: "latin1" as const };
+    const options = { timeout: 120_000, maxBuffer: 64 << 20, encoding: "latin1" as const };
     const child = execFile(program, [...own, ...args], options, (error, stdout, stderr) =>
       resolve({ exitCode: error ? Number(error.code ?? -1) : 0, stdout, stderr }),
     );
@@ -82,7 +70,7 @@ function start(program: string, args: readonly string[]): Running {
     child,
     output: () => text,
     says: async (pattern) => {
-      for (const end = Date.now() + 15_000; Date.now() < end; ) {
+      for (const end = Date.now() + 60_000; Date.now() < end; ) {
         const match = pattern.exec(text);
         if (match) return match;
         await sleep(20);
@@ -99,7 +87,7 @@ function start(program: string, args: readonly string[]): Running {
 const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function until(t: Test, what: string, condition: () => boolean): Promise<void> {
-  for (const end = Date.now() + 10_000; !condition() && Date.now() < end; ) await sleep(20);
+  for (const end = Date.now() + 60_000; !condition() && Date.now() < end; ) await sleep(20);
   t.ok(condition(), what);
 }
 
@@ -200,17 +188,24 @@ const pod = (name: string, containers: object[], spec: object = {}) => ({
 });
 const shell = (name: string, script: string) => ({ name, image: "busybox", command: ["sh", "-c", script] });
 
-writeFileSync(join(directory, "server.cjs"), SERVER);
+const program = join(directory, "server.cjs");
+const files = machineFiles([...PROGRAM_FILES, directory]);
+writeFileSync(program, SERVER);
 await cluster.apply([
-  pod("server", [
-    {
-      name: "main",
-      image: "busybox",
-      command: [process.execPath, join(directory, "server.cjs")],
-      ports: [{ containerPort: 80, name: "http" }],
-      readinessProbe: { httpGet: { path: "/", port: 80 }, periodSeconds: 1 },
-    },
-  ]),
+  pod(
+    "server",
+    [
+      {
+        name: "main",
+        image: "busybox",
+        command: [process.execPath, program],
+        ports: [{ containerPort: 80, name: "http" }],
+        readinessProbe: { httpGet: { path: "/", port: 80 }, periodSeconds: 1 },
+        ...files.container,
+      },
+    ],
+    files.spec,
+  ),
   {
     apiVersion: "v1",
     kind: "Service",
@@ -230,7 +225,7 @@ await cluster.apply([
 ] as never);
 await kubectl("create", "deployment", "web", "--image=nginx");
 for (const name of ["server", "shell", "logs"]) await cluster.waitFor(PODS, name, "Ready");
-await kubectl("wait", "deploy/web", "--for=condition=Available", "--timeout=20s");
+await kubectl("wait", "deploy/web", "--for=condition=Available", "--timeout=60s");
 
 /** Open sockets of the two processes. */
 function sockets(): Record<string, number> {
@@ -313,7 +308,7 @@ for (const program of kubectls) {
 
     const [from, to] = [join(directory, "from"), join(directory, "to")];
     writeFileSync(from, much);
-    const there = join(directory, "copied");
+    const there = "/tmp/copied";
     t.equal((await run(program, ["cp", from, `shell:${there}`])).exitCode, 0);
     t.equal((await run(program, ["cp", `shell:${there}`, to])).exitCode, 0);
     t.ok(readFileSync(to).equals(much), "cp");
@@ -333,7 +328,7 @@ for (const program of kubectls) {
     });
     const command = ["sh", "-c", "while :; do echo tick; sleep 0.1; done"];
     await run(program, ["run", "ticking", "--image=busybox", "--", ...command]);
-    await kubectl("wait", "pod/ticking", "--for=condition=Ready", "--timeout=10s");
+    await kubectl("wait", "pod/ticking", "--for=condition=Ready", "--timeout=60s");
     const attached = start(program, ["attach", "ticking"]);
     await attached.says(/tick\ntick\n/);
     await attached.stop();
@@ -348,7 +343,7 @@ function terminal(program: string, args: readonly string[]): Promise<Ran> {
     const child = execFile(
       "script",
       ["-qec", line, "/dev/null"],
-      { timeout: 30_000 },
+      { timeout: 120_000 },
       (error, stdout, stderr) => resolve({ exitCode: error ? Number(error.code ?? -1) : 0, stdout, stderr }),
     );
     child.stdin?.end();
@@ -387,7 +382,7 @@ t.test(
     t.equal(await textOf(goodbye.error), "", "no error");
     goodbye.data.end("still here");
     const heard = async () => (await kubectl("logs", "server")).includes("after goodbye: 10");
-    for (const end = Date.now() + 5000; !(await heard()) && Date.now() < end; ) await sleep(50);
+    for (const end = Date.now() + 60_000; !(await heard()) && Date.now() < end; ) await sleep(50);
     t.ok(await heard(), "the pod's end came first, ours after more data");
 
     const stuck = forwarded(connection, 11);
@@ -469,10 +464,13 @@ t.test("exec by SPDY: every version of its streams", async (t) => {
     good.connection.destroy();
   }
 
-  const terminal = await exec(["v4.channel.k8s.io"], "read line; stty size", true);
+  const terminal = await exec(
+    ["v4.channel.k8s.io"],
+    'read line; while [ "$(stty size)" != "43 132" ]; do sleep 0.1; done; stty size',
+    true,
+  );
   terminal.third.write('{"Width":132,"Hei');
   terminal.third.write('ght":43}\n');
-  await sleep(100);
   terminal.stdin.write("go\n");
   t.match(await textOf(terminal.stdout), /43 132\r\n/);
   terminal.connection.destroy();

@@ -21,6 +21,7 @@ import koffi from "koffi";
 import t from "tap";
 import { WebSocket } from "ws";
 import { NetNs } from "../../dataplane/kernel/netns.js";
+import { ContainerRoot } from "../../node/process/container-root.js";
 import { type LaunchedProcess, launch } from "../../node/process/launch.js";
 import { parseStat, startReaper } from "../../node/reaper.js";
 import { openPty } from "../../node/streams/pty.js";
@@ -30,6 +31,13 @@ import { remoteCommand } from "../unit/helpers/node-harness.js";
 
 const ns = NetNs.create("streams");
 const scratch = mkdtempSync(join(tmpdir(), "kubeplumb-streams-"));
+const root = ContainerRoot.create({
+  ns,
+  scratch: join(scratch, "root"),
+  mounts: [],
+  files: {},
+  warn: (message) => t.comment(message),
+});
 const launched: LaunchedProcess[] = [];
 const server: Server = createServer();
 server.on("upgrade", (req, socket, head) => {
@@ -38,10 +46,10 @@ server.on("upgrade", (req, socket, head) => {
     if (command[0] === "broken") throw new Error("it broke");
     const process = launch({
       ns,
+      root,
       hostname: "streams",
       argv: command,
       env: { PATH: "/usr/bin:/bin", TERM: "xterm", PS1: "$ " },
-      scratch: join(scratch, "root"),
       stdin,
       tty,
       warn: (message) => t.comment(message),
@@ -62,6 +70,7 @@ await new Promise<void>((resolve) => server.listen(join(scratch, "sock"), resolv
 t.teardown(() => {
   server.close();
   server.closeAllConnections();
+  root.close();
   ns.close();
   rmSync(scratch, { recursive: true, force: true });
 });
@@ -189,7 +198,7 @@ t.test("a namespace's server is reached from inside only", async (t) => {
 
 /** Until `condition` holds; tells whether it did. */
 async function until(condition: () => boolean): Promise<boolean> {
-  for (const end = Date.now() + 10_000; !condition() && Date.now() < end; ) {
+  for (const end = Date.now() + 60_000; !condition() && Date.now() < end; ) {
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   return condition();
@@ -203,15 +212,19 @@ function statOf(pid: number): ReturnType<typeof parseStat> {
   }
 }
 
-/** Text of a program that launches a command in `process`; what comes after is the caller's. */
-function launcher(argv: string[], env: object): string {
+/** Text of a program that launches a command in `launched`, `shared` at /shared; what comes after is the caller's. */
+function launcher(argv: string[], env: object, shared: string): string {
   const at = (path: string) => JSON.stringify(new URL(`../../${path}`, import.meta.url).href);
-  const options = { hostname: "agent", argv, env, scratch: join(scratch, "agent"), stdin: false };
+  const mounts = [{ source: shared, target: "/shared" }];
+  const options = { mounts, files: {}, scratch: join(scratch, "agent") };
   return `
     import { writeSync } from "node:fs";
     import { NetNs } from ${at("dataplane/kernel/netns.js")};
+    import { ContainerRoot } from ${at("node/process/container-root.js")};
     import { launch } from ${at("node/process/launch.js")};
-    const launched = launch({ ...${JSON.stringify(options)}, ns: NetNs.current(), warn() {} });
+    const own = { ns: NetNs.current(), warn() {} };
+    const root = ContainerRoot.create({ ...${JSON.stringify(options)}, ...own });
+    const launched = launch({ ...${JSON.stringify({ hostname: "agent", argv, env, stdin: false })}, ...own, root });
     writeSync(1, launched.pid + "\\n");`;
 }
 
@@ -253,7 +266,7 @@ t.test("a killed agent takes its containers along, whenever it is killed", async
     return Number(stdout);
   };
   const ended = (pid: number) => until(() => (statOf(pid)?.state ?? "Z") === "Z");
-  const late = killed(`${launcher(["sleep", "1000"], env)}\nawait launched.started; ${die}`);
+  const late = killed(`${launcher(["sleep", "1000"], env, scratch)}\nawait launched.started; ${die}`);
   t.ok(await ended(late), "its command runs");
 
   // Where the loader of every program looks first, a pipe: it waits there until somebody writes.
@@ -261,7 +274,8 @@ t.test("a killed agent takes its containers along, whenever it is killed", async
   const pipe = join(libraries, "libc.so.6");
   mkdirSync(libraries);
   execFileSync("mkfifo", [pipe]);
-  const early = killed(`${launcher(["sleep", "1000"], { ...env, LD_LIBRARY_PATH: libraries })}\n${die}`);
+  const waiting = launcher(["sleep", "1000"], { ...env, LD_LIBRARY_PATH: "/shared" }, libraries);
+  const early = killed(`${waiting}\n${die}`);
   t.match(statOf(early), { state: "S" }, "left behind: it has asked for nothing yet");
   const writer = openSync(pipe, constants.O_WRONLY | constants.O_NONBLOCK);
   rmSync(pipe);
@@ -272,16 +286,18 @@ t.test("a killed agent takes its containers along, whenever it is killed", async
 });
 
 t.test("with one id in the user namespace tar keeps no owners", async (t) => {
+  const shared = join(scratch, "untarred");
+  mkdirSync(shared);
   const printed = (argv: string[], env: object): string => {
-    const text = `${launcher(argv, { PATH: "/usr/bin:/bin", ...env })}
+    const text = `${launcher(argv, { PATH: "/usr/bin:/bin", ...env }, shared)}
       launched.stdout.pipe(process.stdout);
       launched.stderr.pipe(process.stderr);`;
-    const args = ["-Urn", process.execPath, ...asModule(text)];
+    const args = ["-Urnm", process.execPath, ...asModule(text)];
     return spawnSync("unshare", args, { encoding: "utf8" }).stdout.replace(/^\d+\n/, "");
   };
   t.equal(printed(["printenv", "TAR_OPTIONS"], {}), "--no-same-owner\n");
   t.equal(printed(["printenv", "TAR_OPTIONS"], { TAR_OPTIONS: "-v" }), "-v\n", "the container's own stands");
-  const made = `mkdir -p $0 && tar -cf - --owner=4711 /etc/hostname 2>/dev/null | tar -xf - -C $0 && echo done`;
-  t.equal(printed(["sh", "-c", made, join(scratch, "untarred")], {}), "done\n");
-  t.ok(existsSync(join(scratch, "untarred/etc/hostname")));
+  const made = "tar -cf - --owner=4711 /etc/hostname 2>/dev/null | tar -xf - -C /shared && echo done";
+  t.equal(printed(["sh", "-c", made], {}), "done\n");
+  t.ok(existsSync(join(shared, "etc/hostname")));
 });
