@@ -5,7 +5,7 @@ import { chmodSync, mkdirSync, statSync, writeFileSync } from "node:fs";
 import { join, normalize } from "node:path";
 import type { HostPathVolumeSource, Volume } from "kubernetes-types/core/v1.js";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
-import type { BindMount } from "../process/mounts.js";
+import type { BindMount } from "../process/root-plan.js";
 import { writeAtomically } from "./atomic-files.js";
 import { type Env, expand } from "./env.js";
 import { type PayloadSources, payloadKind, volumePayload } from "./payload.js";

@@ -1,22 +1,14 @@
 // Writing with kubectl as one who knows a real cluster does it: server-side apply with its conflicts and owners, the
 // way there from client-side apply, diff, dry runs, prune, edit, replace, set, label, annotate and patch.
 
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { ManagedFieldsEntry } from "kubernetes-types/meta/v1.js";
 import t from "tap";
 import { pathTexts } from "../../control/patch/field-set.js";
 import { readManagers } from "../../control/patch/managers.js";
-import { type Cluster, createCluster } from "../../index.js";
+import { fileCluster, sedEditor } from "../helpers/file-cluster.js";
 
 t.setTimeout(240_000);
-const cluster: Cluster = await createCluster({ nodes: 1 });
-const directory = mkdtempSync(join(tmpdir(), "kubeplumb-apply-"));
-t.teardown(async () => {
-  await cluster.stop();
-  rmSync(directory, { recursive: true, force: true });
-});
+const { cluster, directory } = await fileCluster(1);
 
 interface Run {
   exitCode: number;
@@ -152,9 +144,7 @@ t.test("from client-side apply to server-side and back", async (t) => {
 });
 
 t.test("edit, replace, set, label, annotate, patch: each under its own name", async (t) => {
-  const editor = join(directory, "editor");
-  writeFileSync(editor, `#!/bin/sh\nsed -i '0,/^  replicas: .*/s//&\\n  minReadySeconds: 1/' "$1"\n`);
-  chmodSync(editor, 0o755);
+  const editor = sedEditor(directory, "0,/^  replicas: .*/s//&\\n  minReadySeconds: 1/");
   process.env.KUBE_EDITOR = editor;
   t.equal(await kubectl("edit deploy/moved"), "deployment.apps/moved edited");
   await kubectl("set image deploy/moved nginx=nginx:2");

@@ -1,9 +1,9 @@
 // A cluster of both families and one of IPv6 alone, as kubectl and real requests see them.
 
-import { once } from "node:events";
-import { type AddressInfo, createServer, isIPv6 } from "node:net";
+import { isIPv6 } from "node:net";
 import t, { type Test } from "tap";
-import { type Cluster, createCluster, DEPLOYMENTS } from "../../index.js";
+import { type Cluster, createCluster } from "../../index.js";
+import { freePort } from "../helpers/free-port.js";
 import { kubectlOf } from "../helpers/kubectl.js";
 
 t.setTimeout(240_000);
@@ -43,7 +43,8 @@ spec:
 
 async function deploy(cluster: Cluster): Promise<{ pods: PodRow[]; clusterIPs: string[] }> {
   await cluster.apply(MANIFEST);
-  await cluster.waitFor(DEPLOYMENTS, "web", "Available");
+  // Not "Available", which three of four pods are.
+  await kubectlOf(cluster)("rollout", "status", "deployment/web", "--timeout=60s");
   await cluster.waitForSync();
   const kubectl = kubectlOf(cluster);
   const { items } = JSON.parse(await kubectl("get", "pods", "-o", "json"));
@@ -64,15 +65,6 @@ async function get(cluster: Cluster, from: string, ip: string, port: number, pat
   const { status, body, stderr } = await cluster.curl(from, url);
   if (status !== 200) throw new Error(`${url} from ${from}: ${status} ${stderr}`);
   return body;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
 }
 
 /** Every pod answers by the address, and nobody else. */
@@ -158,7 +150,7 @@ t.test("both families", async (t) => {
   t.match(rules, new RegExp(`-A KUBE-SERVICES -d ${clusterIPs[1]}/128 `));
   t.match(rules, /FLANNEL-POSTRTG/);
   await kubectl("scale", "deployment/web", "--replicas=1");
-  await kubectl("rollout", "status", "deployment/web", "--timeout=30s");
+  await kubectl("rollout", "status", "deployment/web", "--timeout=60s");
   await cluster.waitForSync();
   const { items } = JSON.parse(await kubectl("get", "pods", "-o", "json"));
   const stays = items.find(({ metadata }: { metadata: object }) => !("deletionTimestamp" in metadata));

@@ -97,8 +97,8 @@ t.test("what is told is what happens", async (t) => {
   for (const [from, target, address] of cases) {
     const [story] = JSON.parse(await kubeplumb("explain", address, "--from", from, "-o", "json")) as Told[];
     const expected = new Set(story?.results.map(({ destination, source }) => `${destination.pod} ${source}`));
-    const urls = Array.from({ length: 24 }, () => `http://${address}`);
-    const curl = ["curl", "-s", "-g", "--max-time", "20", "-H", "Connection: close", ...urls];
+    const urls = Array.from({ length: 100 }, () => `http://${address}`);
+    const curl = ["curl", "-s", "-g", "--max-time", "60", "-H", "Connection: close", ...urls];
     const bodies = (await cluster.exec(target, curl)).stdout.split(/^(?=Hostname:)/m);
     const answers = new Set(bodies.map(seen));
     t.ok(

@@ -52,7 +52,7 @@ t.test("a CronJob: made, refused, run by hand", async (t) => {
     "cronjob.batch/tick created",
   );
   t.equal(await run("create job now --from=cronjob/tick"), "job.batch/now created");
-  await run("wait --for=condition=complete job/now --timeout=30s");
+  await run("wait --for=condition=complete job/now --timeout=60s");
   const bad = await cluster.kubectl(["create", "cronjob", "x", "--image=busybox", "--schedule=0 * * * * *"]);
   t.match(bad.stderr, /spec.schedule: Invalid value: .*: expected exactly 5 fields, found 6/);
   const rows = await run("get cronjobs");
@@ -64,7 +64,7 @@ const minuteMade = minute();
 t.test("a Job from the command line to its end", async (t) => {
   t.equal(await run("create job hello --image=busybox -- echo Hello"), "job.batch/hello created");
   t.equal(
-    await run("wait --for=condition=complete job/hello --timeout=30s"),
+    await run("wait --for=condition=complete job/hello --timeout=60s"),
     "job.batch/hello condition met",
   );
   t.equal(await run("logs job/hello"), "Hello");
@@ -81,7 +81,7 @@ t.test("a Job from the command line to its end", async (t) => {
   t.match(await run("delete job hello"), /^job.batch "hello" deleted/);
   await until(
     "its pods go with it",
-    15,
+    60,
     async () => (await run("get pods -l job-name=hello -o name")) === "",
   );
 });
@@ -89,7 +89,7 @@ t.test("a Job from the command line to its end", async (t) => {
 t.test("indexes, by environment and by host name", async (t) => {
   const spec = { completions: 3, parallelism: 2, completionMode: "Indexed" };
   await job("squares", 'echo "$(hostname) $((JOB_COMPLETION_INDEX * JOB_COMPLETION_INDEX))"', spec);
-  await run("wait --for=condition=complete job/squares --timeout=30s");
+  await run("wait --for=condition=complete job/squares --timeout=60s");
   const lines = (await run("logs -l job-name=squares")).split("\n").sort();
   t.same(lines, ["squares-0 0", "squares-1 1", "squares-2 4"]);
   t.equal(await run("get job squares -o jsonpath={.status.completedIndexes}"), "0-2");
@@ -120,7 +120,7 @@ t.test("a pod's own deadline", async (t) => {
     containers: [{ name: "c", image: "busybox", command: ["sleep", "60"] }],
   };
   await apply({ apiVersion: "v1", kind: "Pod", metadata: { name: "late" }, spec });
-  await run("wait --for=jsonpath={.status.reason}=DeadlineExceeded pod/late --timeout=40s");
+  await run("wait --for=jsonpath={.status.reason}=DeadlineExceeded pod/late --timeout=60s");
   t.equal(await run("get pod late -o jsonpath={.status.phase}"), "Failed");
 });
 
@@ -183,7 +183,7 @@ t.test("what the CronJob has made meanwhile", async (t) => {
   await until("the next minute's Job", 75, async () => (await made()) !== undefined);
   const at = Number(await made());
   t.ok(at >= minuteMade && at <= minute(), `${at} is a minute that has come since`);
-  await run(`wait --for=condition=complete job/tick-${at} --timeout=30s`);
+  await run(`wait --for=condition=complete job/tick-${at} --timeout=60s`);
   await run("delete cronjob tick");
-  await until("its Jobs go with it", 15, async () => !(await run("get jobs -o name")).includes("tick-"));
+  await until("its Jobs go with it", 60, async () => !(await run("get jobs -o name")).includes("tick-"));
 });

@@ -6,11 +6,13 @@ import { type AddressInfo, createServer } from "node:net";
 import t from "tap";
 import { type Cluster, createCluster } from "../../index.js";
 import { kubectlOf } from "../helpers/kubectl.js";
+import { swapIfAsked } from "../helpers/reference-plugins.js";
 import { CHI_SQUARE_1E5, chiSquare, tally } from "../helpers/stats.js";
 
 t.setTimeout(240_000);
 const cluster: Cluster = await createCluster({ nodes: 3 });
 t.teardown(() => cluster.stop());
+await swapIfAsked(cluster);
 const kubectl = kubectlOf(cluster);
 
 /** A command in a host or pod that must succeed. */
@@ -106,7 +108,7 @@ t.test("create, scale, expose, curl", async (t) => {
     ["NodePort on a host's loopback", "node-3", `127.0.0.1:${nodePort}`],
     ["NodePort from a pod", `default/${pods[1]?.name}`, `192.168.56.12:${nodePort}`],
   ] as const) {
-    const text = await inside(target, "curl", "-s", "--max-time", "5", url);
+    const text = await inside(target, "curl", "-s", "--max-time", "60", url);
     t.ok(names.has(reply.exec(text)?.[1] ?? ""), `${what}: ${text.trim()}`);
   }
 
@@ -178,7 +180,7 @@ spec:
       if (from === to) continue;
       const seen = await inside(`default/${from.name}`, "curl", "-s", `http://${to.ip}:8080/clientip`);
       t.match(seen, new RegExp(`^${from.ip}:\\d+$`), `${from.name} → ${to.name}: the server sees ${seen}`);
-      const ping = await inside(`default/${from.name}`, "ping", "-c1", "-W2", to.ip);
+      const ping = await inside(`default/${from.name}`, "ping", "-c1", "-W10", to.ip);
       t.match(ping, /1 received/, `${from.name} pings ${to.name}`);
     }
     const own = await inside(from.node, "curl", "-s", `http://${from.ip}:8080/hostname`);
@@ -191,9 +193,9 @@ spec:
   await cluster.waitForSync();
   const vip = await kubectl("get", "service", "net", "-o", "jsonpath={.spec.clusterIP}");
   const client = pods.find((p) => p.name === "net-1");
-  const seen = await inside("default/net-1", "curl", "-s", "--max-time", "5", `http://${vip}/clientip`);
+  const seen = await inside("default/net-1", "curl", "-s", "--max-time", "60", `http://${vip}/clientip`);
   t.match(seen, new RegExp(`^${client?.ip}:`), "pod to ClusterIP across hosts keeps the client's address");
-  const hairpin = await inside("default/net-3", "curl", "-s", "--max-time", "5", `http://${vip}/hostname`);
+  const hairpin = await inside("default/net-3", "curl", "-s", "--max-time", "60", `http://${vip}/hostname`);
   t.equal(hairpin.trim(), "net-3", "a pod reaches itself through its Service");
 });
 
@@ -256,10 +258,10 @@ spec:
     "default/net-1",
     "curl",
     "-s",
-    `http://127.0.0.1:8080/dial?request=hostname&protocol=udp&host=${await vip("multi")}&port=90&tries=20`,
+    `http://127.0.0.1:8080/dial?request=hostname&protocol=udp&host=${await vip("multi")}&port=90&tries=60`,
   );
   const { responses = [] } = JSON.parse(dial) as { responses?: string[] };
-  t.equal(responses.length, 20, dial);
+  t.equal(responses.length, 60, dial);
   t.equal(tally(responses).size, 3, "three pods answer over UDP");
 
   const sticky = await inside(
@@ -280,7 +282,7 @@ spec:
     "curl",
     "-s",
     "--max-time",
-    "5",
+    "60",
     `http://${await vip("empty")}/`,
   ]);
   t.equal(refused.exitCode, 7, "a Service without endpoints refuses at once");
@@ -345,7 +347,7 @@ t.test("the API from a pod, through the Service default/kubernetes", async (t) =
     "curl",
     "-sk",
     "--max-time",
-    "5",
+    "60",
     "https://10.96.0.1/api/v1/nodes",
   );
   t.match(

@@ -45,7 +45,8 @@ export class PluginHost {
     for (const type of ["kubeplumb-cni", "kubeplumb-portmap"]) {
       // With its extension node knows that it is a module; runtimes call it by the name without.
       const module = join(this.bin, `${type}.mjs`);
-      writeFileSync(module, `import { runProcess } from "${main}";\nawait runProcess("${type}");\n`);
+      const text = `#!${process.execPath}\nimport { runProcess } from "${main}";\nawait runProcess("${type}");\n`;
+      writeFileSync(module, text, { mode: 0o755 });
       this.script(type, `exec ${process.execPath} ${module}`);
     }
   }

@@ -2,10 +2,10 @@
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { openSync, readFileSync } from "node:fs";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Agent, request } from "undici";
+import { freePort } from "./free-port.js";
 
 const START_MS = 30_000;
 
@@ -14,14 +14,6 @@ export const hasEtcd = spawnSync("etcd", ["--version"], { stdio: "ignore" }).sta
 
 /** For tap: why tests of etcd are left out here, or false. */
 export const withoutEtcd: string | false = hasEtcd ? false : "etcd is not installed (Debian: etcd-server)";
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise<void>((resolve) => server.close(() => resolve()));
-  return port;
-}
 
 /** Files with PEM text: what clients are checked against, and what etcd shows to them. */
 export interface EtcdFiles {

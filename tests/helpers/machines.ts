@@ -61,6 +61,8 @@ export class Machine {
     const script = [
       // What cannot be read is nobody's business here.
       `cp -a /etc/. ${own}/etc 2>/dev/null; mkdir -p ${own}/etc/systemd/system`,
+      // A configuration of a runtime of this machine (podman's) would be preferred to our own.
+      `rm -rf ${own}/etc/cni`,
       `mount --bind ${own}/etc /etc && mount --bind ${own}/var /var/lib && mount -t tmpfs none /run`,
       "mount -t sysfs none /sys 2>/dev/null",
       "echo made; exec sleep 1000000",

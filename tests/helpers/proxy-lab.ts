@@ -132,7 +132,9 @@ export class Lab {
       await ns.listen(server, { port: 8080, host });
       this.#servers.push(server);
       const udp = await ns.udp({ port: 5353, host });
-      udp.on("message", (_data, { address, port }) => udp.send(`${pod.name} ${address}`, port, address));
+      udp.on("message", (question, { address, port }) =>
+        udp.send(`${pod.name} ${address} ${question}`, port, address),
+      );
       this.#close.push(() => udp.close());
     }
   }
@@ -162,12 +164,15 @@ function skipDuplicateDetection(ns: NetNs): void {
   ns.sysctl("net/ipv6/conf/default/accept_dad", 0);
 }
 
+/** For {@link ask} where no answer is expected: ETIMEDOUT. */
+export const SILENT = { timeout: 800 } as const;
+
 /** "pod-1 10.244.1.3", or the code of the error. */
 export async function ask(
   from: NetNs,
   host: string,
   port: number,
-  { timeout = 800, localAddress }: { timeout?: number; localAddress?: string } = {},
+  { timeout = 60_000, localAddress }: { timeout?: number; localAddress?: string } = {},
 ): Promise<string> {
   const socket = from.connect({ host, port, timeout, ...(localAddress && { localAddress }) });
   let text = "";
@@ -184,17 +189,26 @@ export async function ask(
 
 type Udp = Awaited<ReturnType<NetNs["udp"]>>;
 
-/** The answer to one datagram from an open socket; "nothing" when none comes. */
-export async function askUdp(socket: Udp, host: string, port: number, attempts = 20): Promise<string> {
-  for (let attempt = 0; attempt < attempts; attempt++) {
-    const answer = once(socket, "message") as Promise<[Buffer]>;
-    // "Nobody listens" is told by the next send; it is an answer like none.
-    answer.catch(() => undefined);
-    socket.send("?", port, host);
-    const [data] = await Promise.race([answer, sleep(150).then(() => [undefined])]).catch(() => [undefined]);
-    if (data) return String(data);
+let questions = 0;
+
+/** The answer to a datagram from an open socket, which is sent up to `attempts` times; "nothing" when none comes. */
+export async function askUdp(socket: Udp, host: string, port: number, attempts = 400): Promise<string> {
+  const first = questions + 1;
+  let answer: string | undefined;
+  const heard = (data: Buffer) => {
+    const [pod, client, question] = String(data).split(" ");
+    // Not a late one to somebody's earlier question.
+    if (Number(question) >= first) answer ??= `${pod} ${client}`;
+  };
+  // "Nobody listens" is told by the next send; it is an answer like none.
+  const failed = () => undefined;
+  socket.on("message", heard).on("error", failed);
+  for (let attempt = 0; attempt < attempts && answer === undefined; attempt++) {
+    socket.send(String(++questions), port, host);
+    for (let wait = 0; wait < 30 && answer === undefined; wait++) await sleep(5);
   }
-  return "nothing";
+  socket.off("message", heard).off("error", failed);
+  return answer ?? "nothing";
 }
 
 /** How many of so many requests each pod answered. */

@@ -46,15 +46,6 @@ export const CONTEXT6: RuleContext = {
   localhostNodePorts: false,
 };
 
-/** A small seeded generator: a failing run can be run again. */
-export function random(seed: number): (below: number) => number {
-  let state = seed >>> 0;
-  return (below) => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
-    return Math.floor((state / 2 ** 32) * below);
-  };
-}
-
 export type ApiObject = Stored<Service> | Stored<EndpointSlice>;
 
 /** What the IPv4 tracker of node-1 makes of the objects. */

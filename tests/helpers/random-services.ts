@@ -3,7 +3,8 @@
 
 import type { EndpointSlice, Node, Service, Stored } from "../../common/k8s.js";
 import type { NodePlace, ServiceProxy } from "../../dataplane/proxy/index.js";
-import { type ApiObject, random } from "./proxy-memory.js";
+import type { ApiObject } from "./proxy-memory.js";
+import { random } from "./random.js";
 import { node, service, slice } from "./service-objects.js";
 
 const PORTS = [

@@ -53,7 +53,7 @@ export class RawSocket implements Disposable {
   }
 
   /** The next packet of the protocol; undefined when none has come in time. */
-  async receive(milliseconds = 1000): Promise<Arrived | undefined> {
+  async receive(milliseconds = 30_000): Promise<Arrived | undefined> {
     const into = Buffer.alloc(2048);
     for (const end = performance.now() + milliseconds; performance.now() < end; await sleep(5)) {
       const length = recv(this.#fd, into);

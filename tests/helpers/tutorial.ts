@@ -7,7 +7,8 @@
 //   web-<id>   1/1   <any>         <word>: some text without spaces; <any>: some text or none; <age>: 5s, 2m10s
 //   ...                            any lines, or none
 //   (exit 1)                       the exit code, when it is not 0
-//   $~ kubectl get pods            the same, repeated for up to half a minute until it prints this
+//   $~ command                     the same, repeated for a while until it prints this; so are commands that only look
+//                                  (kubectl get, describe, logs …), as a busy machine shows things a little later
 //   $! kubectl apply -f x.yaml     run for what it does: its output is not looked at, its exit code is
 //   # some text                    for readers
 //   <<< x.yaml                     a file of that name, up to the line >>>
@@ -16,8 +17,9 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 
-const REPEAT_MS = 30_000;
-const COMMAND_MS = 40_000;
+const REPEAT_MS = 90_000;
+const COMMAND_MS = 100_000;
+const LOOKS = /^kubectl (-\S+ )*(get|describe|logs|top|events|rollout history) /;
 
 export interface Step {
   title: string;
@@ -58,8 +60,8 @@ export function parseTutorial(text: string): Step[] {
       });
       at = end;
     } else if (/^\$[~!]? /.test(line)) {
-      const how = line[1] === "~" ? "until" : line[1] === "!" ? "quiet" : "once";
       const command = line.slice(line.indexOf(" ") + 1);
+      const how = line[1] === "!" ? "quiet" : line[1] === "~" || LOOKS.test(command) ? "until" : "once";
       step.actions.push({ kind: "command", line: at + 1, how, command, expected: [], exitCode: 0 });
     } else if (line.startsWith("# ")) {
       // A word to the reader.

@@ -1,6 +1,6 @@
 // The front and the agent behind it: who does the work, when it is handed over, and what happens when nobody answers.
 
-import { copyFileSync, existsSync, readFileSync, statSync } from "node:fs";
+import { copyFileSync, existsSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { connect, createServer } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -87,6 +87,41 @@ t.test("with an agent, in other namespaces, and without one", { skip }, async (t
   t.ok(await host.rt.getLink("fast0"), "made where the caller is");
   await run("DEL", conf(), { id: "a2", ns: pod.ns }, host.ns);
   await agent.close();
+});
+
+t.test("an agent that systemd has given mounts of its own", { skip }, async (t) => {
+  // In a process of its own; the first one of its pid namespace is the caller's shell.
+  const program = join(host.dir, "agent.mjs");
+  const agent = new URL("../../cni/agent.js", import.meta.url).href;
+  writeFileSync(
+    program,
+    `import { startCniAgent } from "${agent}";
+     const { close } = await startCniAgent(process.argv[2]);
+     console.log("listening");
+     process.stdin.on("end", () => close().then(() => process.exit())).resume();`,
+  );
+  const body = JSON.stringify(conf());
+  const env = `CNI_COMMAND=ADD CNI_CONTAINERID=m1 CNI_IFNAME=eth0 CNI_NETNS=/run/netns/m1 KUBEPLUMB_CNI_SOCKET=${socket}`;
+  const plugin = join(host.bin, "kubeplumb-cni");
+  // Without the module beside it the front can do nothing itself.
+  renameSync(`${plugin}.mjs`, `${plugin}.away`);
+  t.teardown(() => renameSync(`${plugin}.away`, `${plugin}.mjs`));
+  const script = `mount -t tmpfs none /run && ip netns add m1
+    mkfifo ${host.dir}/end ${host.dir}/said
+    unshare -m ${process.execPath} ${program} ${socket} < ${host.dir}/end > ${host.dir}/said &
+    exec 3> ${host.dir}/end
+    read word < ${host.dir}/said
+    echo '${body}' | ${env} ${plugin}
+    echo '${body}' | ${env.replace("=ADD", "=DEL")} ${plugin}
+    echo "DEL: $?"
+    echo '${body}' | ${env} unshare -m ${plugin} | grep msg
+    exec 3>&-; wait`;
+  const { stdout } = await NetNs.current().exec("unshare", [
+    ...["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script],
+  ]);
+  t.match(stdout, /"address": "10\.80\.0\.\d+\/24"/, "the machine's own mounts: done by the agent");
+  t.match(stdout, /DEL: 0\n/);
+  t.match(stdout, /the plugin's module/, "other mounts: the front is on its own");
 });
 
 t.test("an agent that dies in the middle, and one that talks nonsense", { skip }, async (t) => {

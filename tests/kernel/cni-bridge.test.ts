@@ -1,6 +1,7 @@
 // What a configuration of the CNI plugin can ask of the bridge, and the protocol's own demands: versions, errors, its
 // place in a chain.
 
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
@@ -18,8 +19,8 @@ function conf(name: string, subnet: string, extra: object = {}): Record<string, 
   return { ...base, ipam, ...extra };
 }
 
-const pings = (from: NetNs, to: string) =>
-  from.exec("ping", ["-c1", "-W1", to]).then(
+const pings = (from: NetNs, to: string, seconds = 10) =>
+  from.exec("ping", ["-c1", `-W${seconds}`, to]).then(
     () => true,
     () => false,
   );
@@ -200,7 +201,7 @@ t.test(
     const pods = [newPod(), newPod()] as const;
     const plain = newPod();
     await added(conf("nomasq", "10.39.0.0/24"), plain);
-    t.notOk(await pings(plain.ns, "203.0.113.2"), "nobody out there knows the way back to a pod");
+    t.notOk(await pings(plain.ns, "203.0.113.2", 1), "nobody out there knows the way back to a pod");
     const results = [await added(masq, pods[0]), await added(masq, pods[1])];
     t.ok(await pings(pods[0].ns, "203.0.113.2"));
     const rules = async (tool = "iptables-save") => (await host.ns.exec(tool, ["-t", "nat"])).stdout;
@@ -251,6 +252,7 @@ t.test("duplicate addresses are found, and the new one is announced", async (t) 
     "stale",
   ]);
   await added({ ...net, runtimeConfig: { ips: ["10.40.0.9"] } }, b);
-  const { stdout } = await host.ns.exec("ip", ["neigh", "show", "10.40.0.9"]);
-  t.match(stdout, /0a:58:0a:28:00:09/, "gratuitous ARP");
+  const neighbour = async () => (await host.ns.exec("ip", ["neigh", "show", "10.40.0.9"])).stdout;
+  while (!/0a:58:0a:28:00:09/.test(await neighbour())) await sleep(20);
+  t.pass("gratuitous ARP");
 });

@@ -71,7 +71,7 @@ const codec: Codec<Doc> = {
   stamp: (doc) => Object.freeze({ ...doc }),
 };
 
-async function until(check: () => boolean | Promise<boolean>, ms = 8000): Promise<boolean> {
+async function until(check: () => boolean | Promise<boolean>, ms = 60_000): Promise<boolean> {
   const deadline = Date.now() + ms;
   while (!(await check())) {
     if (Date.now() > deadline) return false;
@@ -106,7 +106,10 @@ t.test("the store refuses writes, keeps what it has, and takes writes again", as
     }
   });
   t.ok(refused, "the disk is full");
-  await sleep(100);
+  // Too little for any write, and enough for what is on its way to LMDB, for which compact() waits.
+  fill(disk, 3 << 20);
+  await sleep(20);
+  await t.rejects(store.compact(await store.revision()), /no space left/);
   fill(disk, 0);
   await t.rejects(store.put("/r/refused", { n: 1 }), {
     name: "StoreWriteError",
@@ -159,7 +162,8 @@ t.test("a record that LMDB has not is taken from the journal wherever it is miss
   const path = join(base, "holes");
   const store = await LmdbStore.open<Doc>({ path, codec });
   for (const n of [1, 2, 3, 4]) await store.put(`/r/${n}`, { n });
-  await sleep(100);
+  // Returns when LMDB has them all, so that the copy is of one moment.
+  await store.compact(2);
   const copy = join(base, "holes-copy");
   cpSync(path, copy, { recursive: true });
   await store.close();
@@ -205,7 +209,7 @@ t.test("a cluster on a full disk goes on, and goes away", async (t) => {
   await create("before");
   // In two steps, so that what is being written meanwhile finds its space.
   fill(disk, 1 << 20);
-  await sleep(200);
+  await sleep(1000);
   fill(disk, 0);
   await t.rejects(create("refused"), { reason: "ServiceUnavailable", code: 503 });
   t.equal((await client.get(CONFIG_MAPS, "before", "default")).metadata.name, "before");
@@ -221,7 +225,7 @@ t.test("a cluster on a full disk goes on, and goes away", async (t) => {
     "writes work again",
   );
   fill(disk, 1 << 20);
-  await sleep(200);
+  await sleep(1000);
   fill(disk, 0);
   t.same(await down("full", { home }), { existed: true });
   t.same(readdirSync(disk), ["fill"]);

@@ -112,7 +112,7 @@ spec:
   selector: { app: web }
   ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }]
 `;
-const CURL = ["curl", "-sS", "--max-time", "5"] as const;
+const CURL = ["curl", "-sS", "--max-time", "60"] as const;
 const outside = (url: string): Promise<Ran> => runToEnd(CURL[0], [...CURL.slice(1), url]);
 
 interface PodFact {
@@ -146,7 +146,7 @@ t.test("a Deployment answers: ClusterIP, NodePort, pod to pod through VXLAN", as
   for (const node of [one, two])
     t.match((await outside(`${node.ip}:30080`)).out, /Running on: web-/, `NodePort on ${node.name}`);
   t.match(await kubectl(["exec", here.name, "--", ...CURL, "10.96.0.80"]), /Running on: web-/);
-  const ping = await kubectl(["exec", here.name, "--", "ping", "-c1", "-W2", there.ip]);
+  const ping = await kubectl(["exec", here.name, "--", "ping", "-c1", "-W10", there.ip]);
   t.match(ping, /ttl=62 /, "through two hosts");
   t.match((await one.run("bridge", "fdb", "show", "dev", "flannel.1")).out, /dst 192\.168\.56\.12/);
 });
@@ -290,8 +290,8 @@ t.test("kill -9 of control: traffic goes on, and all is there again", async (t) 
 t.test(
   "kill -9 of a node: it comes back without a token, takes over the rules, and its pods run",
   async (t) => {
-    // Six pods, and the API server.
-    const isWhole = (rules: string) => rules.match(/^:KUBE-SEP-/gm)?.length === 7 && rules;
+    // Six pods, the API server, and two pods of the DNS with three ports.
+    const isWhole = (rules: string) => rules.match(/^:KUBE-SEP-/gm)?.length === 13 && rules;
     const before = await eventually(async () => isWhole(await rulesOf(one)));
     first.child.kill("SIGKILL");
     await first.exited;
@@ -329,7 +329,7 @@ t.test(
     const all = await pods();
     const [here, there] = [podOn(all, "node-1"), podOn(all, "node-2")];
     await eventually(async () => {
-      const ping = await kubectl(["exec", there.name, "--", "ping", "-c1", "-W2", here.ip]);
+      const ping = await kubectl(["exec", there.name, "--", "ping", "-c1", "-W10", here.ip]);
       return /ttl=62 /.test(ping);
     });
     await eventually(async () => /Running on: web-/.test((await outside(`${one.ip}:30080`)).out));

@@ -24,6 +24,7 @@ import { isPrivileged, ownProcesses, runningProcess } from "../../lab/launch.js"
 import { clusterInfo, down, listClusters, publish, status, up } from "../../lab/lifecycle.js";
 import { clusterPaths, readJson } from "../../lab/state.js";
 import type { UpResult } from "../../lab/types.js";
+import { freePort } from "../helpers/free-port.js";
 import { machineSnapshot } from "../helpers/machine-snapshot.js";
 
 const MARKER = `KUBEPLUMB_TEST=${randomUUID()}`;
@@ -246,7 +247,8 @@ async function waitUntil(condition: () => boolean): Promise<void> {
 }
 
 async function waitGoneFor<T>(list: () => T[]): Promise<T[]> {
-  for (let i = 0; i < 1000 && list().length > 0; i++) await new Promise((resolve) => setTimeout(resolve, 5));
+  for (let i = 0; i < 12_000 && list().length > 0; i++)
+    await new Promise((resolve) => setTimeout(resolve, 5));
   return list();
 }
 
@@ -292,14 +294,14 @@ spec: { type: NodePort, externalTrafficPolicy: Local, selector: { app: web }, po
   const internalIP = async () =>
     (await cluster.client.get(NODES, "node-1")).status?.addresses?.find(({ type }) => type === "InternalIP")
       ?.address;
-  await cluster.waitUntil(async () => (await internalIP()) === "192.168.56.77", { timeoutMs: 8000 });
+  await cluster.waitUntil(async () => (await internalIP()) === "192.168.56.77", { timeoutMs: 60_000 });
   await cluster.waitUntil(
     () =>
       get().then(
         (text) => text === "web",
         () => false,
       ),
-    { timeoutMs: 8000 },
+    { timeoutMs: 60_000 },
   );
   t.equal(await get(), "web");
 });
@@ -396,7 +398,7 @@ t.test("several labs, several commands at once, published ports", async (t) => {
 });
 
 async function waitUntilFetched(url: string, check: (text: string) => void): Promise<void> {
-  for (let i = 0; i < 500; i++) {
+  for (let i = 0; i < 6000; i++) {
     const text = await fetch(url).then(
       (response) => response.text(),
       () => undefined,
@@ -405,14 +407,6 @@ async function waitUntilFetched(url: string, check: (text: string) => void): Pro
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   throw new Error(`${url} does not answer`);
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }
 
 t.test("a cluster of a test ends with the test, even when that is killed", async (t) => {

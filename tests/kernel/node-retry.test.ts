@@ -5,7 +5,7 @@ import t from "tap";
 import { CONFIG_MAPS } from "../../common/client.js";
 import { Harness } from "../unit/helpers/node-harness.js";
 
-t.setTimeout(60_000);
+t.setTimeout(220_000);
 
 t.test("pods that wait for a ConfigMap all start when it comes", async (t) => {
   const timing = { restartBackoff: { baseMs: 400, maxMs: 2000 }, imageBackoff: { baseMs: 400, maxMs: 2000 } };

@@ -11,7 +11,7 @@ import { ask, BRIDGE_IP, Cluster, kernelMeaning, Lab, NODE_IP, VIP, variants } f
 import { sample } from "../helpers/proxy-memory.js";
 import { RawSocket } from "../helpers/raw-socket.js";
 
-t.setTimeout(120_000);
+t.setTimeout(240_000);
 
 const IPPROTO_TCP = 6;
 const SYN_AND_FIN = 0x03;

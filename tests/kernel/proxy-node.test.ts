@@ -16,7 +16,7 @@ import { NetNs } from "../../dataplane/kernel/netns.js";
 import { configurationFromFlags } from "../../node/kube-proxy/flags.js";
 import { runKubeProxy } from "../../node/kube-proxy/standalone.js";
 
-t.setTimeout(60_000);
+t.setTimeout(220_000);
 const strangers = Object.keys(networkInterfaces()).filter((name) => name !== "lo");
 if (strangers.length > 0) t.bailout(`this is no namespace of its own: it has ${strangers}`);
 
@@ -58,7 +58,7 @@ async function answering(): Promise<string[]> {
 }
 
 async function become(wanted: string): Promise<string> {
-  for (let attempt = 0; attempt < 200; attempt++) {
+  for (let attempt = 0; attempt < 2400; attempt++) {
     if ((await answering()).join() === wanted) break;
     await sleep(25);
   }

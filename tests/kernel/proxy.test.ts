@@ -257,7 +257,7 @@ for (const variant of variants) {
     );
 
     const healed = async (what: string) => {
-      for (let i = 0; i < 200 && JSON.stringify(await inKernel()) !== JSON.stringify(wanted()); i++)
+      for (let i = 0; i < 3000 && JSON.stringify(await inKernel()) !== JSON.stringify(wanted()); i++)
         await sleep(20);
       await cluster.proxy.flush();
       t.same(await inKernel(), wanted(), `healed: ${what}`);

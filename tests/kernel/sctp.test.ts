@@ -9,7 +9,7 @@ import { type Arrived, RawSocket } from "../helpers/raw-socket.js";
 import { CHUNK, decodeSctp, encodeSctp, type SctpPacket } from "../helpers/sctp.js";
 import { service, slice } from "../helpers/service-objects.js";
 
-t.setTimeout(60_000);
+t.setTimeout(240_000);
 
 const IPPROTO_SCTP = 132;
 const [PORT, NODE_PORT, TARGET_PORT, CLIENT_PORT] = [3868, 30_868, 13_868, 40_868];

@@ -1,12 +1,7 @@
 // docs/api.md names every kind, verb and subresource that the server serves, and no other.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import t from "tap";
-import { ApiClient } from "../../client/api-client.js";
-import { silentLogger } from "../../common/log.js";
-import { startControl } from "../../control/server.js";
+import { controlFor } from "../helpers/control.js";
 import { projectFile } from "../helpers/golden.js";
 
 interface ApiResource {
@@ -17,22 +12,7 @@ interface ApiResource {
 const ALL = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 t.test("docs/api.md is what the server says of itself", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "kubeplumb-api-doc-"));
-  const socketPath = join(directory, "control.sock");
-  const control = await startControl({
-    dataDir: join(directory, "data"),
-    listen: { host: "127.0.0.1", port: 0 },
-    socketPath,
-    clusterName: "doc",
-    kubelet: () => ({ socketPath: "/nowhere", pathPrefix: "" }),
-    log: silentLogger,
-  });
-  const client = new ApiClient({ socketPath });
-  t.teardown(async () => {
-    await client.close();
-    await control.close();
-    rmSync(directory, { recursive: true, force: true });
-  });
+  const { admin: client } = await controlFor(t);
 
   const served: string[] = [];
   const { groups } = await client.json<{ groups: { versions: { groupVersion: string }[] }[] }>(

@@ -249,6 +249,7 @@ t.test("installation: written once, whole, and taken away", async (t) => {
     "/etc/kubeplumb/node.env",
     "/etc/modules-load.d/kubeplumb.conf",
     "/etc/sysctl.d/90-kubeplumb.conf",
+    "/etc/systemd/networkd.conf.d/90-kubeplumb.conf",
   ]);
   t.same(writeFiles(files("node"), root), [], "again: nothing");
   writeFileSync(join(root, "/etc/sysctl.d/90-kubeplumb.conf"), "changed");

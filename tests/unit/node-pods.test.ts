@@ -137,14 +137,14 @@ t.test("fields that are not honoured", async (t) => {
     shareProcessNamespace: false,
     securityContext: { fsGroup: 0 },
     initContainers: [{ name: "i", securityContext: { runAsUser: 1000, runAsNonRoot: false } }],
-    containers: [{ name: "c", securityContext: { readOnlyRootFilesystem: true } }],
+    containers: [{ name: "c", securityContext: { runAsUser: 1000 } }],
     volumes: [{ name: "v", emptyDir: { medium: "Memory" } }],
   });
   t.same(ignoredFields(asking), [
     "spec.hostPID",
     "spec.securityContext.fsGroup",
     "spec.initContainers{i}.securityContext.runAsUser",
-    "spec.containers{c}.securityContext.readOnlyRootFilesystem",
+    "spec.containers{c}.securityContext.runAsUser",
     "spec.volumes{v}.emptyDir.medium",
   ]);
 });

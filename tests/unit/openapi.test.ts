@@ -1,12 +1,7 @@
 // The OpenAPI documents: whatever they refer to is in them, in v2 and in each group of v3, and both name the same paths.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import t from "tap";
-import { ApiClient } from "../../client/api-client.js";
-import { silentLogger } from "../../common/log.js";
-import { startControl } from "../../control/server.js";
+import { controlFor } from "../helpers/control.js";
 
 type Json = { [key: string]: Json } & Json[];
 
@@ -18,22 +13,7 @@ function references(value: Json | string, found = new Set<string>()): Set<string
   return found;
 }
 
-const directory = mkdtempSync(join(tmpdir(), "kubeplumb-openapi-"));
-const socketPath = join(directory, "control.sock");
-const control = await startControl({
-  dataDir: join(directory, "data"),
-  listen: { host: "127.0.0.1", port: 0 },
-  socketPath,
-  clusterName: "openapi",
-  kubelet: () => ({ socketPath: "/nowhere", pathPrefix: "" }),
-  log: silentLogger,
-});
-const client = new ApiClient({ socketPath });
-t.teardown(async () => {
-  await client.close();
-  await control.close();
-  rmSync(directory, { recursive: true, force: true });
-});
+const { admin: client } = await controlFor(t);
 const get = (path: string) => client.json<Json>("GET", path);
 
 t.test("v2 and v3 hold what they refer to", async (t) => {

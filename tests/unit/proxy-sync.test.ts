@@ -28,11 +28,11 @@ import {
   meaning,
   memoryProxy,
   NO_HOST,
-  random,
   sample,
   settle,
   trackedIn,
 } from "../helpers/proxy-memory.js";
+import { random } from "../helpers/random.js";
 import { RandomServices } from "../helpers/random-services.js";
 import { node, service, slice } from "../helpers/service-objects.js";
 

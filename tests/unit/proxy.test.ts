@@ -32,7 +32,8 @@ import {
 } from "../../dataplane/proxy/index.js";
 import { isPortChain } from "../../dataplane/proxy/names.js";
 import { changedUdpServices, staleFlows } from "../../dataplane/proxy/stale-flows.js";
-import { CONTEXT, meaning, random, tracked, trackedIn } from "../helpers/proxy-memory.js";
+import { CONTEXT, meaning, tracked, trackedIn } from "../helpers/proxy-memory.js";
+import { random } from "../helpers/random.js";
 import { type ServiceOptions, service, slice } from "../helpers/service-objects.js";
 
 t.test("iptables text: words, rules, probabilities", async (t) => {

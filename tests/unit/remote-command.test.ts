@@ -10,6 +10,7 @@ import { type RemoteProcess, serveRemoteCommand } from "../../node/streams/remot
 
 const STDOUT = 1;
 const ERROR = 3;
+const KUBECTL = { "user-agent": "kubectl/v1.32.4 (linux/amd64) kubernetes/59526cd" };
 
 /** A server whose commands say this and end. */
 async function serve(test: Test, output: () => Iterable<Buffer>): Promise<string> {
@@ -32,23 +33,22 @@ async function serve(test: Test, output: () => Iterable<Buffer>): Promise<string
 interface Frame {
   channel: number;
   bytes: number;
-  /** Milliseconds since the connection was open. */
+  /** Milliseconds since before the connection was asked for: load makes it more, never less. */
   at: number;
 }
 
 function frames(url: string, headers: Record<string, string>, pauseMs = 0): Promise<Frame[]> {
+  const began = performance.now();
   const ws = new WebSocket(url, ["v5.channel.k8s.io"], { headers });
   const found: Frame[] = [];
-  let opened = 0;
   return new Promise((resolve, reject) => {
     ws.on("open", () => {
-      opened = performance.now();
       if (pauseMs === 0) return;
       ws.pause();
       setTimeout(() => ws.resume(), pauseMs);
     });
     ws.on("message", (data: Buffer) => {
-      found.push({ channel: data[0] ?? -1, bytes: data.length - 1, at: performance.now() - opened });
+      found.push({ channel: data[0] ?? -1, bytes: data.length - 1, at: performance.now() - began });
     });
     ws.on("close", () => resolve(found));
     ws.on("error", reject);
@@ -57,9 +57,8 @@ function frames(url: string, headers: Record<string, string>, pauseMs = 0): Prom
 
 t.test("client-go gets a moment to make its streams", async (t) => {
   const url = await serve(t, () => [Buffer.from("said")]);
-  const kubectl = { "user-agent": "kubectl/v1.32.4 (linux/amd64) kubernetes/59526cd" };
   for (let i = 0; i < 5; i++) {
-    const [first, ...rest] = await frames(url, kubectl);
+    const [first, ...rest] = await frames(url, KUBECTL);
     t.match(first, { channel: STDOUT, bytes: 0 }, "the sign that the streams are open");
     t.match(rest, [{ channel: STDOUT, bytes: 4 }, { channel: ERROR }]);
     t.ok((rest[0]?.at ?? 0) > 15, `its output after ${rest[0]?.at} ms`);
@@ -71,11 +70,18 @@ t.test("client-go gets a moment to make its streams", async (t) => {
   );
 });
 
+// Small chunks: several of them wait in the server at once.
 t.test("the end comes after all output, to a slow client too", async (t) => {
-  const chunk = Buffer.alloc(256 << 10, "x");
-  const url = await serve(t, () => Array.from({ length: 64 }, () => chunk));
-  const all = await frames(url, {}, 300);
-  t.equal(all.at(-1)?.channel, ERROR);
-  const said = all.filter(({ channel }) => channel === STDOUT).reduce((sum, { bytes }) => sum + bytes, 0);
-  t.equal(said, 64 * chunk.length);
+  const chunk = Buffer.alloc(1 << 10, "x");
+  const said = (all: readonly Frame[]) =>
+    all.filter(({ channel }) => channel === STDOUT).reduce((sum, { bytes }) => sum + bytes, 0);
+  for (const [count, headers, pauseMs] of [
+    [8, KUBECTL, 0],
+    [16 << 10, {}, 300],
+  ] as const) {
+    const url = await serve(t, () => Array.from({ length: count }, () => chunk));
+    const all = await frames(url, headers, pauseMs);
+    t.equal(all.at(-1)?.channel, ERROR);
+    t.equal(said(all), count * chunk.length);
+  }
 });

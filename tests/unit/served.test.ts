@@ -1,15 +1,14 @@
 // What kube-proxy and any other client-go informer asks of an API server, over HTTP on the control plane's socket:
 // lists, watches, content negotiation, Events. The requests are those that client-go sends.
 
-import { mkdtempSync, rmSync } from "node:fs";
 import { type IncomingMessage, request } from "node:http";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { EVENTS, NODES, PODS, REPLICA_SETS, SERVICE_ACCOUNTS } from "../../common/client.js";
 import type { Stored } from "../../common/k8s.js";
 import { silentLogger } from "../../common/log.js";
 import { type Control, startControl } from "../../control/server.js";
+import { tempDir } from "../helpers/temp-dir.js";
 import { eventually } from "./helpers/local-cluster.js";
 
 /** client-go, when protobuf is preferred: kube-proxy's default. */
@@ -83,12 +82,6 @@ class Door {
     res.destroy();
     return events;
   }
-}
-
-function tempDir(test: Test): string {
-  const dir = mkdtempSync(join(tmpdir(), "kubeplumb-served-"));
-  test.teardown(() => rmSync(dir, { recursive: true, force: true }));
-  return dir;
 }
 
 async function open(

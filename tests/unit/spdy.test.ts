@@ -20,14 +20,7 @@ import {
   headersFromBytes,
   headersToBytes,
 } from "../../node/streams/spdy/headers.js";
-
-function random(seed: number): (below: number) => number {
-  let state = seed;
-  return (below) => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    return Math.floor((state / 2 ** 32) * below);
-  };
-}
+import { random } from "../helpers/random.js";
 
 const stream = (streamId: number, headers: Headers): Frame => ({
   type: "SYN_STREAM",
@@ -300,7 +293,7 @@ function textOf(readable: Readable): Promise<string> {
 const turn = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 5));
 
 async function until(t: Test, what: string, condition: () => boolean): Promise<void> {
-  for (const end = Date.now() + 5000; !condition() && Date.now() < end; ) await turn();
+  for (const end = Date.now() + 60_000; !condition() && Date.now() < end; ) await turn();
   t.ok(condition(), what);
 }
 

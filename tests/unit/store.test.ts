@@ -1,50 +1,30 @@
-// What every store promises, held against each there is: LMDB, and a real etcd where one is installed.
+// What every store promises, held against each there is: LMDB, and a real etcd where one is installed. What only LMDB
+// has: a journal that may be torn, kills, restarts.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { spawn } from "node:child_process";
+import { appendFileSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t, { type Test } from "tap";
 import { EtcdStore } from "../../control/store/etcd.js";
+import { readJournal } from "../../control/store/journal.js";
 import { LmdbStore } from "../../control/store/lmdb.js";
 import { parseStoreSpec } from "../../control/store/open.js";
 import {
-  type Codec,
   CompactedError,
   FutureRevisionError,
   RevisionMismatch,
   type Store,
   type StoreEvent,
 } from "../../control/store/store.js";
+import { caught } from "../helpers/caught.js";
 import { EtcdServer, withoutEtcd } from "../helpers/etcd.js";
+import { codec, type Doc } from "../helpers/store-docs.js";
+import { tempDir } from "../helpers/temp-dir.js";
 
-t.setTimeout(120_000);
-
-interface Doc {
-  n: number;
-  rev?: number;
-}
-
-const codec: Codec<Doc> = {
-  encode: (doc) => JSON.stringify(doc),
-  decode: (text) => JSON.parse(text) as Doc,
-  stamp: (doc, rev) => Object.freeze({ ...doc, rev }),
-};
+t.setTimeout(240_000);
 
 /** Opens a store on what the last one of this test has left. */
 type Open = () => Promise<Store<Doc>>;
-
-function tempDir(test: Test): string {
-  const dir = mkdtempSync(join(tmpdir(), "kubeplumb-store-"));
-  test.teardown(() => rmSync(dir, { recursive: true, force: true }));
-  return dir;
-}
-
-async function caught(promise: Promise<unknown>): Promise<unknown> {
-  return await promise.then(
-    () => t.fail("the promise did not reject"),
-    (error: unknown) => error,
-  );
-}
 
 const LMDB = async (test: Test): Promise<Open> => {
   const path = join(tempDir(test), "store");
@@ -326,3 +306,83 @@ for (const [name, prepare, skip] of [
     t.equal((await store.range("/registry/r/")).entries.length, 10_000, "also in a new process");
   });
 }
+
+const openDocs = (path: string, more = {}) => LmdbStore.open<Doc>({ path, codec, ...more });
+
+t.test("store: a restart keeps revision, values and history", async (t) => {
+  const path = join(tempDir(t), "store");
+  let store = await openDocs(path);
+  await t.rejects(openDocs(path), /is in use by another process/);
+  await store.put("/r/a", { n: 1 });
+  const { revision } = await store.put("/r/b", { n: 1 });
+  await store.put("/r/a", { n: 2 });
+  await store.delete("/r/b");
+  const last = await store.revision();
+  await store.close();
+  store = await openDocs(path);
+  t.equal(await store.revision(), last);
+  t.same(
+    (await store.range("/r/")).entries.map((e) => [e.key, e.value]),
+    [["/r/a", { n: 2, rev: last - 1 }]],
+  );
+  t.equal((await store.range("/r/", { revision })).entries.length, 2, "the past is still known");
+  await store.compact(last);
+  await store.close();
+  store = await openDocs(path);
+  t.equal(await store.revision(), last, "also when the newest record was a delete that is compacted away");
+  await t.rejects(store.range("/r/", { revision }), CompactedError);
+  await store.close();
+  await t.rejects(store.put("/r/a", { n: 1 }), /closed/);
+});
+
+t.test("store: what was acknowledged survives kill -9", async (t) => {
+  const path = join(tempDir(t), "store");
+  const module = new URL("../../control/store/lmdb.js", import.meta.url).href;
+  const script = `
+    const { LmdbStore } = await import(${JSON.stringify(module)});
+    const codec = { encode: JSON.stringify, decode: JSON.parse, stamp: (v, rev) => ({ ...v, rev }) };
+    const store = await LmdbStore.open({ path: ${JSON.stringify(path)}, codec });
+    for (let n = 0; ; n++) {
+      await store.put("/r/" + String(n % 50).padStart(3, "0"), { n, pad: "x".repeat(2000) });
+      process.stdout.write(n + "\\n");
+    }`;
+  const child = spawn(process.execPath, ["--input-type=module", "-e", script], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  let output = "";
+  child.stdout.on("data", (data) => {
+    output += String(data);
+    if (output.split("\n").length > 1500) child.kill("SIGKILL");
+  });
+  await new Promise((resolve) => child.on("close", resolve));
+  const acknowledged = Number(output.slice(0, output.lastIndexOf("\n")).split("\n").at(-1));
+  const store = await openDocs(path);
+  t.teardown(() => store.close());
+  const { entries } = await store.range("/r/");
+  t.equal(entries.length, 50);
+  t.ok(Math.max(...entries.map((e) => e.value.n)) >= acknowledged, `write ${acknowledged} is there`);
+  t.equal(await store.revision(), Math.max(...entries.map((e) => e.revision)));
+  const next = await store.put("/r/000", { n: -1 });
+  t.equal(next.revision, await store.revision());
+});
+
+t.test("store: a torn journal is read up to the damage", async (t) => {
+  const dir = tempDir(t);
+  const path = join(dir, "store");
+  const store = await openDocs(path);
+  for (let n = 0; n < 5; n++) await store.put(`/r/${n}`, { n });
+  const journal = join(path, "journal-a");
+  t.equal(readJournal(journal).length, 5);
+  const copy = join(dir, "copy");
+  writeFileSync(copy, readFileSync(journal));
+  truncateSync(copy, statSync(copy).size - 3);
+  t.equal(readJournal(copy).length, 4, "the torn record is left out");
+  appendFileSync(copy, "rubbish\n");
+  t.equal(readJournal(copy).length, 4);
+  const bytes = readFileSync(journal);
+  bytes[bytes.length - 5] = 0;
+  writeFileSync(copy, bytes);
+  t.equal(readJournal(copy).length, 4, "a damaged one too");
+  t.same(readJournal(join(dir, "absent")), []);
+  await store.close();
+});

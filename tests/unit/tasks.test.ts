@@ -1,38 +1,13 @@
 // What Kubernetes' task pages ask of the API: LimitRanges for new pods, and ephemeral containers for those that run.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { LimitRangeItem, ResourceRequirements } from "kubernetes-types/core/v1.js";
-import t, { type Test } from "tap";
-import { ApiClient } from "../../client/api-client.js";
+import t from "tap";
 import { LIMIT_RANGES, PODS, StatusError } from "../../common/client.js";
 import type { LimitRange, Pod, Stored } from "../../common/k8s.js";
-import { silentLogger } from "../../common/log.js";
-import { startControl } from "../../control/server.js";
 import { resolveImage } from "../../node/images/index.js";
+import { controlFor } from "../helpers/control.js";
 
 const PODS_PATH = "/api/v1/namespaces/default/pods";
-
-async function start(test: Test): Promise<ApiClient> {
-  const dir = mkdtempSync(join(tmpdir(), "kubeplumb-tasks-"));
-  const socketPath = join(dir, "control.sock");
-  const control = await startControl({
-    dataDir: join(dir, "data"),
-    listen: { host: "127.0.0.1", port: 0 },
-    socketPath,
-    clusterName: "tasks",
-    kubelet: () => ({ socketPath: "/nowhere", pathPrefix: "" }),
-    log: silentLogger,
-  });
-  const admin = new ApiClient({ socketPath });
-  test.teardown(async () => {
-    await admin.close();
-    await control.close();
-    rmSync(dir, { recursive: true, force: true });
-  });
-  return admin;
-}
 
 async function refusal(request: Promise<unknown>): Promise<string> {
   try {
@@ -45,7 +20,7 @@ async function refusal(request: Promise<unknown>): Promise<string> {
 }
 
 t.test("LimitRanges", async (t) => {
-  const api = await start(t);
+  const { admin: api } = await controlFor(t);
   const set = async (...limits: LimitRangeItem[]): Promise<Stored<LimitRange>> => {
     await api.deleteCollection(LIMIT_RANGES, { namespace: "default" });
     const metadata = { name: "limits", namespace: "default" };
@@ -110,7 +85,7 @@ t.test("LimitRanges", async (t) => {
 });
 
 t.test("ephemeral containers", async (t) => {
-  const api = await start(t);
+  const { admin: api } = await controlFor(t);
   const containers = [{ name: "main", image: "nginx" }];
   const path = `${PODS_PATH}/web/ephemeralcontainers`;
   const add = (ephemeralContainers: object[], metadata: object = {}) =>

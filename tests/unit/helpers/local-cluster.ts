@@ -8,6 +8,7 @@ import { type KubeClient, NODES, PODS } from "../../../common/client.js";
 import { InformerFactory } from "../../../common/informer.js";
 import type { Node, Pod, Stored } from "../../../common/k8s.js";
 import { createLogger, type Logger } from "../../../common/log.js";
+import type { Admission } from "../../../control/api/admission.js";
 import { objectCodec } from "../../../control/api/codec.js";
 import { LocalClient } from "../../../control/api/local.js";
 import { Registry } from "../../../control/api/registry.js";
@@ -25,7 +26,11 @@ export interface LocalApi {
 }
 
 /** An empty API on a store in a temporary folder; warnings and errors are logged to stderr at `level`. */
-export async function openLocalApi(level = "error", serviceCIDRs = ["10.96.0.0/16"]): Promise<LocalApi> {
+export async function openLocalApi(
+  level = "error",
+  serviceCIDRs = ["10.96.0.0/16"],
+  admission: readonly Admission[] = [],
+): Promise<LocalApi> {
   const dir = mkdtempSync(join(tmpdir(), "kubeplumb-test-"));
   const log = createLogger("test", { level });
   const store = await LmdbStore.open<Stored>({ path: join(dir, "store"), codec: objectCodec });
@@ -34,7 +39,7 @@ export async function openLocalApi(level = "error", serviceCIDRs = ["10.96.0.0/1
     nodePortRange: [30000, 32767],
     defaultTolerationSeconds: 300,
   });
-  const registry = await Registry.open({ store, schema: Schema.load(), definitions, log });
+  const registry = await Registry.open({ store, schema: Schema.load(), definitions, admission, log });
   const client = new LocalClient(registry);
   const factories: InformerFactory[] = [];
   const newInformers = () => {
@@ -130,9 +135,9 @@ export function playKubelets(
   return pods.subscribe({ add: look, update: (_old, pod) => look(pod) });
 }
 
-/** Resolves with the first result of `probe` that is neither undefined nor false. @throws Error after 15 seconds. */
+/** Resolves with the first result of `probe` that is neither undefined nor false. @throws Error after a minute. */
 export async function eventually<T>(what: string, probe: () => Promise<T | undefined | false>): Promise<T> {
-  const deadline = Date.now() + 15_000;
+  const deadline = Date.now() + 60_000;
   for (;;) {
     const result = await probe();
     if (result !== undefined && result !== false) return result;

@@ -18,7 +18,7 @@ import { FakeClient } from "./node-fake-client.js";
 export const NODE_IP = "192.168.56.11";
 const POD_CIDR = "10.244.1.0/24";
 /** How long a test waits for something that must happen. */
-const PATIENCE_MS = 15_000;
+const PATIENCE_MS = 60_000;
 
 export const log = createLogger("test", { level: process.env.KUBEPLUMB_LOG_LEVEL ?? "silent" });
 
