@@ -14,8 +14,21 @@ let origin: number | undefined;
 
 /** The namespace this process started in; opened once, before the first switch. */
 function originFd(): number {
-  origin ??= openSync("/proc/thread-self/ns/net", "r");
+  if (origin === undefined) {
+    origin = openSync("/proc/thread-self/ns/net", "r");
+    process.on("SIGUSR1", () => void debugAtHome());
+  }
   return origin;
+}
+
+/**
+ * What Node does at SIGUSR1, but in a tick of its own. Node itself starts the debugger's thread between any two lines:
+ * from inside another namespace it would listen there, and this thread could not leave a mount namespace any more, whose
+ * root it would share.
+ */
+async function debugAtHome(): Promise<void> {
+  const inspector = await import("node:inspector");
+  if (inspector.url() === undefined) inspector.open();
 }
 
 export interface ListenOptions {

@@ -386,6 +386,8 @@ spec:
         ),
       );
       await cluster.waitFor(PODS, "up", "Ready");
+      const role = ["--clusterrole=system:coredns", "--serviceaccount=default:default"];
+      await kubectl("create", "clusterrolebinding", "dns", ...role);
       const upstream = await kubectl("get", "pod", "up", "-o", "jsonpath={.status.podIP}");
       await cluster.apply(
         server(

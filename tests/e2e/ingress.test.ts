@@ -195,7 +195,9 @@ t.test("an Ingress: hosts, paths, TLS, upgrades, headers", async (t) => {
     new RegExp(`web +kubeplumb +foo\\.example,secure\\.example +${address} +80, 443`),
   );
   t.match(await kubectl("describe", "ingress", "web"), /foo\.example +\n +\/ +web:80 \(10\.244\.[^)]+\)/);
-  t.match(await kubectl("describe", "ingress", "web"), /Normal +Sync .* Scheduled for sync/);
+  const synced = async () =>
+    /Normal +Sync .* Scheduled for sync/.test(await kubectl("describe", "ingress", "web"));
+  await cluster.waitUntil(synced, { what: "the event of the controller" });
 
   const url = `http://${address}`;
   const host = (name: string) => ["-H", `Host: ${name}`];

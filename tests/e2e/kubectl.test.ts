@@ -90,6 +90,9 @@ t.test("discovery, explain, version", async (t) => {
     "metrics.k8s.io/v1beta1",
     "networking.k8s.io/v1",
     "policy/v1",
+    "rbac.authorization.k8s.io/v1",
+    "scheduling.k8s.io/v1",
+    "storage.k8s.io/v1",
     "v1",
   ]);
   t.match(

@@ -109,7 +109,7 @@ t.test("malformed ranges are refused with the field named", async (t) => {
     [{ ranges: [[{ subnet: "10.1.0.0/24", exclude: "x" }]] }, 7, /ranges\[0\]\[0\]\.exclude must be a list/],
     [{ routes: [{ dst: "10.0.0.0/8", gw: "fd00::1" }] }, 7, /routes\[0\]\.gw fd00::1 is not of the family/],
     [{ routes: [{ dst: "10.0.0.0/8", prio: 1 }] }, 2, /unsupported field ipam\.routes\[0\]\.prio/],
-    [{ range: [] }, 2, /unsupported field ipam\.range;/],
+    [{ range: [] }, 2, /unsupported field ipam\.range=\[\];/],
   ];
   const ns = NetNs.create("never");
   for (const [ipam, code, msg] of errors) {
