@@ -134,15 +134,14 @@ export function pivotRoot(root: string, old: string): void {
 const SYS_MOUNT_SETATTR = 442;
 const AT_FDCWD = -100;
 const AT_RECURSIVE = 0x8000;
-const MOUNT_ATTR_RDONLY = 1n;
 
 /**
- * Makes the mount at `target` read-only, with all that is mounted below it (mount_setattr(2)); before Linux 5.12 that one
- * mount only, and in a user namespace not even that.
+ * Adds MS_RDONLY or MS_NODEV to the mount at `target` and to all that is mounted below it (mount_setattr(2), whose
+ * numbers for them are the same); before Linux 5.12 to that one mount only, and in a user namespace not even that.
  */
-export function mountReadOnly(target: string): void {
+export function restrictMount(target: string, flags: number): void {
   const attributes = Buffer.alloc(32);
-  attributes.writeBigUInt64LE(MOUNT_ATTR_RDONLY, 0);
+  attributes.writeBigUInt64LE(BigInt(flags), 0);
   const result = Number(
     cSyscall(
       SYS_MOUNT_SETATTR,
@@ -151,7 +150,7 @@ export function mountReadOnly(target: string): void {
     ),
   );
   if (result < 0 && errorName(koffi.errno()) === "ENOSYS")
-    mount("none", target, null, MS_REMOUNT | MS_BIND | MS_RDONLY);
+    mount("none", target, null, MS_REMOUNT | MS_BIND | flags);
   else check(result, "mount_setattr", target);
 }
 

@@ -5,9 +5,11 @@ import { join } from "node:path";
 import type { EphemeralContainer } from "kubernetes-types/core/v1.js";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
 import { commandLine, type ResolvedImage } from "../images/index.js";
+import type { Privileges } from "../process/privileges.js";
 import { containerEnv, type Env, envReferences, expand, servicesEnv } from "./env.js";
 import type { PodEnvironment } from "./environment.js";
 import { configMapData, fetchTexts, secretData } from "./objects.js";
+import { privilegesOf } from "./privileges.js";
 import type { RunOptions } from "./run.js";
 import type { Sandbox } from "./sandbox.js";
 import { containerMounts, type Volumes } from "./volumes.js";
@@ -56,6 +58,7 @@ async function environmentOf(
   sandbox: Sandbox,
   container: Container,
   image: ResolvedImage,
+  privileges: Privileges,
 ): Promise<Env> {
   const { pod, environment } = owner;
   const { client, nodeName, nodeIPs, allocatable } = environment;
@@ -67,7 +70,8 @@ async function environmentOf(
   const secrets = await fetchTexts(references.secrets, (name) => secretData(client, namespace, name));
   const base = {
     PATH,
-    HOME: "/root",
+    // As runtimes set it for a user that /etc/passwd of the image does not know.
+    HOME: privileges.uid === 0 ? "/root" : "/",
     HOSTNAME: sandbox.hostname,
     ...image.image.env,
     ...servicesEnv(pod, environment.services()),
@@ -91,7 +95,8 @@ export async function buildRun(
 ): Promise<RunOptions> {
   const { pod, environment, sandbox } = owner;
   if (!sandbox) throw new Error(`container ${container.name} has no sandbox to start in`);
-  const env = await environmentOf(owner, sandbox, container, image);
+  const privileges = privilegesOf(pod, container);
+  const env = await environmentOf(owner, sandbox, container, image, privileges);
   const expanded = {
     ...(container.command ? { command: container.command.map((word) => expand(word, env)) } : {}),
     ...(container.args ? { args: container.args.map((word) => expand(word, env)) } : {}),
@@ -106,6 +111,7 @@ export async function buildRun(
     ...(sharePid === undefined ? {} : { sharePid }),
     argv: commandLine(image.image, expanded),
     env,
+    privileges,
     mounts: containerMounts(container, owner.volumes, env),
     completeVolumes: () => owner.completeVolumes(),
     sandbox,

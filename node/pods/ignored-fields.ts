@@ -3,15 +3,9 @@
 import type { PodSpec } from "kubernetes-types/core/v1.js";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
 
-const POD_SECURITY = [
-  "runAsUser",
-  "runAsGroup",
-  "runAsNonRoot",
-  "fsGroup",
-  "supplementalGroups",
-  "sysctls",
-] as const;
-const SECURITY = ["runAsUser", "runAsGroup", "runAsNonRoot", "capabilities"] as const;
+/** Where there is one user nobody can become another. */
+const USER = ["runAsUser", "runAsGroup"] as const;
+const GROUPS = ["fsGroup", "supplementalGroups"] as const;
 const POD = ["hostPID", "shareProcessNamespace", "runtimeClassName"] as const;
 
 /** Names of those of `fields` that ask for something. */
@@ -26,17 +20,21 @@ function asked<T extends object>(
 }
 
 function ofContainer(list: "containers" | "initContainers", container: Container): string[] {
-  return asked(container.securityContext, SECURITY, `spec.${list}{${container.name}}.securityContext`);
+  return asked(container.securityContext, USER, `spec.${list}{${container.name}}.securityContext`);
 }
 
-/** Their paths, in the order of the spec; empty for most pods. */
-export function ignoredFields(pod: Pick<Stored<Pod>, "spec">): string[] {
+/** Their paths, in the order of the spec; empty for most pods. `oneUser`: as in a lab without root. */
+export function ignoredFields(pod: Pick<Stored<Pod>, "spec">, oneUser: boolean): string[] {
   const { containers = [], initContainers = [], volumes = [], securityContext } = pod.spec ?? {};
   return [
     ...asked<PodSpec>(pod.spec as PodSpec | undefined, POD, "spec"),
-    ...asked(securityContext, POD_SECURITY, "spec.securityContext"),
-    ...initContainers.flatMap((one) => ofContainer("initContainers", one)),
-    ...containers.flatMap((one) => ofContainer("containers", one)),
+    ...asked(
+      securityContext,
+      oneUser ? [...USER, ...GROUPS, "sysctls"] : ["sysctls"],
+      "spec.securityContext",
+    ),
+    ...(oneUser ? initContainers.flatMap((one) => ofContainer("initContainers", one)) : []),
+    ...(oneUser ? containers.flatMap((one) => ofContainer("containers", one)) : []),
     ...volumes.flatMap(({ name, emptyDir }) =>
       asked(emptyDir, ["medium", "sizeLimit"], `spec.volumes{${name}}.emptyDir`),
     ),

@@ -7,6 +7,7 @@ import type { Container, Pod, Stored } from "../../common/k8s.js";
 import type { ContainerContext, ResolvedImage, Workload } from "../images/index.js";
 import { ContainerLog } from "../kubelet/container-log.js";
 import { type ExitStatus, LaunchError, type LaunchedProcess, launch } from "../process/launch.js";
+import type { Privileges } from "../process/privileges.js";
 import type { BindMount } from "../process/root-plan.js";
 import { ContainerUsage } from "../stats/container-usage.js";
 import type { Env } from "./env.js";
@@ -25,6 +26,7 @@ export interface RunOptions {
   /** The whole command line, references expanded. */
   argv: string[];
   env: Env;
+  privileges: Privileges;
   /** Of volumes; the sandbox adds its own. */
   mounts: BindMount[];
   /** To be called before a process sees the mounts. @throws VolumeError */
@@ -180,9 +182,17 @@ export class ContainerRun {
   }
 }
 
-function launchBase({ sandbox, env, container, image, warn }: RunOptions, root: RunRoot) {
+function launchBase({ sandbox, env, container, image, privileges, warn }: RunOptions, root: RunRoot) {
   const cwd = container.workingDir || image.image.workingDir || "/";
-  return { ns: sandbox.ns, root: root.get(), hostname: sandbox.hostname, env, cwd, warn };
+  return {
+    privileges,
+    ns: sandbox.ns,
+    root: root.get(),
+    hostname: sandbox.hostname,
+    env,
+    cwd,
+    warn,
+  };
 }
 
 /** Runs a command to its end and collects its output. */

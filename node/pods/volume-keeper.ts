@@ -6,10 +6,10 @@ import { isDeepStrictEqual } from "node:util";
 import type { Volume } from "kubernetes-types/core/v1.js";
 import type { Pod, Stored } from "../../common/k8s.js";
 import type { PodEnvironment } from "./environment.js";
-import { type PayloadSources, payloadKind } from "./payload.js";
+import { payloadKind } from "./payload.js";
 import { PodTokens } from "./pod-tokens.js";
 import { podDirectory } from "./sandbox.js";
-import { isApiAccess, prepareVolumes, refreshVolumes, type Volumes } from "./volumes.js";
+import { isApiAccess, prepareVolumes, refreshVolumes, type VolumeSources, type Volumes } from "./volumes.js";
 
 export class VolumeKeeper {
   volumes: Volumes | undefined;
@@ -31,7 +31,7 @@ export class VolumeKeeper {
   }
 
   /** No field of a volume tells of addresses: the API server refuses it. */
-  get #sources(): PayloadSources {
+  get #sources(): VolumeSources {
     return { ...this.#environment, tokens: this.#tokens, hostIPs: [], podIPs: [] };
   }
 

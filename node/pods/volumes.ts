@@ -6,8 +6,11 @@ import { join, normalize } from "node:path";
 import type { HostPathVolumeSource, Volume } from "kubernetes-types/core/v1.js";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
 import type { BindMount } from "../process/root-plan.js";
+import { mapsOneUser } from "../process/user-ns.js";
 import { writeAtomically } from "./atomic-files.js";
+import { type ClaimSources, claimedVolume } from "./claimed-volume.js";
 import { type Env, expand } from "./env.js";
+import { giveToGroup } from "./fs-group.js";
 import { type PayloadSources, payloadKind, volumePayload } from "./payload.js";
 
 /** A volume that cannot be set up: event FailedMount, and another try later. */
@@ -21,7 +24,12 @@ interface PodVolume {
   file: boolean;
   /** Whatever the mount says. */
   readOnly?: boolean;
+  /** Whether its device files can be used. */
+  devices?: boolean;
 }
+
+/** What volumes may be made from. */
+export type VolumeSources = PayloadSources & ClaimSources;
 
 /** By the volume's name. */
 export type Volumes = ReadonlyMap<string, PodVolume>;
@@ -41,7 +49,7 @@ export function isApiAccess({ name, projected }: Volume): boolean {
 export async function prepareVolumes(
   pod: Stored<Pod>,
   directory: string,
-  sources: PayloadSources,
+  sources: VolumeSources,
 ): Promise<Volumes> {
   const out = new Map<string, PodVolume>();
   for (const volume of pod.spec?.volumes ?? []) {
@@ -62,7 +70,7 @@ export async function prepareVolumes(
 export async function refreshVolumes(
   pod: Stored<Pod>,
   directory: string,
-  sources: PayloadSources,
+  sources: VolumeSources,
   chosen: (volume: Volume) => boolean,
 ): Promise<void> {
   for (const volume of pod.spec?.volumes ?? []) {
@@ -86,20 +94,27 @@ async function prepareVolume(
   pod: Stored<Pod>,
   volume: Volume,
   directory: string,
-  sources: PayloadSources,
+  sources: VolumeSources,
 ): Promise<PodVolume> {
-  if (volume.emptyDir) return made(place(directory, "empty-dir", volume), 0o777);
+  const group = mapsOneUser() ? undefined : pod.spec?.securityContext?.fsGroup;
+  if (volume.emptyDir) {
+    const there = made(place(directory, "empty-dir", volume), 0o777);
+    if (group !== undefined) giveToGroup(there.path, group, "readWrite");
+    return there;
+  }
   if (volume.hostPath) return hostPath(volume.hostPath);
+  if (volume.persistentVolumeClaim) return await claimedVolume(pod, volume.persistentVolumeClaim, sources);
   const payload = payloadKind(volume);
   if (payload) {
     const files = await volumePayload(pod, volume, sources);
     const there = payloadVolume(volume, directory, payload);
     writeAtomically(there.path, files);
+    if (group !== undefined) giveToGroup(there.path, group, "readOnly");
     return there;
   }
   const kind = Object.keys(volume).find((key) => key !== "name") ?? "none";
   throw new Error(
-    `kubeplumb has no volumes of kind ${kind}; supported: emptyDir, configMap, secret, downwardAPI, projected, hostPath`,
+    `kubeplumb has no volumes of kind ${kind}; supported: emptyDir, configMap, secret, downwardAPI, projected, hostPath, persistentVolumeClaim`,
   );
 }
 
@@ -128,7 +143,7 @@ function hostPath({ path, type = "" }: HostPathVolumeSource): PodVolume {
       `hostPath type check failed: ${path} is not a ${type.replace("OrCreate", "").toLowerCase()}`,
     );
   }
-  return { path, file: !directory };
+  return { path, file: !directory, devices: true };
 }
 
 /** `name` below `directory`. @throws Error when it would leave it. */
@@ -157,6 +172,7 @@ export function containerMounts(container: Container, volumes: Volumes, env: Env
       target: mount.mountPath,
       readOnly: volume.readOnly || (mount.readOnly ?? false),
       file: !facts.isDirectory(),
+      devices: volume.devices ?? false,
     };
   });
 }

@@ -5,6 +5,7 @@ import { rmSync } from "node:fs";
 import type { PodStatus } from "kubernetes-types/core/v1.js";
 import { isConflict, isNotFound, PODS } from "../../common/client.js";
 import type { Pod, Stored } from "../../common/k8s.js";
+import { mapsOneUser } from "../process/user-ns.js";
 import type { PodContainer } from "./container.js";
 import { type ContainerKind, type ContainerOwner, podLogDirectory } from "./container-setup.js";
 import { apiTime, type PodEnvironment } from "./environment.js";
@@ -233,7 +234,7 @@ export class PodWorker implements ContainerOwner {
   #warnOfIgnored(): void {
     if (this.#warned) return;
     this.#warned = true;
-    const fields = ignoredFields(this.pod);
+    const fields = ignoredFields(this.pod, mapsOneUser());
     if (fields.length === 0) return;
     this.event(undefined, "Warning", "NotHonoured", `kubeplumb does not honour: ${fields.join(", ")}`);
   }

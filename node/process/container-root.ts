@@ -135,7 +135,7 @@ export class ContainerRoot implements Disposable {
 
 function build(plan: RootPlan, { scratch, warn, readOnly = false }: ContainerRootOptions): void {
   libc.mount("none", "/", null, libc.MS_REC | libc.MS_PRIVATE);
-  libc.mount("tmpfs", scratch, "tmpfs", 0, `mode=755,size=${SIZE}`);
+  libc.mount("tmpfs", scratch, "tmpfs", libc.MS_NODEV, `mode=755,size=${SIZE}`);
   const root = `${scratch}/root`;
   for (const name of ["root", "upper", "work"]) mkdirSync(`${scratch}/${name}`);
   libc.mount(root, root, null, libc.MS_BIND);
@@ -155,7 +155,7 @@ function build(plan: RootPlan, { scratch, warn, readOnly = false }: ContainerRoo
   if (!readOnly) return;
   // Each for itself: what is mounted below keeps its own say.
   for (const at of ["/", ...plan.overlays.map((name) => `/${name}`)])
-    libc.mount("none", at, null, libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY);
+    libc.mount("none", at, null, libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | libc.MS_NODEV);
 }
 
 function makeDirectory(path: string, mode: number): void {
@@ -190,11 +190,11 @@ function overlay(name: string, layers: string, warn: Warn): void {
   try {
     // In a user namespace overlayfs may keep its notes in attributes of users only (Linux 5.11).
     const notes = mapsEverybody() ? "" : ",userxattr";
-    libc.mount("overlay", at, "overlay", 0, options + notes);
+    libc.mount("overlay", at, "overlay", libc.MS_NODEV, options + notes);
   } catch (error) {
     // No overlayfs, or something that this user may not lay bare is mounted below: to look at, then.
     libc.mount(`/${name}`, at, null, libc.MS_BIND | libc.MS_REC);
-    libc.mountReadOnly(at);
+    libc.restrictMount(at, libc.MS_RDONLY);
     warn(`/${name} is read-only in the container: ${(error as Error).message}`);
   }
 }
@@ -209,10 +209,13 @@ function kernelFiles(warn: Warn): void {
   } catch {
     // Where parts of the machine's are hidden (a container) no other may be mounted.
     libc.mount(`${MACHINE}/sys`, "/sys", null, libc.MS_BIND | libc.MS_REC);
-    libc.mountReadOnly("/sys");
+    libc.restrictMount("/sys", libc.MS_RDONLY);
   }
-  libc.mount("tmpfs", "/dev", "tmpfs", libc.MS_NOSUID, "mode=755");
-  for (const name of DEVICES) bind({ source: `/dev/${name}`, target: `/dev/${name}`, file: true }, warn);
+  libc.mount("tmpfs", "/dev", "tmpfs", libc.MS_NOSUID | libc.MS_NODEV, "mode=755");
+  for (const name of DEVICES) {
+    const path = `/dev/${name}`;
+    bind({ source: path, target: path, file: true, devices: true }, warn);
+  }
   for (const [name, to] of Object.entries(DEVICE_LINKS)) symlinkSync(to, `/dev/${name}`);
   mkdirSync("/dev/pts");
   libc.mount("devpts", "/dev/pts", "devpts", libc.MS_NOSUID | libc.MS_NOEXEC, "newinstance,ptmxmode=0666");
@@ -221,7 +224,10 @@ function kernelFiles(warn: Warn): void {
 }
 
 /** In the root, or in what is mounted there already. */
-function bind({ source, target, file = false, readOnly = false }: BindMount, warn: Warn): void {
+function bind(
+  { source, target, file = false, readOnly = false, devices = false }: BindMount,
+  warn: Warn,
+): void {
   if (file) {
     mkdirSync(dirname(target), { recursive: true });
     const there = lstatSync(target, { throwIfNoEntry: false });
@@ -232,10 +238,11 @@ function bind({ source, target, file = false, readOnly = false }: BindMount, war
     mkdirSync(target, { recursive: true });
   }
   libc.mount(MACHINE + source, target, null, libc.MS_BIND | libc.MS_REC);
-  if (!readOnly) return;
+  const flags = (readOnly ? libc.MS_RDONLY : 0) | (devices ? 0 : libc.MS_NODEV);
+  if (flags === 0) return;
   try {
-    libc.mountReadOnly(target);
+    libc.restrictMount(target, flags);
   } catch (error) {
-    warn(`${target} stays writable: ${(error as Error).message}`);
+    warn(`${target} is open to more than it should be: ${(error as Error).message}`);
   }
 }

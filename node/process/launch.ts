@@ -2,11 +2,12 @@
 // namespaces, nothing of pods' life cycles.
 
 import type { ChildProcess } from "node:child_process";
-import { accessSync, constants, readFileSync } from "node:fs";
+import { accessSync, constants, fchownSync, readFileSync } from "node:fs";
 import type { Readable, Writable } from "node:stream";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
 import { openPty, type Pty } from "../streams/pty.js";
 import type { ContainerRoot } from "./container-root.js";
+import { type Privileges, setprivOptions } from "./privileges.js";
 import { launchScript } from "./script.js";
 import { mapsOneUser } from "./user-ns.js";
 
@@ -34,6 +35,7 @@ export interface LaunchOptions {
   root: ContainerRoot;
   hostname: string;
   argv: readonly string[];
+  privileges: Privileges;
   env: Record<string, string>;
   cwd?: string;
   /** A pipe to write to; false: /dev/null. Ignored with `tty`. */
@@ -101,23 +103,26 @@ function needTool(name: string): string {
 const environment = (): Record<string, string> => (mapsOneUser() ? { TAR_OPTIONS: "--no-same-owner" } : {});
 
 /** The whole command line: namespaces, the script, the command. */
-function commandLine({ hostname, cwd = "/", tty = false, join, sharePid, argv }: LaunchOptions): string[] {
-  const setpriv = tool("setpriv");
+function commandLine(options: LaunchOptions): string[] {
+  const { hostname, cwd = "/", tty = false, join, sharePid, argv, privileges } = options;
+  const setpriv = needTool("setpriv");
   // Without it a killed agent outside a PID namespace of its own would leave its containers behind.
-  const prefix = setpriv ? [setpriv, "--pdeathsig", "KILL"] : [];
+  const prefix = [setpriv, "--pdeathsig", "KILL"];
+  const own = { cwd, tty, protect: privileges.capabilities !== "all" };
+  const rest = { ...own, prefix: [setpriv, ...setprivOptions(privileges, mapsOneUser()), "--"] };
   const shell = (script: string) => ["/bin/sh", "-c", script, "sh", ...argv];
   if (join !== undefined) {
     const enter = [needTool("nsenter"), "--target", String(join), "--mount", "--uts", "--pid", "--root"];
     // Else nsenter goes back to where it was started, which is no place below the other root.
-    return [...prefix, ...enter, `--wd=/proc/${join}/root`, ...shell(launchScript({ cwd, tty }))];
+    return [...prefix, ...enter, `--wd=/proc/${join}/root`, ...shell(launchScript(rest))];
   }
   // A mount namespace for its own /proc.
   const unshare = [needTool("unshare"), "--mount", "--uts"];
-  const own =
+  const entry =
     sharePid === undefined
       ? [...unshare, "--pid", "--fork", "--kill-child=KILL"]
       : [needTool("nsenter"), "--target", String(sharePid), "--pid", ...unshare];
-  return [...prefix, ...own, ...shell(launchScript({ hostname: hostname.slice(0, 63), cwd, tty }))];
+  return [...prefix, ...entry, ...shell(launchScript({ ...rest, hostname: hostname.slice(0, 63) }))];
 }
 
 /**
@@ -130,6 +135,7 @@ export function launch(options: LaunchOptions): LaunchedProcess {
   const pty = tty ? openPty(root.path("/dev/pts/ptmx")) : undefined;
   try {
     const input = stdin ? "pipe" : "ignore";
+    if (pty && !mapsOneUser()) fchownSync(pty.slave, options.privileges.uid, options.privileges.gid);
     const child = (join === undefined ? root : ns).spawn(program, args, {
       env: { ...environment(), ...env },
       cwd: "/",

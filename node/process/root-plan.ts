@@ -8,6 +8,8 @@ export interface BindMount {
   /** Absolute path inside the container. */
   target: string;
   readOnly?: boolean;
+  /** Device files in it can be used; else they are files like any other (nodev). */
+  devices?: boolean;
   /** A file rather than a directory; decides what is made as a mount point. */
   file?: boolean;
 }

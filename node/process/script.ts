@@ -8,10 +8,20 @@ export function quote(word: string): string {
 
 const TOOLS = "/usr/sbin:/usr/bin:/sbin:/bin";
 
+/** readonlyPaths of the OCI runtimes. */
+const PROTECTED = ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"];
+
+const readOnly = (path: string): string =>
+  `[ ! -e ${path} ] || mount -o bind,ro ${path} ${path} 2>/dev/null || warn '${path} stays writable'`;
+
 export interface ScriptOptions {
   /** Name for the new UTS namespace, and a /proc for the new PID namespace; omitted when joining existing ones. */
   hostname?: string;
   cwd: string;
+  /** Nothing in /proc can be written to but what is of processes: else the machine's settings could be changed. */
+  protect: boolean;
+  /** Words before the command's own. */
+  prefix: readonly string[];
   /** Make the terminal on stdin the controlling one (setsid --ctty). */
   tty: boolean;
 }
@@ -19,7 +29,7 @@ export interface ScriptOptions {
 /**
  * The script for `sh -c SCRIPT sh COMMAND ARG…`. PATH is the container's own again when the command starts.
  */
-export function launchScript({ hostname, cwd, tty }: ScriptOptions): string {
+export function launchScript({ hostname, cwd, tty, protect, prefix }: ScriptOptions): string {
   return [
     "own_path=$PATH",
     `PATH=${TOOLS}`,
@@ -31,6 +41,7 @@ export function launchScript({ hostname, cwd, tty }: ScriptOptions): string {
           `printf %s ${quote(hostname)} 2>/dev/null > /proc/sys/kernel/hostname || hostname ${quote(hostname)} 2>&3 || warn 'the host name could not be set'`,
         ]
       : []),
+    ...(hostname !== undefined && protect ? PROTECTED.map(readOnly) : []),
     ...(tty ? ["setsid=$(command -v setsid) || fail 'setsid is not installed on this machine'"] : []),
     `cd ${quote(cwd)} 2>&3 || fail 'cannot change to working directory '${quote(cwd)}`,
     "PATH=$own_path",
@@ -38,6 +49,6 @@ export function launchScript({ hostname, cwd, tty }: ScriptOptions): string {
     `command -v -- "$1" >/dev/null 2>&1 || { printf 'missing %s\\n' "$1" >&3; exit 127; }`,
     // Nobody hears it: the agent was killed before setpriv had asked for its death to be ours. The command must not begin.
     "echo ready >&3 || exit 125",
-    tty ? `exec "$setsid" --ctty "$@" 3>&-` : `exec "$@" 3>&-`,
+    `exec ${[...(tty ? ['"$setsid" --ctty'] : []), ...prefix.map(quote)].join(" ")} "$@" 3>&-`,
   ].join("\n");
 }

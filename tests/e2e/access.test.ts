@@ -87,7 +87,8 @@ t.test("kubeplumb proxy in a pod, with the pod's own credentials", async (t) => 
   const args = ["proxy", "--hostname-override=node-1", "--cluster-cidr=10.244.0.0/16"];
   const { container, spec } = machineFiles([...PROGRAM_FILES, directory]);
   const main = { name: "proxy", image: "busybox", command: [program, ...args], ...container };
-  const overrides = JSON.stringify({ spec: { ...spec, containers: [main] } });
+  const privileged = { ...main, securityContext: { privileged: true } };
+  const overrides = JSON.stringify({ spec: { ...spec, containers: [privileged] } });
   await kubectl("run", "proxy", "--image=busybox", `--overrides=${overrides}`);
   await kubectl("wait", "--for=condition=Ready", "pod/proxy", "--timeout=60s");
   const rules = async () => {

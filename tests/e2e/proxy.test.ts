@@ -33,6 +33,7 @@ spec:
     - name: main
       image: busybox
       command: ${JSON.stringify(command)}
+      securityContext: { privileged: true }
       volumeMounts: ${JSON.stringify(files.container.volumeMounts)}
   volumes: ${JSON.stringify(files.spec.volumes)}
 `;

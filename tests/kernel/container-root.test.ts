@@ -17,6 +17,9 @@ import { NetNs } from "../../dataplane/kernel/netns.js";
 import { runToEnd } from "../../node/pods/run.js";
 import { ContainerRoot, type ContainerRootOptions } from "../../node/process/container-root.js";
 import { launch } from "../../node/process/launch.js";
+import { DEFAULT_CAPABILITIES, type Privileges } from "../../node/process/privileges.js";
+import { mapsOneUser } from "../../node/process/user-ns.js";
+import { until } from "../helpers/until.js";
 
 // A name with what the options of overlayfs take for their own.
 const scratch = mkdtempSync(join(tmpdir(), "kubeplumb-root,lowerdir=:"));
@@ -36,13 +39,26 @@ function container(options: Partial<ContainerRootOptions> = {}): ContainerRoot {
   });
 }
 
-async function sh(root: ContainerRoot, script: string, tty = false): Promise<string> {
+const ROOT: Privileges = {
+  uid: 0,
+  gid: 0,
+  groups: [],
+  capabilities: DEFAULT_CAPABILITIES,
+  noNewPrivileges: false,
+};
+
+async function sh(
+  root: ContainerRoot,
+  script: string,
+  { tty = false, privileges = ROOT }: { tty?: boolean; privileges?: Privileges } = {},
+): Promise<string> {
   const env = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" };
   const argv = ["sh", "-c", script];
   const process = launch({
     ns,
     root,
     hostname: "box",
+    privileges,
     argv,
     env,
     stdin: false,
@@ -96,7 +112,7 @@ t.test("what of the machine is not the image's is not there", async (t) => {
     "no disk to write to",
   );
   t.equal(await sh(root, "echo gone > /dev/null; head -c 3 /dev/zero | wc -c; : > /dev/shm/x"), "3");
-  t.match(await sh(root, "tty; echo typed > /dev/tty", true), /^\/dev\/pts\/\d+\ntyped$/);
+  t.match(await sh(root, "tty; echo typed > /dev/tty", { tty: true }), /^\/dev\/pts\/\d+\ntyped$/);
   t.match(
     await sh(root, "awk '$5 == \"/\" || $5 ~ /machine/' /proc/self/mountinfo"),
     /^[^\n]* \/ [^\n]*$/,
@@ -123,8 +139,11 @@ t.test("mounts and files of the image", async (t) => {
   });
   const run = async (...argv: string[]) => {
     const env = { PATH: "/usr/bin:/bin" };
-    return (await runToEnd(launch({ ns, root, hostname: "box", argv, env, stdin: false, warn: () => {} })))
-      .output;
+    return (
+      await runToEnd(
+        launch({ ns, root, hostname: "box", privileges: ROOT, argv, env, stdin: false, warn: () => {} }),
+      )
+    ).output;
   };
   // /bin/sh is cat here: with it no script can be started.
   t.match(await run("true"), /sh/);
@@ -169,4 +188,58 @@ t.test("nothing is left when it cannot be made, or when it is closed", async (t)
   root.close();
   t.throws(() => root.spawn("true", [], {}), { message: /closed/ });
   t.equal(readFileSync("/proc/self/mountinfo", "utf8"), before);
+});
+
+t.test("what a process is and may do", async (t) => {
+  const volume = join(scratch, "volume");
+  using root = container({ mounts: [{ source: volume, target: "/data" }] });
+  const caps = (privileges?: Privileges) =>
+    sh(root, "grep -E 'CapBnd|CapEff|NoNewPrivs' /proc/self/status", privileges ? { privileges } : {});
+  // 0xa80425fb: what the pages of the Kubernetes documentation show of a container that asks for nothing.
+  t.match(await caps(), /^CapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb\nNoNewPrivs:\t0$/);
+  const bare = { ...ROOT, capabilities: ["NET_ADMIN"], noNewPrivileges: true };
+  t.match(await caps(bare), /^CapEff:\t0000000000001000\nCapBnd:\t0000000000001000\nNoNewPrivs:\t1$/);
+  const settings = ["kernel/hostname", "net/ipv4/ip_forward"].map((name) => `/proc/sys/${name}`);
+  for (const path of settings)
+    t.match(await sh(root, `cat ${path} > ${path}`), /Read-only file system/, path);
+  t.match(await sh(root, "mount -t tmpfs none /mnt"), /permission denied|must be superuser/i);
+  t.match(await sh(root, "unshare --mount true"), /Operation not permitted/);
+  const all = { privileges: { ...ROOT, capabilities: "all" as const } };
+  t.equal(await sh(root, `mount -t tmpfs none /mnt && cat ${settings[1]} > ${settings[1]}`, all), "");
+  // A disk by another name, if it could be made: in a user namespace it cannot.
+  for (const place of ["/tmp", "/dev", "/usr/share", "/data"])
+    t.match(
+      await sh(root, `mknod ${place}/zero2 c 1 5 && head -c 1 ${place}/zero2; rm -f ${place}/zero2`),
+      /denied|not permitted/,
+      place,
+    );
+});
+
+t.test("another user", { skip: mapsOneUser() && "one user in this user namespace" }, async (t) => {
+  using root = container();
+  const privileges = { ...ROOT, uid: 1000, gid: 3000, groups: [2000] };
+  t.match(await sh(root, "id -u; id -g; id -G", { privileges }), /^1000\n3000\n3000 2000$/);
+  t.match(await sh(root, "touch /usr/share/x", { privileges }), /Permission denied/);
+  t.equal(
+    await sh(root, "touch /tmp/mine; rm /tmp/mine; tty > /dev/tty", { tty: true, privileges }),
+    "/dev/pts/0",
+  );
+  const process = launch({
+    ns,
+    root,
+    hostname: "box",
+    privileges,
+    argv: ["sleep", "1000"],
+    env: { PATH: "/usr/bin:/bin" },
+    stdin: false,
+    warn: () => {},
+  });
+  await process.started;
+  const pid = process.commandPid() ?? 0;
+  const state = () => readFileSync(`/proc/${pid}/status`, { encoding: "utf8" });
+  await until(() => /^Uid:\t1000\t/m.test(state()));
+  process.signal("SIGKILL");
+  await process.exited;
+  await until(() => !existsSync(`/proc/${pid}`) || /^State:\tZ/m.test(state()));
+  t.pass("it has ended with what started it");
 });

@@ -23,6 +23,7 @@ import { WebSocket } from "ws";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { ContainerRoot } from "../../node/process/container-root.js";
 import { type LaunchedProcess, launch } from "../../node/process/launch.js";
+import { DEFAULT_CAPABILITIES, type Privileges } from "../../node/process/privileges.js";
 import { parseStat, startReaper } from "../../node/reaper.js";
 import { openPty } from "../../node/streams/pty.js";
 import { serveRemoteCommand } from "../../node/streams/remote-command.js";
@@ -38,6 +39,13 @@ const root = ContainerRoot.create({
   files: {},
   warn: (message) => t.comment(message),
 });
+const PRIVILEGES: Privileges = {
+  uid: 0,
+  gid: 0,
+  groups: [],
+  capabilities: DEFAULT_CAPABILITIES,
+  noNewPrivileges: false,
+};
 const launched: LaunchedProcess[] = [];
 const server: Server = createServer();
 server.on("upgrade", (req, socket, head) => {
@@ -48,6 +56,7 @@ server.on("upgrade", (req, socket, head) => {
       ns,
       root,
       hostname: "streams",
+      privileges: PRIVILEGES,
       argv: command,
       env: { PATH: "/usr/bin:/bin", TERM: "xterm", PS1: "$ " },
       stdin,
@@ -224,7 +233,7 @@ function launcher(argv: string[], env: object, shared: string): string {
     import { launch } from ${at("node/process/launch.js")};
     const own = { ns: NetNs.current(), warn() {} };
     const root = ContainerRoot.create({ ...${JSON.stringify(options)}, ...own });
-    const launched = launch({ ...${JSON.stringify({ hostname: "agent", argv, env, stdin: false })}, ...own, root });
+    const launched = launch({ ...${JSON.stringify({ hostname: "agent", privileges: PRIVILEGES, argv, env, stdin: false })}, ...own, root });
     writeSync(1, launched.pid + "\\n");`;
 }
 

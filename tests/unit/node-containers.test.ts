@@ -316,11 +316,15 @@ t.test("the root of a container", async (t) => {
   );
   t.match(plan.files, { "/etc/app/app.conf": "x" });
   t.equal(quote("it's"), "'it'\\''s'");
-  const script = launchScript({ hostname: "web", cwd: "/my dir", tty: false });
+  const common = { protect: true, prefix: ["/usr/bin/setpriv", "--"] };
+  const script = launchScript({ ...common, hostname: "web", cwd: "/my dir", tty: false });
   t.match(script, /^mount -t proc proc \/proc/m);
   t.match(script, /^cd '\/my dir' /m);
-  t.notMatch(launchScript({ cwd: "/", tty: true }), "mount");
-  t.match(launchScript({ cwd: "/", tty: true }), /exec "\$setsid" --ctty "\$@"/);
+  t.notMatch(launchScript({ ...common, cwd: "/", tty: true }), "mount");
+  t.match(
+    launchScript({ ...common, cwd: "/", tty: true }),
+    /exec "\$setsid" --ctty \/usr\/bin\/setpriv -- "\$@"/,
+  );
 
   const mounts = [
     { source: "/v/html", target: "/usr/share/nginx/html" },
