@@ -3,6 +3,8 @@
 
 import type {
   CertificateSigningRequest,
+  ClusterRole,
+  ClusterRoleBinding,
   ConfigMap,
   ControllerRevision,
   CronJob,
@@ -22,17 +24,24 @@ import type {
   Namespace,
   Node,
   NodeMetrics,
+  PersistentVolume,
+  PersistentVolumeClaim,
   Pod,
   PodDisruptionBudget,
   PodMetrics,
+  PriorityClass,
   ReplicaSet,
   ReplicationController,
+  ResourceQuota,
+  Role,
+  RoleBinding,
   Secret,
   Service,
   ServiceAccount,
   ServiceCIDR,
   StatefulSet,
   Status,
+  StorageClass,
   Stored,
 } from "./k8s.js";
 
@@ -67,7 +76,46 @@ export const EVENTS = resource<Event>("", "v1", "events", "Event");
 export const CONFIG_MAPS = resource<ConfigMap>("", "v1", "configmaps", "ConfigMap");
 export const SECRETS = resource<Secret>("", "v1", "secrets", "Secret");
 export const LIMIT_RANGES = resource<LimitRange>("", "v1", "limitranges", "LimitRange");
+export const RESOURCE_QUOTAS = resource<ResourceQuota>("", "v1", "resourcequotas", "ResourceQuota");
 export const SERVICE_ACCOUNTS = resource<ServiceAccount>("", "v1", "serviceaccounts", "ServiceAccount");
+export const PERSISTENT_VOLUMES = resource<PersistentVolume>(
+  "",
+  "v1",
+  "persistentvolumes",
+  "PersistentVolume",
+  false,
+);
+export const PERSISTENT_VOLUME_CLAIMS = resource<PersistentVolumeClaim>(
+  "",
+  "v1",
+  "persistentvolumeclaims",
+  "PersistentVolumeClaim",
+);
+export const STORAGE_CLASSES = resource<StorageClass>(
+  "storage.k8s.io",
+  "v1",
+  "storageclasses",
+  "StorageClass",
+  false,
+);
+const RBAC = "rbac.authorization.k8s.io";
+export const ROLES = resource<Role>(RBAC, "v1", "roles", "Role");
+export const ROLE_BINDINGS = resource<RoleBinding>(RBAC, "v1", "rolebindings", "RoleBinding");
+export const CLUSTER_ROLES = resource<ClusterRole>(RBAC, "v1", "clusterroles", "ClusterRole", false);
+export const CLUSTER_ROLE_BINDINGS = resource<ClusterRoleBinding>(
+  RBAC,
+  "v1",
+  "clusterrolebindings",
+  "ClusterRoleBinding",
+  false,
+);
+export const PRIORITY_CLASSES = resource<PriorityClass>(
+  "scheduling.k8s.io",
+  "v1",
+  "priorityclasses",
+  "PriorityClass",
+  false,
+);
 export const DEPLOYMENTS = resource<Deployment>("apps", "v1", "deployments", "Deployment");
 export const REPLICA_SETS = resource<ReplicaSet>("apps", "v1", "replicasets", "ReplicaSet");
 export const STATEFUL_SETS = resource<StatefulSet>("apps", "v1", "statefulsets", "StatefulSet");

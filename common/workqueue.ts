@@ -12,6 +12,8 @@ export interface WorkQueueOptions {
   name: string;
   /** Brings the world for one key in order; called again later when it throws. */
   worker: (key: string) => Promise<void>;
+  /** Of keys that wait, the one with the highest rank goes first; default: all have the same. */
+  rank?: (key: string) => number;
   /** How many keys at the same time; default 1. */
   concurrency?: number;
   /** Delay after the first failure of a key, in milliseconds; doubles with each; default 5. */
@@ -19,6 +21,48 @@ export interface WorkQueueOptions {
   /** The longest such delay in milliseconds; default 30 000. */
   maxDelayMs?: number;
   log: Logger;
+}
+
+/** Keys by rank, those of one rank in the order in which they came. */
+class Waiting {
+  readonly #rank: (key: string) => number;
+  readonly #ranks = new Map<string, number>();
+  readonly #keys = new Map<number, Set<string>>();
+
+  constructor(rank: (key: string) => number) {
+    this.#rank = rank;
+  }
+
+  get size(): number {
+    return this.#ranks.size;
+  }
+
+  add(key: string): void {
+    if (this.#ranks.has(key)) return;
+    const rank = this.#rank(key);
+    this.#ranks.set(key, rank);
+    const same = this.#keys.get(rank);
+    if (same) same.add(key);
+    else this.#keys.set(rank, new Set([key]));
+  }
+
+  /** Takes the first one out. */
+  take(): string | undefined {
+    if (this.size === 0) return undefined;
+    const rank = this.#keys.size === 1 ? [...this.#keys.keys()][0] : Math.max(...this.#keys.keys());
+    const keys = this.#keys.get(rank ?? 0);
+    const [key] = keys ?? [];
+    if (key === undefined || !keys) return undefined;
+    keys.delete(key);
+    if (keys.size === 0) this.#keys.delete(rank ?? 0);
+    this.#ranks.delete(key);
+    return key;
+  }
+
+  clear(): void {
+    this.#ranks.clear();
+    this.#keys.clear();
+  }
 }
 
 /**
@@ -32,8 +76,7 @@ export class WorkQueue {
   readonly #baseDelayMs: number;
   readonly #maxDelayMs: number;
   readonly #log: Logger;
-  /** Insertion order is the order of work. */
-  readonly #queued = new Set<string>();
+  readonly #queued: Waiting;
   readonly #running = new Set<string>();
   readonly #againAfterRun = new Set<string>();
   readonly #failures = new Map<string, number>();
@@ -46,12 +89,14 @@ export class WorkQueue {
   /** @throws RangeError when concurrency or a delay is not positive. */
   constructor(options: WorkQueueOptions) {
     const { name, worker, concurrency = 1, baseDelayMs = 5, maxDelayMs = 30_000, log } = options;
+    const { rank = () => 0 } = options;
     if (!(concurrency >= 1)) throw new RangeError(`concurrency of queue ${name}: ${concurrency} is below 1`);
     if (!(baseDelayMs > 0))
       throw new RangeError(`baseDelayMs of queue ${name}: ${baseDelayMs} is not above 0`);
     if (!(maxDelayMs >= baseDelayMs)) {
       throw new RangeError(`maxDelayMs of queue ${name}: ${maxDelayMs} is below baseDelayMs ${baseDelayMs}`);
     }
+    this.#queued = new Waiting(rank);
     this.#name = name;
     this.#worker = worker;
     this.#concurrency = concurrency;
@@ -124,11 +169,10 @@ export class WorkQueue {
 
   #dispatch(): void {
     while (this.#state === "started" && this.#running.size < this.#concurrency) {
-      const next = this.#queued.values().next();
-      if (next.done) return;
-      this.#queued.delete(next.value);
-      this.#running.add(next.value);
-      void this.#run(next.value);
+      const next = this.#queued.take();
+      if (next === undefined) return;
+      this.#running.add(next);
+      void this.#run(next);
     }
   }
 

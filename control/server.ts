@@ -11,6 +11,7 @@ import { Cidr, hostPort } from "../common/ip.js";
 import type { Stored } from "../common/k8s.js";
 import type { Logger } from "../common/log.js";
 import { ADMISSION } from "./api/admission.js";
+import { Authorizer } from "./api/authorizer.js";
 import { bootstrapUser, isBootstrapToken } from "./api/bootstrap-tokens.js";
 import { objectCodec } from "./api/codec.js";
 import type { KubeletConnector } from "./api/http/kubelet.js";
@@ -21,7 +22,7 @@ import { Registry } from "./api/registry.js";
 import { Schema } from "./api/schema.js";
 import { TokenAuthority } from "./api/tokens.js";
 import { certificateSigner } from "./certificate-requests.js";
-import { ensureNamespaces } from "./controllers/bootstrap.js";
+import { ensureNamespaces, ensurePriorityClasses, ensureRoles } from "./controllers/bootstrap.js";
 import { type ControllersOptions, startControllers } from "./controllers/index.js";
 import { Election } from "./controllers/leader.js";
 import { kubeletTls } from "./kubelet-tls.js";
@@ -60,6 +61,11 @@ export interface ControlOptions {
   clusterDomain?: string;
   /** Addresses for Services of type LoadBalancer, first-last, one range a family; default none. */
   loadBalancerPool?: string | undefined;
+  /**
+   * Where volumes of the default StorageClass are made: a directory of this machine that all nodes see. Default: there is
+   * no such class.
+   */
+  volumesDir?: string | undefined;
   /** Default: by TLS at the addresses of the Nodes, for machines that join (docs/hosts.md). */
   kubelet?: KubeletConnector;
   /** How …/proxy reaches pods; default from this process, as kube-apiserver does, or without `kubelet` by the kubelets. */
@@ -174,7 +180,14 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     });
     const schema = Schema.load();
     const tokens = new TokenAuthority({ store, key: pki.serviceAccountKey });
-    definitions.push(...reviewDefinitions(tokens));
+    const authorizer = new Authorizer(store);
+    definitions.push(
+      ...reviewDefinitions({
+        verify: (token, audiences) => tokens.verify(token, audiences),
+        review: (user, asked) => authorizer.review(user, asked),
+        rulesFor: (user, namespace) => authorizer.roles.rulesFor(user, namespace),
+      }),
+    );
     const { connect: kubelet, dial } = options.kubelet
       ? { connect: options.kubelet, dial: options.dial }
       : kubeletTls(pki, (name) => client.get(NODES, name));
@@ -183,6 +196,8 @@ export async function startControl(options: ControlOptions): Promise<Control> {
     const registry = await Registry.open({ store, schema, definitions, admission: ADMISSION, tokens, log });
     const client = new LocalClient(registry);
     await ensureNamespaces(client);
+    await ensurePriorityClasses(client);
+    await ensureRoles(client);
 
     const host = listen.host === "0.0.0.0" || listen.host === "::" ? "127.0.0.1" : listen.host;
     let port = listen.port;
@@ -221,6 +236,7 @@ export async function startControl(options: ControlOptions): Promise<Control> {
       serverAddresses: { ip, port: publicPort },
       serviceCIDRs,
       loadBalancerPool: options.loadBalancerPool,
+      volumesDir: options.volumesDir,
       caCert: pki.ca.cert,
       sign: certificateSigner(pki.ca),
       join: options.kubelet
@@ -228,6 +244,7 @@ export async function startControl(options: ControlOptions): Promise<Control> {
         : {
             publicUrl: `https://${hostPort(ip, publicPort)}`,
             clusterDomain: options.clusterDomain ?? "cluster.local",
+            clusterDNS: Cidr.parse(serviceCIDR).at(10),
           },
       tokens,
       log,

@@ -46,6 +46,8 @@ export interface ClusterPaths {
   labRecord: string;
   /** What the hosts keep under /var; the lab makes one folder a host. */
   hosts: string;
+  /** What the PersistentVolumes of the default StorageClass hold. */
+  volumes: string;
   /** There when the cluster's DNS was set up. */
   clusterDnsMark: string;
   lock: string;
@@ -109,6 +111,7 @@ export function clusterPaths(name: string, home = stateHome()): ClusterPaths {
     controlRecord: join(dir, "control.json"),
     labRecord: join(dir, "lab.json"),
     hosts: join(dir, "hosts"),
+    volumes: join(dir, "volumes"),
     clusterDnsMark: join(dir, "cluster-dns"),
     lock: join(resolve(home), `.${name}.lock`),
   };

@@ -35,8 +35,14 @@ export const ATOMIC_TYPES = new Set([
   "ObjectReference",
   "OwnerReference",
   "ResourceFieldSelector",
+  "RoleRef",
+  "ScopeSelector",
+  "ScopedResourceSelectorRequirement",
   "SecretKeySelector",
+  "SecretReference",
   "ServiceBackendPort",
+  "Subject",
+  "TopologySelectorTerm",
   "TypedLocalObjectReference",
 ]);
 

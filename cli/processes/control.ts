@@ -50,6 +50,7 @@ try {
     serviceCIDRs: networksOf(networking.serviceSubnet).map(String),
     nodePortRange: networking.nodePortRange,
     loadBalancerPool: networking.loadBalancerPool,
+    volumesDir: paths.volumes,
     ...(dns ? { clusterDomain: dns.domain } : {}),
     kubelet: (node) => ({ socketPath: paths.labSocket, pathPrefix: `/nodes/${node.metadata.name}` }),
     dial: (node, ip, port) => dialFromHost(paths.labSocket, node, ip, port),

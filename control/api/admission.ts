@@ -1,9 +1,22 @@
 // What may be created besides being valid, and with what filled in, as it depends on other objects: the admission
-// plugins LimitRanger, ServiceAccount, Priority and DefaultIngressClass of the real server, with their texts. Knows the
-// store, Pods and Ingresses; no HTTP.
+// plugins LimitRanger, ServiceAccount, Priority, DefaultIngressClass, DefaultStorageClass and
+// StorageObjectInUseProtection of the real server, with their texts. Knows the store and those kinds; no HTTP.
 
 import type { PodSpec } from "kubernetes-types/core/v1.js";
-import type { Ingress, KubeObject, LimitRange, Pod, ServiceAccount, Stored } from "../../common/k8s.js";
+import type {
+  Ingress,
+  KubeObject,
+  LimitRange,
+  PersistentVolumeClaim,
+  Pod,
+  PriorityClass,
+  ServiceAccount,
+  StorageClass,
+  Stored,
+} from "../../common/k8s.js";
+import { namesStorageClass } from "../resources/persistent-volume.js";
+import { priorityClassOf } from "../resources/priority-class.js";
+import { defaultStorageClass } from "../resources/storage-class.js";
 import type { Engine, Kind, User } from "./engine.js";
 import { beyondLimits, defaultLimits } from "./limit-ranger.js";
 import { generatedName } from "./metadata.js";
@@ -105,26 +118,43 @@ function mountToken(spec: PodSpec): void {
     ];
 }
 
-/** The classes that every cluster has; others are not served. */
-const PRIORITIES: Readonly<Record<string, number>> = {
-  "system-cluster-critical": 2_000_000_000,
-  "system-node-critical": 2_000_001_000,
-};
-
-function admitPriority({ kind, name, object }: Admitted): void {
+async function admitPriority(request: Admitted): Promise<void> {
+  const { engine, kind, name, object } = request;
+  if (kind.resource.plural === "priorityclasses") return await admitPriorityClass(request);
   const { spec } = object as Pod;
   if (!isPod(kind) || !spec) return;
-  const { priorityClassName = "", priority } = spec;
-  const computed = priorityClassName === "" ? 0 : PRIORITIES[priorityClassName];
-  if (computed === undefined)
+  const { priorityClassName = "", priority, preemptionPolicy } = spec;
+  const { entries } = await engine.store.range("/registry/priorityclasses/");
+  const found = priorityClassOf(
+    priorityClassName,
+    entries.map(({ value }) => value as Stored<PriorityClass>),
+  );
+  if (!found)
     throw forbidden(kind.resource, name, `no PriorityClass with name ${priorityClassName} was found`);
-  if (priority !== undefined && priority !== computed)
-    throw forbidden(
+  const { value, preemptionPolicy: policy } = found;
+  const computed = (what: string, given: unknown, ours: unknown): Error =>
+    forbidden(
       kind.resource,
       name,
-      `the integer value of priority (${priority}) must not be provided in pod spec; priority admission controller computed ${computed} from the given PriorityClass name`,
+      `the ${what} (${given}) must not be provided in pod spec; priority admission controller computed ${ours} from the given PriorityClass name`,
     );
-  spec.priority = computed;
+  if (priority !== undefined && priority !== value)
+    throw computed("integer value of priority", priority, value);
+  if (preemptionPolicy !== undefined && preemptionPolicy !== policy)
+    throw computed("string value of PreemptionPolicy", preemptionPolicy, policy);
+  if (found.name) spec.priorityClassName = found.name;
+  spec.priority = value;
+  spec.preemptionPolicy = policy;
+}
+
+/** There is one default at most. */
+async function admitPriorityClass({ engine, kind, name, object }: Admitted): Promise<void> {
+  if (!(object as PriorityClass).globalDefault) return;
+  const { entries } = await engine.store.range("/registry/priorityclasses/");
+  const other = entries.find(({ value }) => (value as Stored<PriorityClass>).globalDefault)?.value.metadata;
+  if (!other) return;
+  const text = `PriorityClass ${other.name} is already marked as default. Only one default can exist`;
+  throw forbidden(kind.resource, name, text);
 }
 
 function isPod({ resource }: Kind): boolean {
@@ -151,11 +181,32 @@ async function admitIngress({ engine, kind, object }: Admitted): Promise<void> {
   if (newest) spec.ingressClassName = newest.name;
 }
 
+/** What keeps volumes and claims from going while they are used; the controllers that take it away know it too. */
+const IN_USE: Readonly<Record<string, string>> = {
+  persistentvolumes: "kubernetes.io/pv-protection",
+  persistentvolumeclaims: "kubernetes.io/pvc-protection",
+};
+
+async function admitStorage({ engine, kind, object }: Admitted): Promise<void> {
+  const { group, plural } = kind.resource;
+  const finalizer = group === "" ? IN_USE[plural] : undefined;
+  if (finalizer === undefined) return;
+  const { finalizers = [] } = object.metadata ?? {};
+  if (!finalizers.includes(finalizer))
+    object.metadata = { ...object.metadata, finalizers: [...finalizers, finalizer] };
+  const claim = object as PersistentVolumeClaim;
+  if (plural !== "persistentvolumeclaims" || namesStorageClass(claim)) return;
+  const { entries } = await engine.store.range("/registry/storageclasses/");
+  const chosen = defaultStorageClass(entries.map(({ value }) => value as Stored<StorageClass>));
+  if (chosen) claim.spec = { ...claim.spec, storageClassName: chosen.metadata.name };
+}
+
 /** In the order in which the real server asks them. */
 export const ADMISSION: readonly Admission[] = [
   admitLimits,
   admitServiceAccount,
   admitNode,
   admitPriority,
+  admitStorage,
   admitIngress,
 ];

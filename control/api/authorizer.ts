@@ -1,11 +1,12 @@
-// Who may do what, of those who may not do everything: nodes (kube-apiserver's Node authorizer with NodeRestriction),
-// joining machines, and whoever has no name. All others may do everything. Knows the store and users, no HTTP.
+// Who may do what: nodes what kube-apiserver's Node authorizer with NodeRestriction lets them, joining machines what they
+// need, everybody else what roles allow (rbac.ts). Knows the store and users, no HTTP.
 
-import type { Pod, Stored } from "../../common/k8s.js";
+import type { PersistentVolume, Pod, Stored } from "../../common/k8s.js";
 import type { Store } from "../store/store.js";
 import type { User } from "./engine.js";
-import { references } from "./pod-references.js";
-import { failure, forbidden, qualifiedResource } from "./status.js";
+import { isReferenced, type Referenced, references } from "./pod-references.js";
+import { isSuperuser, Roles } from "./rbac.js";
+import { failure, forbidden, qualifiedResource, StatusError } from "./status.js";
 
 /** What is asked for: a resource, or a path that is none. */
 export interface Attributes {
@@ -52,6 +53,8 @@ const NODE_RULES: Rules = {
   "pods/eviction": ["create"],
   configmaps: READ,
   secrets: READ,
+  persistentvolumeclaims: ["get"],
+  persistentvolumes: ["get"],
   "serviceaccounts/token": ["create"],
   "certificatesigningrequests.certificates.k8s.io": ["create", ...READ],
   "leases.coordination.k8s.io": ["get", "create", ...UPDATE, "delete"],
@@ -81,29 +84,47 @@ const isAnonymous = ({ groups }: User) => groups.includes("system:unauthenticate
 
 export class Authorizer {
   readonly #store: Store<Stored>;
+  readonly roles: Roles;
 
   constructor(store: Store<Stored>) {
     this.#store = store;
+    this.roles = new Roles(store);
+  }
+
+  /** Whether {@link check} lets it through, and what roles say when they are the reason. */
+  async review(user: User, attributes: Attributes): Promise<{ allowed: boolean; reason?: string }> {
+    try {
+      await this.check(user, attributes);
+      return { allowed: true };
+    } catch (error) {
+      if (!(error instanceof StatusError) || error.reason !== "Forbidden") throw error;
+      const reason = await this.roles.problem(user, attributes);
+      return { allowed: false, ...(reason ? { reason } : {}) };
+    }
   }
 
   /** @throws StatusError Forbidden in the real server's words. */
   async check(user: User, attributes: Attributes): Promise<void> {
+    if (isSuperuser(user)) return;
     const node = nodeNameOf(user);
-    if (node === undefined && !isBootstrapper(user) && !isAnonymous(user)) return;
-    const { resource } = attributes;
+    const { resource, verb, path } = attributes;
     if (!resource) {
-      if (attributes.verb === "get" && OPEN_PATHS.test(attributes.path)) return;
-      throw failure({
-        code: 403,
-        reason: "Forbidden",
-        message: `forbidden: User ${JSON.stringify(user.name)} cannot ${attributes.verb} path ${JSON.stringify(attributes.path)}`,
-        details: {},
-      });
+      const isOpen = node !== undefined || isBootstrapper(user) || isAnonymous(user);
+      if (isOpen && verb === "get" && OPEN_PATHS.test(path)) return;
+    } else {
+      if (isClusterInfo(verb, resource)) return;
+      if (node) return await this.#checkNode(user, node, verb, resource);
+      if (isBootstrapper(user) && allows(BOOTSTRAP_RULES, verb, resource)) return;
     }
-    if (isClusterInfo(attributes.verb, resource)) return;
-    if (node) return await this.#checkNode(user, node, attributes.verb, resource);
-    const allowed = isBootstrapper(user) && allows(BOOTSTRAP_RULES, attributes.verb, resource);
-    if (!allowed) throw refused(user, attributes.verb, resource);
+    const problem = await this.roles.problem(user, attributes);
+    if (problem === undefined) return;
+    if (resource) throw refused(user, verb, resource, problem);
+    throw failure({
+      code: 403,
+      reason: "Forbidden",
+      message: `forbidden: User ${JSON.stringify(user.name)} cannot ${verb} path ${JSON.stringify(path)}`,
+      details: {},
+    });
   }
 
   async #checkNode(user: User, node: string, verb: string, resource: Asked): Promise<void> {
@@ -124,15 +145,31 @@ export class Authorizer {
       if (verb !== "create" && name !== node)
         return "can only access node lease with the same name as the requesting node";
     }
-    if (plural !== "secrets" && plural !== "configmaps" && plural !== "serviceaccounts") return undefined;
+    if (plural === "persistentvolumes") return await this.#volumeProblem(node, name);
+    if (!isReferenced(plural)) return undefined;
     if (namespace === undefined) return "can only read namespaced object of this type";
     if (name === undefined) return "No Object name found";
     if (plural === "configmaps" && namespace === NODE_CONFIG.namespace && name === NODE_CONFIG.name)
       return undefined;
+    const related = await this.#isReferenced(node, plural, namespace, name);
+    return related ? undefined : `no relationship found between node '${node}' and this object`;
+  }
+
+  async #isReferenced(node: string, plural: Referenced, namespace: string, name: string): Promise<boolean> {
     const { entries } = await this.#store.range(`/registry/pods/${namespace}/`);
-    const related = entries
+    return entries
       .map(({ value }) => value as Stored<Pod>)
       .some((pod) => pod.spec?.nodeName === node && references(pod, plural, name));
+  }
+
+  /** A volume is related to a node by its claim. */
+  async #volumeProblem(node: string, name: string | undefined): Promise<string | undefined> {
+    if (name === undefined) return "No Object name found";
+    const volume = (await this.#store.get(`/registry/persistentvolumes/${name}`))?.value as
+      | Stored<PersistentVolume>
+      | undefined;
+    const { namespace = "", name: claim = "" } = volume?.spec?.claimRef ?? {};
+    const related = await this.#isReferenced(node, "persistentvolumeclaims", namespace, claim);
     return related ? undefined : `no relationship found between node '${node}' and this object`;
   }
 

@@ -1,6 +1,7 @@
 // From the JSON of a request to an object of the expected kind: apiVersion and kind checked, unknown and repeated
 // fields refused, warned of or dropped as fieldValidation says. Knows no HTTP.
 
+import type { ManagedFieldsEntry } from "kubernetes-types/meta/v1.js";
 import type { KubeObject } from "../../common/k8s.js";
 import { DecodeError } from "./decode.js";
 import type { Engine } from "./engine.js";
@@ -67,9 +68,13 @@ export function decodeBody(
   }
 }
 
-/** Decodes what a patch has made of an object. @throws StatusError Invalid, as the real server answers it. */
+/**
+ * Decodes what a patch has made of an object, `old`, with which it may share parts; the result shares only managedFields
+ * that are the same. @throws StatusError Invalid, as the real server answers it.
+ */
 export function decodePatched(
   engine: Engine,
+  old: KubeObject,
   patched: unknown,
   patch: Body,
   expected: Expected,
@@ -86,18 +91,40 @@ export function decodePatched(
     });
   };
   try {
-    const { object, unknownFields } = engine.decoders.decode(expected.schema, patched);
+    const { managedFields } = old.metadata ?? {};
+    const isKept = managedFields !== undefined && managersOf(patched) === managedFields;
+    const { object, unknownFields } = engine.decoders.decode(
+      expected.schema,
+      isKept ? withManagers(patched as KubeObject, undefined) : patched,
+      old,
+    );
     const { apiVersion, kind } = expected;
     if ((object.apiVersion ?? apiVersion) !== apiVersion || (object.kind ?? kind) !== kind)
       throw refuse(`${object.apiVersion}, Kind=${object.kind} is not ${apiVersion}, Kind=${kind}`);
     const problems = fieldProblems(unknownFields, patch, mode);
     if (problems.length > 0 && mode === "Strict")
       throw refuse(`strict decoding error: ${problems.join(", ")}`);
-    return { object: { ...object, apiVersion, kind }, warnings: mode === "Warn" ? problems : [] };
+    const whole: KubeObject = { ...object, apiVersion, kind };
+    return {
+      object: isKept ? withManagers(whole, managedFields) : whole,
+      warnings: mode === "Warn" ? problems : [],
+    };
   } catch (error) {
     if (error instanceof DecodeError) throw refuse(error.message);
     throw error;
   }
+}
+
+function managersOf(object: unknown): unknown {
+  return (object as KubeObject | null | undefined)?.metadata?.managedFields;
+}
+
+function withManagers(
+  object: KubeObject,
+  managedFields: readonly ManagedFieldsEntry[] | undefined,
+): KubeObject {
+  const metadata = { ...object.metadata, managedFields: managedFields as ManagedFieldsEntry[] | undefined };
+  return { ...object, metadata } as KubeObject;
 }
 
 function fieldProblems(

@@ -1,4 +1,5 @@
-// How API objects become values of the store: JSON text, and the store's revision as metadata.resourceVersion.
+// How API objects become values of the store: JSON text, and the store's revision as metadata.resourceVersion. One text
+// of an object serves the store, the answer and the watchers.
 
 import type { Stored } from "../../common/k8s.js";
 import type { Codec } from "../store/store.js";
@@ -9,15 +10,31 @@ import type { Codec } from "../store/store.js";
  */
 function deepFreeze<T>(value: T): T {
   if (typeof value !== "object" || value === null || Object.isFrozen(value)) return value;
-  for (const [key, item] of Object.entries(value)) {
-    if (item === undefined) Reflect.deleteProperty(value, key);
-    else deepFreeze(item);
-  }
+  if (Array.isArray(value)) for (const item of value) deepFreeze(item);
+  else
+    for (const key of Object.keys(value)) {
+      const item = (value as Record<string, unknown>)[key];
+      if (item === undefined) Reflect.deleteProperty(value, key);
+      else if (typeof item === "object") deepFreeze(item);
+    }
   return Object.freeze(value);
 }
 
+const texts = new Map<object, string>();
+
+/** The JSON of an object that is not changed any more; made once in a turn of the event loop. */
+export function textOf(object: object): string {
+  let text = texts.get(object);
+  if (text === undefined) {
+    text = JSON.stringify(object);
+    if (texts.size === 0) setImmediate(() => texts.clear());
+    texts.set(object, text);
+  }
+  return text;
+}
+
 export const objectCodec: Codec<Stored> = {
-  encode: (object) => JSON.stringify(object),
+  encode: textOf,
   decode: (text) => deepFreeze(JSON.parse(text) as Stored),
   stamp: (object, revision) =>
     deepFreeze({ ...object, metadata: { ...object.metadata, resourceVersion: String(revision) } }),

@@ -1,6 +1,7 @@
 // Turns JSON of a client into an object of a type: drops what the type does not know (and says so), checks types,
 // puts times and quantities into canonical form. Compiled once per type to closures. Pure; knows no verbs.
 
+import { copyJson } from "../patch/copy.js";
 import { canonicalQuantity, parseQuantity, QUANTITY_FORMAT } from "../resources/validation/quantity.js";
 import type { Definition, FieldInfo, Schema, TypeRef } from "./schema.js";
 
@@ -50,8 +51,11 @@ function jsonKind(value: unknown, goType: string): string {
   return typeof value;
 }
 
-/** `undefined` means: as if the field were absent. */
-type Decoder = (value: unknown, at: Position) => unknown;
+/**
+ * `undefined` means: as if the field were absent. `known` is a value of the type that has been decoded before: where
+ * `value` is the same, it need not be looked through again.
+ */
+type Decoder = (value: unknown, at: Position, known?: unknown) => unknown;
 
 const INT64_MAX = 2 ** 63;
 const INT32_MAX = 2 ** 31;
@@ -161,14 +165,15 @@ export class Decoders {
   }
 
   /**
-   * Decodes `value` as an object of the definition. The result shares nothing with `value`.
+   * Decodes `value` as an object of the definition. The result shares nothing with `value`. Parts of `known`, an
+   * object that has been decoded before, are only copied where `value` has them in the same place.
    * @throws DecodeError for a value of the wrong type.
    */
-  decode(definition: string, value: unknown): Decoded {
+  decode(definition: string, value: unknown, known?: object): Decoded {
     const at = new Position();
     const goType = goTypeOf({ kind: "ref", name: definition });
     if (!isObject(value)) throw at.mismatch(value, goType);
-    const object = this.#ref(definition)(value, at) as Record<string, unknown>;
+    const object = this.#ref(definition)(value, at, known) as Record<string, unknown>;
     return { object, unknownFields: at.unknown };
   }
 
@@ -192,12 +197,14 @@ export class Decoders {
   #array(type: TypeRef & { kind: "array" }): Decoder {
     const items = this.#of(type.items);
     const goType = goTypeOf(type);
-    return (value, at) => {
+    return (value, at, known) => {
       if (!Array.isArray(value)) throw at.mismatch(value, goType);
+      if (value === known) return copyJson(value);
+      const before = Array.isArray(known) ? known : [];
       const depth = at.path.length;
       const out = value.map((item, i) => {
         at.path[depth] = i;
-        return item === null || item === undefined ? zeroOf(type.items) : items(item, at);
+        return item === null || item === undefined ? zeroOf(type.items) : items(item, at, before[i]);
       });
       at.path.length = depth;
       return out;
@@ -207,14 +214,16 @@ export class Decoders {
   #map(type: TypeRef & { kind: "map" }): Decoder {
     const values = this.#of(type.values);
     const goType = goTypeOf(type);
-    return (value, at) => {
+    return (value, at, known) => {
       if (!isObject(value)) throw at.mismatch(value, goType);
+      if (value === known) return copyJson(value);
+      const before = isObject(known) ? known : {};
       const out: Record<string, unknown> = {};
       for (const key of Object.keys(value)) {
         const item = value[key];
         if (item === undefined) continue;
         at.path.push(key);
-        setKey(out, key, item === null ? zeroOf(type.values) : values(item, at));
+        setKey(out, key, item === null ? zeroOf(type.values) : values(item, at, before[key]));
         at.path.pop();
       }
       return out;
@@ -226,7 +235,7 @@ export class Decoders {
     if (found) return found;
     // Types may contain themselves: the name is known before its decoder is.
     let compiled: Decoder | undefined;
-    const forward: Decoder = (value, at) => (compiled as Decoder)(value, at);
+    const forward: Decoder = (value, at, known) => (compiled as Decoder)(value, at, known);
     this.#compiled.set(name, forward);
     compiled = this.#compile(this.#schema.definition(name));
     this.#compiled.set(name, compiled);
@@ -244,7 +253,7 @@ export class Decoders {
       case "int-or-string":
         return intOrString;
       case "any-object":
-        return (value) => structuredClone(value);
+        return copyJson;
       default:
         return this.#struct(definition);
     }
@@ -255,8 +264,10 @@ export class Decoders {
     const fields = new Map<string, { decode: Decoder; info: FieldInfo }>();
     for (const info of definition.fields.values())
       fields.set(info.name, { decode: this.#of(info.type), info });
-    return (value, at) => {
+    return (value, at, known) => {
       if (!isObject(value)) throw at.mismatch(value, goType);
+      if (value === known) return copyJson(value);
+      const before = isObject(known) ? known : {};
       const outer = at.struct;
       const out: Record<string, unknown> = {};
       for (const key of Object.keys(value)) {
@@ -267,7 +278,7 @@ export class Decoders {
         if (!field) at.unknown.push(at.pathText());
         else if (item !== null) {
           at.struct = definition.goName;
-          const decoded = field.decode(item, at);
+          const decoded = field.decode(item, at, before[key]);
           if (decoded !== undefined && !omitted(field.info, decoded)) out[key] = decoded;
         }
         at.path.pop();

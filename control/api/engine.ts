@@ -3,6 +3,7 @@
 import { apiVersionOf, type Resource } from "../../common/client.js";
 import type { KubeObject, Stored } from "../../common/k8s.js";
 import type { Logger } from "../../common/log.js";
+import { copyJson } from "../patch/copy.js";
 import type { RequestContext, ResourceDefinition } from "../resources/types.js";
 import type { Store } from "../store/store.js";
 import type { Admission } from "./admission.js";
@@ -115,12 +116,17 @@ export class Engine {
   }
 }
 
+let lastTimestamp = { second: Number.NaN, text: "" };
+
 /** RFC 3339, whole seconds: metav1.Time. */
 export function timestamp(milliseconds = Date.now()): string {
-  return `${new Date(milliseconds).toISOString().slice(0, 19)}Z`;
+  const second = Math.floor(milliseconds / 1000);
+  if (second !== lastTimestamp.second)
+    lastTimestamp = { second, text: `${new Date(milliseconds).toISOString().slice(0, 19)}Z` };
+  return lastTimestamp.text;
 }
 
 /** A copy that may be changed. */
 export function draftOf(object: Stored): KubeObject & { metadata: Stored["metadata"] } {
-  return structuredClone(object) as KubeObject & { metadata: Stored["metadata"] };
+  return copyJson(object) as KubeObject & { metadata: Stored["metadata"] };
 }

@@ -123,13 +123,13 @@ function taken(budget: Budget, podName: string): KubeObject {
   if (allowed === 0) throw refusal(whyNone(budget));
   const draft = draftOf(budget) as Budget;
   const now = timestamp();
-  const conditions = (budget.status?.conditions ?? []).map((condition) =>
+  const conditions = (draft.status?.conditions ?? []).map((condition) =>
     condition.type === "DisruptionAllowed" && allowed === 1
       ? { ...condition, status: "False", reason: "InsufficientPods", message: "", lastTransitionTime: now }
       : condition,
   );
   const left = { disruptionsAllowed: allowed - 1, disruptedPods: { ...disruptedPods, [podName]: now } };
-  return { ...draft, status: { ...budget.status, ...left, conditions } } as KubeObject;
+  return { ...draft, status: { ...draft.status, ...left, conditions } } as KubeObject;
 }
 
 function whyNone({ metadata: { name }, status: counted }: Budget): string {

@@ -21,7 +21,50 @@ export function parseJson(text: string, findDuplicates: boolean): Parsed {
   } catch (error) {
     throw new SyntaxProblem(`json parse error: ${(error as Error).message}`, { cause: error });
   }
-  return { value, duplicates: findDuplicates ? duplicateKeys(text) : [] };
+  const lost = findDuplicates && colons(text) !== keyCount(value);
+  return { value, duplicates: lost ? duplicateKeys(text) : [] };
+}
+
+const COLON = 58;
+const QUOTE = 34;
+
+/** Colons outside of strings: one for each key of a valid JSON text. */
+function colons(text: string): number {
+  let count = 0;
+  for (let at = 0; at < text.length; at++) {
+    const code = text.charCodeAt(at);
+    if (code === COLON) count++;
+    else if (code === QUOTE) at = endOfString(text, at);
+  }
+  return count;
+}
+
+/** The place of the quote that ends a string; one after an odd number of backslashes is a part of it. */
+function endOfString(text: string, start: number): number {
+  let end = start;
+  let slashes: number;
+  do {
+    end = text.indexOf('"', end + 1);
+    slashes = 0;
+    while (text[end - 1 - slashes] === "\\") slashes++;
+  } while (slashes % 2 === 1);
+  return end;
+}
+
+/** Keys of all objects of a JSON value, however deep. */
+function keyCount(value: unknown): number {
+  let count = 0;
+  const left = [value];
+  while (left.length > 0) {
+    const next = left.pop();
+    if (Array.isArray(next)) for (const item of next) left.push(item);
+    else if (typeof next === "object" && next !== null)
+      for (const key in next) {
+        count++;
+        left.push((next as Record<string, unknown>)[key]);
+      }
+  }
+  return count;
 }
 
 interface Frame {

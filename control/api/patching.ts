@@ -57,6 +57,6 @@ export function patchChange(
   const expected = expectedOf(kind);
   return (old) => {
     const patched = applyPatch(engine, type, old, patch.value, expected.schema);
-    return { ...decodePatched(engine, patched, patch, expected, mode), isPatch: true };
+    return { ...decodePatched(engine, old, patched, patch, expected, mode), isPatch: true };
   };
 }

@@ -1,14 +1,20 @@
-// Which ConfigMaps, Secrets and accounts a pod refers to: what its node may read. Pure.
+// Which ConfigMaps, Secrets, claims and accounts a pod refers to: what its node may read. Pure.
 
 import type { Container } from "kubernetes-types/core/v1.js";
 import type { Pod } from "../../common/k8s.js";
 
-type Kind = "configmaps" | "secrets" | "serviceaccounts";
+export type Referenced = "configmaps" | "persistentvolumeclaims" | "secrets" | "serviceaccounts";
+
+export function isReferenced(plural: string): plural is Referenced {
+  return ["configmaps", "persistentvolumeclaims", "secrets", "serviceaccounts"].includes(plural);
+}
 
 /** Whether the pod needs the object of that name, of its own namespace. */
-export function references({ spec }: Pick<Pod, "spec">, kind: Kind, name: string): boolean {
+export function references({ spec }: Pick<Pod, "spec">, kind: Referenced, name: string): boolean {
   if (!spec) return false;
   if (kind === "serviceaccounts") return (spec.serviceAccountName || "default") === name;
+  if (kind === "persistentvolumeclaims")
+    return (spec.volumes ?? []).some(({ persistentVolumeClaim: claim }) => claim?.claimName === name);
   const containers = [...(spec.initContainers ?? []), ...spec.containers];
   const names = kind === "secrets" ? secrets(spec, containers) : configMaps(spec, containers);
   return names.includes(name);

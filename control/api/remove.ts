@@ -3,6 +3,7 @@
 
 import type { DeleteOptions, ListOptions } from "../../common/client.js";
 import type { Status, Stored, StoredMeta } from "../../common/k8s.js";
+import { isSystemPriorityClass } from "../resources/priority-class.js";
 import type { FieldError } from "../resources/types.js";
 import { invalid, notSupported } from "../resources/validation/field.js";
 import { type Entry, RevisionMismatch } from "../store/store.js";
@@ -110,6 +111,8 @@ export class Remover {
     checkOptions(options);
     if (kind.prefix === "/registry/namespaces/" && IMMORTAL_NAMESPACES.has(name))
       throw status.forbidden(kind.resource, name, "this namespace may not be deleted");
+    if (kind.prefix === "/registry/priorityclasses/" && isSystemPriorityClass(name))
+      throw status.forbidden(kind.resource, name, "this is a system priority class and cannot be deleted");
     const key = kind.key(namespace, name);
     for (let attempt = 1; ; attempt++) {
       const entry = await kind.store.get(key);

@@ -52,6 +52,7 @@ export class Subresources {
       const { object, warnings } = patchType
         ? decodePatched(
             this.#engine,
+            current,
             applyPatch(this.#engine, patchType, current, body.value, SCALE.schema),
             body,
             SCALE,
@@ -180,6 +181,8 @@ export function scaleOf(kind: Kind, object: Stored): Stored<Scale> {
 function bound(pod: Stored<Pod>, node: string, annotations: Record<string, string> | undefined): KubeObject {
   const conditions = (pod.status?.conditions ?? []).filter((c) => c.type !== "PodScheduled");
   const scheduled = { type: "PodScheduled", status: "True", lastTransitionTime: timestamp() };
+  // It has the node now: the one that was kept for it is of no matter.
+  const { nominatedNodeName: _, ...status } = pod.status ?? {};
   const draft = {
     ...pod,
     metadata: {
@@ -187,7 +190,7 @@ function bound(pod: Stored<Pod>, node: string, annotations: Record<string, strin
       ...(annotations ? { annotations: { ...pod.metadata.annotations, ...annotations } } : {}),
     },
     spec: { ...pod.spec, nodeName: node },
-    status: { ...pod.status, conditions: [...conditions, scheduled] },
+    status: { ...status, conditions: [...conditions, scheduled] },
   };
   return draft as KubeObject;
 }

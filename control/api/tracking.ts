@@ -128,7 +128,8 @@ export function trackUpdate(
 ): ManagedFieldsEntry[] | undefined {
   const live = old.metadata.managedFields;
   if (sent && asksForReset(sent)) return undefined;
-  const own = sent && sent !== live && areReadable(sent) ? sent : live;
+  const isRewritten = sent && sent !== live && !jsonEqual(sent, live);
+  const own = isRewritten && areReadable(sent) ? sent : live;
   if (!own || own.length === 0) return undefined;
   return track(engine, kind, part, manager, old, draft, readManagers(own));
 }

@@ -2,6 +2,7 @@
 
 import type { ManagedFieldsEntry } from "kubernetes-types/meta/v1.js";
 import type { KubeObject, Namespace, Stored } from "../../common/k8s.js";
+import { copyJson, shareEqual } from "../patch/copy.js";
 import { invalidStatus } from "../resources/validation/field.js";
 import { type Entry, RevisionMismatch, type Turn } from "../store/store.js";
 import { type Body, decodeBody, type Expected, type FieldValidation } from "./body.js";
@@ -14,6 +15,8 @@ import {
   keepForUpdate,
   validateMeta,
 } from "./metadata.js";
+import { withinQuotas } from "./quota.js";
+import { Roles } from "./rbac.js";
 import * as status from "./status.js";
 import {
   type FieldManager,
@@ -50,6 +53,7 @@ export function expectedOf(kind: Kind): Expected {
 
 /** What an update makes of the stored object. */
 export interface Change {
+  /** May be changed: it shares nothing with the stored one, but managedFields, and where it is not checked anyway. */
   object: KubeObject;
   warnings: string[];
   /** What an apply has made of them; otherwise they follow from the difference. */
@@ -70,11 +74,13 @@ export interface Modification {
 
 export class Writer {
   readonly #engine: Engine;
+  readonly #roles: Roles;
   /** Allocations of this server, one after the other, where other servers allocate too. */
   #turns: Promise<unknown> = Promise.resolve();
 
   constructor(engine: Engine) {
     this.#engine = engine;
+    this.#roles = new Roles(engine.store);
   }
 
   /** @throws StatusError BadRequest, Invalid, AlreadyExists, Forbidden, NotFound (the namespace). */
@@ -103,21 +109,19 @@ export class Writer {
     for (const admit of this.#engine.admission)
       await admit({ engine: this.#engine, user, kind, namespace, name: told, object });
     const context = this.#engine.context(user, dryRun);
-    for (let attempt = 1; ; attempt++) {
-      const draft = structuredClone(object);
-      const name = draft.metadata?.name || (generate ? generatedName(generate) : "");
-      fillForCreate(draft, name, kind.resource.namespaced ? (namespace ?? "") : "", context);
-      if (tracked) setManagedFields(draft, tracked);
-      kind.definition.setDefaults?.(draft);
-      kind.definition.prepareForCreate?.(draft, context);
-      this.#validate(kind, draft, undefined);
-      const key = kind.key(namespace, name);
-      const taken = (await kind.store.get(key)) !== undefined;
-      if (taken && generate && attempt < MAX_NAME_ATTEMPTS) continue;
-      if (taken) throw status.alreadyExists(kind.resource, name);
-      const written = await this.#write(kind, key, draft, undefined, dryRun);
-      return { object: written, warnings: [...warnings, ...(kind.definition.warnings?.(written) ?? [])] };
-    }
+    const name = object.metadata?.name || (generate ? await freeName(kind, namespace, generate) : "");
+    fillForCreate(object, name, kind.resource.namespaced ? (namespace ?? "") : "", context);
+    if (tracked) setManagedFields(object, tracked);
+    kind.definition.setDefaults?.(object);
+    kind.definition.prepareForCreate?.(object, context);
+    this.#validate(kind, object, undefined);
+    await this.#roles.checkEscalation(kind, user, object);
+    const key = kind.key(namespace, name);
+    if (await kind.store.get(key)) throw status.alreadyExists(kind.resource, name);
+    const written = await withinQuotas({ engine: this.#engine, kind, namespace, object, dryRun }, () =>
+      this.#write(kind, key, object, undefined, dryRun),
+    );
+    return { object: written, warnings: [...warnings, ...(kind.definition.warnings?.(written) ?? [])] };
   }
 
   /**
@@ -133,17 +137,19 @@ export class Writer {
       if (!entry) throw status.notFound(kind.resource, name);
       const old = entry.value;
       const change = modification.change(old);
-      // A patch and a kept status share parts with the stored object; defaulting must not write into those.
-      const object = cloneWithoutManagers(relevant(modification, change.object));
+      const object = relevant(modification, change.object);
       checkIdentity(kind, change, old, namespace);
       const wanted = object.metadata?.resourceVersion;
       const pinned = wanted !== undefined && wanted !== "" && wanted !== "0";
       if (pinned && wanted !== old.metadata.resourceVersion) throw status.modified(kind.resource, name);
       try {
-        const draft = this.#prepare(request, modification, change, object, old);
+        const prepared = this.#prepare(request, modification, change, object, old);
+        // Whoever allocates writes into the draft.
+        const draft = kind.definition.allocate ? prepared : shareEqual(prepared, old);
         const own = modification.part === "main" ? kind.definition.warnings?.(draft) : undefined;
         const warnings = [...change.warnings, ...(own ?? [])];
         if (isUnchanged(draft, old)) return { object: old, warnings };
+        await this.#roles.checkEscalation(kind, request.user, draft);
         return { object: await this.#write(kind, key, draft, entry, dryRun), warnings };
       } catch (error) {
         if (!(error instanceof RevisionMismatch)) throw error;
@@ -174,7 +180,7 @@ export class Writer {
       setManagedFields(draft, entries);
     };
     if (part === "finalize") {
-      const { spec, ...rest } = cloneWithoutManagers(old) as KubeObject & { spec?: Record<string, unknown> };
+      const { spec, ...rest } = copyWithoutManagers(old) as KubeObject & { spec?: Record<string, unknown> };
       const { finalizers: _, ...others } = spec ?? {};
       const draft = {
         ...rest,
@@ -185,8 +191,8 @@ export class Writer {
       return draft;
     }
     if (part === "status") {
-      const { status: _, ...rest } = cloneWithoutManagers(old) as KubeObject & { status?: unknown };
-      const draft = { ...rest, ...pick(object, "status") } as KubeObject;
+      const { status: _, ...rest } = old as KubeObject & { status?: unknown };
+      const draft = { ...copyWithoutManagers(rest), ...pick(object, "status") } as KubeObject;
       if (definition.statusCarriesAnnotations) {
         const { annotations: _, ...metadata } = old.metadata;
         draft.metadata = { ...metadata, ...pick(object.metadata, "annotations") };
@@ -194,7 +200,7 @@ export class Writer {
       definition.setDefaults?.(draft);
       track(draft);
       definition.prepareForStatusUpdate?.(draft, old);
-      this.#validate(kind, draft, old);
+      this.#validate(kind, draft, old, part);
       return draft;
     }
     const frozen = frozenMetaErrors(object.metadata ?? {}, old);
@@ -230,7 +236,7 @@ export class Writer {
       for (let attempt = 1; ; attempt++) {
         const turn = await shared.turn("allocation");
         try {
-          return await this.#reserveAndPut(kind, key, structuredClone(draft), entry, false, turn);
+          return await this.#reserveAndPut(kind, key, copyJson(draft), entry, false, turn);
         } catch (error) {
           // A write of the same object by another server may have what was given back here.
           kind.definition.observed?.((await this.#engine.store.get(key))?.value, undefined);
@@ -299,6 +305,14 @@ export class Writer {
   }
 }
 
+/** A generated name that nobody has; after some attempts the last one, for the write to refuse it. */
+async function freeName(kind: Kind, namespace: string | undefined, prefix: string): Promise<string> {
+  for (let attempt = 1; ; attempt++) {
+    const name = generatedName(prefix);
+    if (attempt === MAX_NAME_ATTEMPTS || !(await kind.store.get(kind.key(namespace, name)))) return name;
+  }
+}
+
 function pick(object: object | undefined, field: string): object {
   const value = (object as Record<string, unknown> | undefined)?.[field];
   return value === undefined ? {} : { [field]: value };
@@ -307,7 +321,7 @@ function pick(object: object | undefined, field: string): object {
 function keepStatus(draft: KubeObject, old: Stored): void {
   const target = draft as { status?: unknown };
   delete target.status;
-  Object.assign(draft, structuredClone(pick(old, "status")));
+  Object.assign(draft, copyJson(pick(old, "status")));
 }
 
 /** What is read of a change: of a status update its status and whom it is for. */
@@ -317,9 +331,9 @@ function relevant({ part }: Modification, object: KubeObject): KubeObject {
 }
 
 /** A copy that may be changed; managedFields are set later, and are long. */
-function cloneWithoutManagers(object: KubeObject): KubeObject {
+function copyWithoutManagers(object: KubeObject): KubeObject {
   const { managedFields: _, ...metadata } = object.metadata ?? {};
-  return structuredClone({ ...object, metadata });
+  return copyJson({ ...object, metadata });
 }
 
 /** Marked for deletion, with nothing and nobody left to wait for. */

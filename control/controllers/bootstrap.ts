@@ -1,13 +1,16 @@
-// What every cluster has from the start: the system namespaces, and the Service default/kubernetes with its endpoints,
-// through which the API server is reached from within. Put back when somebody removes it. Knows those objects.
+// What every cluster has from the start: the system namespaces, the system priority classes, the roles, and the Service
+// default/kubernetes with its endpoints, through which the API server is reached from within. Put back when somebody removes it. Knows those objects.
 
 import {
+  CLUSTER_ROLE_BINDINGS,
+  CLUSTER_ROLES,
   ENDPOINT_SLICES,
   ENDPOINTS,
   isAlreadyExists,
   isNotFound,
   type KubeClient,
   NAMESPACES,
+  PRIORITY_CLASSES,
   type Resource,
   SERVICES,
 } from "../../common/client.js";
@@ -15,6 +18,8 @@ import type { Informer } from "../../common/informer.js";
 import { Cidr, ipFamily } from "../../common/ip.js";
 import type { EndpointSlice, Endpoints, KubeObject, Namespace, Service, Stored } from "../../common/k8s.js";
 import type { WorkQueue } from "../../common/workqueue.js";
+import { BOOTSTRAP_BINDINGS, BOOTSTRAP_ROLES } from "../resources/bootstrap-roles.js";
+import { SYSTEM_PRIORITY_CLASSES } from "../resources/priority-class.js";
 import { semanticallyEqual } from "./canonical.js";
 import type { ControllerContext } from "./context.js";
 import { SERVICE_NAME } from "./endpointslice-plan.js";
@@ -82,6 +87,31 @@ export async function ensureNamespaces(client: KubeClient): Promise<void> {
     const namespace: Namespace = { apiVersion: "v1", kind: "Namespace", metadata: { name } };
     try {
       await client.create(NAMESPACES, namespace);
+    } catch (error) {
+      if (!isAlreadyExists(error)) throw error;
+    }
+  }
+}
+
+/** Creates the priority classes that every cluster has. @throws StatusError */
+export async function ensurePriorityClasses(client: KubeClient): Promise<void> {
+  await ensure(client, PRIORITY_CLASSES, SYSTEM_PRIORITY_CLASSES);
+}
+
+/** Creates the ClusterRoles and bindings that every cluster has; one that somebody has changed stays so. @throws StatusError */
+export async function ensureRoles(client: KubeClient): Promise<void> {
+  await ensure(client, CLUSTER_ROLES, BOOTSTRAP_ROLES);
+  await ensure(client, CLUSTER_ROLE_BINDINGS, BOOTSTRAP_BINDINGS);
+}
+
+async function ensure<T extends KubeObject>(
+  client: KubeClient,
+  resource: Resource<T>,
+  objects: readonly T[],
+): Promise<void> {
+  for (const object of objects) {
+    try {
+      await client.create(resource, structuredClone(object));
     } catch (error) {
       if (!isAlreadyExists(error)) throw error;
     }

@@ -18,10 +18,12 @@ export interface ClusterInfoOptions {
   caCert: string;
   clusterCIDRs: readonly string[];
   clusterDomain: string;
+  /** Where pods ask for names: the address of Service kube-dns. */
+  clusterDNS: string;
 }
 
 function wanted(options: ClusterInfoOptions): ConfigMap[] {
-  const { publicUrl, caCert, clusterCIDRs, clusterDomain } = options;
+  const { publicUrl, caCert, clusterCIDRs, clusterDomain, clusterDNS } = options;
   const ca = Buffer.from(caCert).toString("base64");
   const kubeconfig = {
     apiVersion: "v1",
@@ -37,7 +39,10 @@ function wanted(options: ClusterInfoOptions): ConfigMap[] {
       metadata: { namespace: "kube-public", name: "cluster-info" },
       data: { kubeconfig: stringify(kubeconfig, { lineWidth: 0 }) },
     },
-    { metadata: { ...NODE_CONFIG }, data: { clusterCIDRs: clusterCIDRs.join(","), clusterDomain } },
+    {
+      metadata: { ...NODE_CONFIG },
+      data: { clusterCIDRs: clusterCIDRs.join(","), clusterDomain, clusterDNS },
+    },
   ];
 }
 

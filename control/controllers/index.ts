@@ -10,6 +10,7 @@ import { AutoscalerController, type PodMetricsSource } from "./autoscaler.js";
 import { BootstrapController, ensureNamespaces } from "./bootstrap.js";
 import { CertificateCleaner, CertificateController } from "./certificates.js";
 import { ClusterInfoController } from "./cluster-info.js";
+import { ClusterRoleAggregationController } from "./clusterrole-aggregation.js";
 import type { Controller, ControllerContext } from "./context.js";
 import { CronJobController } from "./cronjob.js";
 import { DaemonSetController } from "./daemonset.js";
@@ -26,15 +27,18 @@ import { LoadBalancerController } from "./load-balancer.js";
 import { NamespaceController } from "./namespace.js";
 import { NodeIpamController } from "./node-ipam.js";
 import { NodeLifecycleController } from "./node-lifecycle.js";
+import { PersistentVolumeController } from "./persistent-volume.js";
 import { PodDisruptionBudgetController } from "./pod-disruption-budget.js";
 import { PodGcController } from "./pod-gc.js";
 import { queueController, type Reconciler, sweepController } from "./reconcile.js";
 import { ReplicaSetController, ReplicationManager } from "./replicaset.js";
+import { ResourceQuotaController } from "./resource-quota.js";
 import { RootCaController } from "./root-ca.js";
 import { Scheduler } from "./scheduler.js";
 import { ServiceAccountController } from "./service-account.js";
 import { ServiceCidrController } from "./service-cidr.js";
 import { StatefulSetController } from "./statefulset.js";
+import { ClaimProtectionController, VolumeProtectionController } from "./storage-protection.js";
 import { TaintEvictionController } from "./taint-eviction.js";
 import { TokenCleaner } from "./token-cleaner.js";
 import { type TokenIssuer, TokenSecretController } from "./token-secret.js";
@@ -54,12 +58,14 @@ export interface ControllersOptions {
   serviceCIDRs: readonly string[];
   /** Of Services of type LoadBalancer, first-last, one range a family; without it nobody gives them addresses. */
   loadBalancerPool?: string | undefined;
+  /** Where volumes of the default StorageClass are made; without it there is no such class. */
+  volumesDir?: string | undefined;
   /** PEM of the authority that signed the API server's certificate. */
   caCert: string;
   /** Signs what nodes ask for; without it nobody answers their requests. */
   sign?: SignCertificate;
   /** Where machines that want to join find the API server; without it they are not told. */
-  join?: { publicUrl: string; clusterDomain: string } | undefined;
+  join?: { publicUrl: string; clusterDomain: string; clusterDNS: string } | undefined;
   /** Signs the tokens that are kept in Secrets. */
   tokens: TokenIssuer;
   /** What the pods use; default: nothing is measured. */
@@ -142,6 +148,12 @@ function createControllers(context: ControllerContext, options: ControllersOptio
     queued("ttl-after-finished", 5, (queue) => new TtlAfterFinishedController(context, queue)),
     // Decisions are made synchronously, one after the other; it is the bindings that overlap.
     queued("scheduler", 32, (queue) => new Scheduler(context, queue)),
+    // One at a time, as in kube-controller-manager: two claims may want the same volume.
+    queued("persistentvolume-binder", 1, (queue) => new PersistentVolumeController(context, queue, options)),
+    queued("persistentvolumeclaim-protection", 2, (queue) => new ClaimProtectionController(context, queue)),
+    queued("persistentvolume-protection", 2, (queue) => new VolumeProtectionController(context, queue)),
+    queued("clusterrole-aggregation", 1, (queue) => new ClusterRoleAggregationController(context, queue)),
+    queued("resourcequota", 5, (queue) => new ResourceQuotaController(context, queue)),
     queued("endpointslice", 8, (queue) => new EndpointSliceController(context, queue)),
     queued("endpointslicemirroring", 5, (queue) => new EndpointSliceMirroringController(context, queue)),
     queued("endpoints", 8, (queue) => new EndpointsController(context, queue)),

@@ -18,6 +18,8 @@ export interface Reconciler {
   reconcile(key: string): Promise<void>;
   /** Ends timers of its own. */
   close?(): void;
+  /** Of keys that wait, the one with the highest rank goes first; default: all have the same. */
+  rank?(key: string): number;
 }
 
 /**
@@ -40,6 +42,7 @@ export function queueController<R extends Reconciler>(
       }
     },
     concurrency,
+    rank: (key) => reconciler.rank?.(key) ?? 0,
     log: context.log.child({ controller: name }),
   });
   const reconciler = make(queue);

@@ -5,6 +5,7 @@ import type { Node, Pod, Stored, Taint } from "../../common/k8s.js";
 import { matchLabels, type Requirement } from "../../common/selector.js";
 import type { NodeInfo, PodFacts } from "./scheduler-node.js";
 import type { TopologyRules } from "./scheduler-topology.js";
+import type { VolumeNeeds } from "./scheduler-volumes.js";
 import { isTolerated, noScheduleTaints, UNSCHEDULABLE } from "./taints.js";
 
 /** Why a node is out. `fixed`: removing other pods from the node would not help. */
@@ -23,12 +24,18 @@ const CORDONED: Taint = { key: UNSCHEDULABLE, effect: "NoSchedule" };
 const refuse = (reason: string, fixed = true): Refusal => ({ reasons: [reason], fixed });
 
 /** Undefined: the pod may run here. The checks come in kube-scheduler's order; the first that fails counts. */
-export function filterNode(facts: PodFacts, info: NodeInfo, topology: TopologyRules): Refusal | undefined {
+export function filterNode(
+  facts: PodFacts,
+  info: NodeInfo,
+  topology: TopologyRules,
+  needs?: VolumeNeeds,
+): Refusal | undefined {
   const own =
     filterByName(facts, info) ??
     filterByNode(facts.pod, info) ??
     filterPorts(facts, info) ??
-    filterResources(facts, info);
+    filterResources(facts, info) ??
+    needs?.check(info);
   if (own) return own;
   const between = topology.check(info);
   return between && { ...between, between: true };
@@ -116,17 +123,23 @@ function filterResources(facts: PodFacts, info: NodeInfo): Refusal | undefined {
   return reasons.length > 0 ? { reasons, fixed } : undefined;
 }
 
-/** The message of the PodScheduled condition and the FailedScheduling Event. */
-export function unschedulableMessage(nodes: number, refusals: readonly Refusal[]): string {
+/**
+ * The message of the PodScheduled condition and the FailedScheduling Event.
+ * @param preemption What is done about it, or why nothing is; default: it would not help.
+ */
+export function unschedulableMessage(
+  nodes: number,
+  refusals: readonly Refusal[],
+  preemption?: object | string,
+): string {
   if (nodes === 0) return "no nodes available to schedule pods";
-  const preemption = refusals.map(({ fixed }) =>
+  const why = `0/${nodes} nodes are available: ${countReasons(refusals.flatMap(({ reasons }) => reasons))}.`;
+  if (typeof preemption === "object") return why;
+  const useless = refusals.map(({ fixed }) =>
     fixed ? "Preemption is not helpful for scheduling" : "No preemption victims found for incoming pod",
   );
-  const why = countReasons(refusals.flatMap(({ reasons }) => reasons));
-  return (
-    `0/${nodes} nodes are available: ${why}. ` +
-    `no new claims to deallocate, preemption: 0/${nodes} nodes are available: ${countReasons(preemption)}.`
-  );
+  const outcome = preemption ?? `0/${nodes} nodes are available: ${countReasons(useless)}.`;
+  return `${why} no new claims to deallocate, preemption: ${outcome}`;
 }
 
 function countReasons(reasons: readonly string[]): string {

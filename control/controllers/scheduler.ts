@@ -7,24 +7,37 @@ import {
   isNotFound,
   NAMESPACES,
   NODES,
+  POD_DISRUPTION_BUDGETS,
   PODS,
   type Resource,
   SERVICES,
 } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
-import { keyOf, type Namespace, type Node, type Pod, type Service, type Stored } from "../../common/k8s.js";
+import {
+  keyOf,
+  type Namespace,
+  type Node,
+  type Pod,
+  type PodDisruptionBudget,
+  type Service,
+  type Stored,
+} from "../../common/k8s.js";
 import type { WorkQueue } from "../../common/workqueue.js";
 import { semanticallyEqual } from "./canonical.js";
 import type { ControllerContext } from "./context.js";
+import { preempt } from "./disruption.js";
 import type { EventRecorder } from "./events.js";
 import { messageOf, namespaceOf } from "./objects.js";
 import { controllerOf } from "./owners.js";
 import { isPodTerminal, podCondition } from "./pod-state.js";
 import type { Reconciler } from "./reconcile.js";
+import { SchedulerClaims } from "./scheduler-claims.js";
 import { filterNode, type Refusal, unschedulableMessage } from "./scheduler-filter.js";
 import { NodeInfo, type PodFacts, podFacts } from "./scheduler-node.js";
+import { Nominations, type Preemption, planPreemption, priorityOf } from "./scheduler-preemption.js";
 import { bestNode } from "./scheduler-score.js";
 import { concerns, hasAntiAffinity, NO_RULES, topologyRules } from "./scheduler-topology.js";
+import { needsMessage, type VolumeNeeds } from "./scheduler-volumes.js";
 import { isInclined, wishesOf } from "./scheduler-wishes.js";
 import { indexServicesAndPods, servicesOf } from "./service-pods.js";
 import { timestamp } from "./time.js";
@@ -50,6 +63,9 @@ export class Scheduler implements Reconciler {
   readonly #nodes: Informer<Node>;
   readonly #services: Informer<Service>;
   readonly #namespaces: Informer<Namespace>;
+  readonly #claims: SchedulerClaims;
+  readonly #budgets: Informer<PodDisruptionBudget>;
+  readonly #nominations = new Nominations();
   readonly #infos = new Map<string, NodeInfo>();
   /** uid → node name: where each pod is counted, bound or only assumed to be. */
   readonly #placed = new Map<string, string>();
@@ -71,6 +87,8 @@ export class Scheduler implements Reconciler {
     this.#nodes = context.informers.get(NODES);
     this.#services = context.informers.get(SERVICES);
     this.#namespaces = context.informers.get(NAMESPACES);
+    this.#claims = new SchedulerClaims(context);
+    this.#budgets = context.informers.get(POD_DISRUPTION_BUDGETS);
     indexServicesAndPods(this.#services, this.#pods);
     this.#queue = queue;
   }
@@ -91,6 +109,12 @@ export class Scheduler implements Reconciler {
       },
       delete: (pod) => this.#podDeleted(pod),
     });
+    this.#claims.watch((concerned) => this.#retryWaiting(({ facts }) => concerned(facts.pod)));
+  }
+
+  rank(key: string): number {
+    const pod = this.#pods.get(key);
+    return pod ? priorityOf(pod) : 0;
   }
 
   close(): void {
@@ -148,6 +172,7 @@ export class Scheduler implements Reconciler {
 
   #podDeleted(pod: Stored<Pod>): void {
     this.#waiting.delete(keyOf(pod));
+    this.#nominations.delete(pod.metadata.uid);
     this.#unplace(pod.metadata.uid);
   }
 
@@ -164,6 +189,7 @@ export class Scheduler implements Reconciler {
           (before !== undefined && this.#concerned(waiting, before)),
       );
     this.#placed.set(uid, nodeName);
+    this.#nominations.delete(uid);
     if (hasAntiAffinity(facts.pod)) this.#guarded.add(uid);
     if (isInclined(facts.pod)) this.#inclined.add(uid);
   }
@@ -205,14 +231,24 @@ export class Scheduler implements Reconciler {
     if (!pod || pod.spec?.nodeName || !isMine(pod) || this.#placed.has(pod.metadata.uid)) return;
     const facts = podFacts(pod, this.#groupOf(pod));
     this.#waiting.delete(key);
-    const decision = this.#decide(facts);
+    const needs = this.#claims.needsOf(pod);
+    const decision = this.#decide(facts, needs);
     if ("message" in decision) {
       this.#waiting.set(key, decision);
       this.#queue.addAfter(key, FLUSH_MS);
-      await this.#tellUnschedulable(pod, decision.message);
+      const { preemption, message } = decision;
+      if (preemption) this.#nominations.set(facts, preemption);
+      await this.#tellUnschedulable(pod, message, preemption?.info.node?.metadata.name);
+      for (const victim of preemption?.victims ?? [])
+        await preempt(this.#context, this.#recorder, victim.pod, pod, preemption?.info.node);
       return;
     }
     const nodeName = decision.metadata.name;
+    if (needs.unbound.length > 0) {
+      this.#waiting.set(key, { facts, refused: false, apart: new Set() });
+      this.#queue.addAfter(key, FLUSH_MS);
+      return await this.#claims.choose(needs, this.#info(nodeName));
+    }
     this.#place(facts, nodeName);
     try {
       await this.#bind(pod, nodeName);
@@ -230,24 +266,43 @@ export class Scheduler implements Reconciler {
   }
 
   /** The node, or why there is none. Synchronous: the next decision sees this one's placement. */
-  #decide(facts: PodFacts): Stored<Node> | (Waiting & { message: string }) {
+  #decide(facts: PodFacts, needs: VolumeNeeds): Stored<Node> | Undecided {
     const infos = [...this.#infos.values()].filter((info) => info.node);
+    if (needs.problem !== undefined) {
+      const message = needsMessage(infos.length, needs.problem);
+      return { facts, message, refused: infos.length > 0, apart: new Set() };
+    }
     const labelsOf = (name: string) => this.#namespaces.get(name)?.metadata.labels;
-    const topology = topologyRules(facts, infos, this.#where(this.#guarded), labelsOf);
+    const rules = () => topologyRules(facts, infos, this.#where(this.#guarded), labelsOf);
+    const topology = rules();
     const possible: NodeInfo[] = [];
-    const refusals: Refusal[] = [];
+    const refusals = new Map<NodeInfo, Refusal>();
     const apart = new Set<string>();
     for (const info of infos) {
-      const refusal = filterNode(facts, info, topology);
-      if (refusal) refusals.push(refusal);
+      const refusal = this.#nominations.reserving(info, facts, () =>
+        filterNode(facts, info, topology, needs),
+      );
+      if (refusal) refusals.set(info, refusal);
       else possible.push(info);
       if (refusal?.between) apart.add(info.node?.metadata.name ?? "");
     }
     const wishes = wishesOf(facts, infos, this.#where(this.#inclined), labelsOf);
     const best = bestNode(facts, possible, wishes)?.node;
     if (best) return best;
-    const message = unschedulableMessage(infos.length, refusals);
-    return { facts, message, refused: infos.length > 0, apart };
+    const ineligible = this.#ineligible(facts.pod);
+    const fits = (info: NodeInfo) =>
+      this.#nominations.reserving(info, facts, () => !filterNode(facts, info, rules(), needs));
+    const open = [...refusals].filter(([, { fixed }]) => !fixed).map(([info]) => info);
+    const preemption = ineligible ? undefined : planPreemption(facts, open, fits, this.#budgets.list());
+    const message = unschedulableMessage(infos.length, [...refusals.values()], preemption ?? ineligible);
+    return { facts, message, refused: infos.length > 0, apart, ...(preemption ? { preemption } : {}) };
+  }
+
+  /** Why nobody is sent away for this pod. */
+  #ineligible({ metadata, spec }: Stored<Pod>): string | undefined {
+    if (spec?.preemptionPolicy === "Never") return "not eligible due to preemptionPolicy=Never.";
+    if (!this.#nominations.isWaiting(metadata.uid)) return undefined;
+    return "not eligible due to a terminating pod on the nominated node.";
   }
 
   #where(uids: ReadonlySet<string>): { facts: PodFacts; info: NodeInfo }[] {
@@ -269,10 +324,11 @@ export class Scheduler implements Reconciler {
     await this.#context.client.create(BINDINGS, binding, { ...namespaceOf(pod), subresource: "binding" });
   }
 
-  async #tellUnschedulable(pod: Stored<Pod>, message: string): Promise<void> {
+  /** @param nominated The node on which room is made for it. */
+  async #tellUnschedulable(pod: Stored<Pod>, message: string, nominated?: string): Promise<void> {
     this.#recorder.event(pod, "Warning", "FailedScheduling", message);
     const present = podCondition(pod, "PodScheduled");
-    if (present?.status === "False" && present.message === message) return;
+    if (present?.status === "False" && present.message === message && !nominated) return;
     const condition = {
       type: "PodScheduled",
       status: "False",
@@ -283,7 +339,8 @@ export class Scheduler implements Reconciler {
           ? present.lastTransitionTime
           : timestamp(this.#context.now()),
     };
-    const patch = { status: { conditions: [condition] } };
+    const nomination = nominated ? { nominatedNodeName: nominated } : {};
+    const patch = { status: { ...nomination, conditions: [condition] } };
     const options = {
       ...namespaceOf(pod),
       subresource: "status" as const,
@@ -300,6 +357,11 @@ interface Waiting {
   refused: boolean;
   /** Nodes from which only a rule between pods keeps it away. */
   apart: ReadonlySet<string>;
+}
+
+interface Undecided extends Waiting {
+  message: string;
+  preemption?: Preemption;
 }
 
 function isMine(pod: Stored<Pod>): boolean {

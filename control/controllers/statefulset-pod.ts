@@ -5,6 +5,7 @@ import type { Pod, PodTemplateSpec, StatefulSet, Stored } from "../../common/k8s
 import { CONTROLLER_REVISION_HASH } from "./controller-revision-plan.js";
 import { controllerReference } from "./owners.js";
 import { podFromTemplate } from "./replicaset-plan.js";
+import { claimNames } from "./statefulset-claims.js";
 
 const POD_NAME = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX = "apps.kubernetes.io/pod-index";
@@ -59,15 +60,16 @@ export function statefulPod(
       ...pod.spec,
       hostname: name,
       ...(serviceName ? { subdomain: serviceName } : {}),
-      ...volumesOf(set, template),
+      ...volumesOf(set, template, ordinal),
     },
   };
 }
 
-/** There are no PersistentVolumes here: what a container mounts of a claim is empty, and goes with the pod. */
-function volumesOf(set: Stored<StatefulSet>, template: PodTemplateSpec | undefined) {
-  const claims = (set.spec?.volumeClaimTemplates ?? []).map(({ metadata }) => metadata?.name ?? "");
-  if (claims.length === 0) return {};
-  const others = (template?.spec?.volumes ?? []).filter(({ name }) => !claims.includes(name));
-  return { volumes: [...claims.map((name) => ({ name, emptyDir: {} })), ...others] };
+/** A claim of the set is a volume of the same name, whatever the template says of that name. */
+function volumesOf(set: Stored<StatefulSet>, template: PodTemplateSpec | undefined, ordinal: number) {
+  const names = claimNames(set, ordinal);
+  if (names.size === 0) return {};
+  const others = (template?.spec?.volumes ?? []).filter(({ name }) => !names.has(name));
+  const own = [...names].map(([name, claimName]) => ({ name, persistentVolumeClaim: { claimName } }));
+  return { volumes: [...own, ...others] };
 }

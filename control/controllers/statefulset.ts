@@ -17,6 +17,7 @@ import { slowStart } from "./pod-control.js";
 import { isPodActive } from "./pod-state.js";
 import { onChange, type Reconciler } from "./reconcile.js";
 import { countsDifferently, nextAvailability } from "./replicaset-plan.js";
+import { StatefulSetClaims } from "./statefulset-claim-control.js";
 import { planStatefulSet, type Step, statefulSetStatus } from "./statefulset-plan.js";
 import { identityLabels, ordinalOf, revisionOf, statefulPod } from "./statefulset-pod.js";
 
@@ -37,8 +38,7 @@ export class StatefulSetController implements Reconciler {
   readonly #podWrites: Freshness<Pod>;
   /** Key → number of its pods when last looked at. */
   readonly #sizes = new Map<string, number>();
-  /** Keys of those of which it was told that their claims are not honoured. */
-  readonly #warned = new Set<string>();
+  readonly #claims: StatefulSetClaims;
   readonly #queue: WorkQueue;
 
   constructor(context: ControllerContext, queue: WorkQueue) {
@@ -52,6 +52,7 @@ export class StatefulSetController implements Reconciler {
       ownerResource: STATEFUL_SETS,
       hashLabel: "controller.kubernetes.io/hash",
     });
+    this.#claims = new StatefulSetClaims(context, this.#recorder);
     this.#podWrites = new Freshness(this.#pods, context.now);
     this.#queue = queue;
   }
@@ -73,7 +74,6 @@ export class StatefulSetController implements Reconciler {
     if (!set) {
       this.#podWrites.forget(key);
       this.#sizes.delete(key);
-      this.#warned.delete(key);
       return;
     }
     const { client, now } = this.#context;
@@ -97,6 +97,9 @@ export class StatefulSetController implements Reconciler {
     // The plan is right only for the pods as they are: what we did ourselves has to be in the cache.
     const fresh = this.#podWrites.isFresh(key);
     if (!fresh) this.#queue.addAfter(key, STALE_RETRY_MS);
+    const start = set.spec?.ordinals?.start ?? 0;
+    const end = start + (set.spec?.replicas ?? 1);
+    await this.#claims.own(set, pods, (ordinal) => ordinal < start || ordinal >= end);
     const steps = fresh ? planStatefulSet(set, pods, names, now()) : [];
     const failed = await slowStart(steps, (step) => this.#take({ key, set, current, update }, step));
     await this.#updateStatus(set, statefulSetStatus(set, pods, names, collisionCount, now()));
@@ -130,19 +133,11 @@ export class StatefulSetController implements Reconciler {
   async #create({ key, set, current, update }: Look, step: Step & { type: "create" }): Promise<void> {
     const revision = step.revision === "current" ? current : update;
     const pod = statefulPod(set, templateOf(revision), revision.metadata.name, step.ordinal);
-    this.#warnOfClaims(key, set);
+    await this.#claims.ensure(set, step.ordinal);
     await this.#tell(set, "create", pod.metadata?.name ?? "", async () => {
       const created = await this.#context.client.create(PODS, pod, namespaceOf(set));
       this.#podWrites.wrote(key, created);
     });
-  }
-
-  #warnOfClaims(key: string, set: Stored<StatefulSet>): void {
-    if ((set.spec?.volumeClaimTemplates ?? []).length === 0 || this.#warned.has(key)) return;
-    this.#warned.add(key);
-    const text =
-      "kubeplumb does not honour: spec.volumeClaimTemplates; each pod has an emptyDir for each claim, which is lost when the pod is deleted";
-    this.#recorder.event(set, "Warning", "NotHonoured", text);
   }
 
   async #label(set: Stored<StatefulSet>, pod: Stored<Pod>, ordinal: number): Promise<void> {

@@ -9,12 +9,14 @@ import {
   isLeaf,
   isObject,
   itemsByElement,
+  memberOf,
   Repeated,
   type Shape,
   shapeOfField,
 } from "./shape.js";
 
 const LEAF: FieldSet = Object.freeze({});
+const SELF = ".";
 type Draft = { [element: string]: FieldSet };
 
 /** The fields that a configuration sets: what its applier owns. */
@@ -94,9 +96,8 @@ function compareMember(
   out: Difference,
 ): void {
   if (before === after) return;
-  const member =
-    parent.kind === "struct" ? parent.members.get(name) : { shape: parent.values, always: false };
-  if (member) compareNode(fieldElement(name), before, after, member.shape, member.always, out);
+  const member = memberOf(parent, name);
+  if (member) compareNode(member.element, before, after, member.shape, member.always, out);
 }
 
 function compareNode(
@@ -136,31 +137,33 @@ function put(out: Difference, part: keyof Difference, element: string, node: Fie
  */
 function wholeOf(value: unknown, shape: Shape, always: boolean): FieldSet | undefined {
   if (isLeaf(shape) || value instanceof Repeated) return LEAF;
-  return nodeOf(wholeChildren(value, shape, always), !always);
+  const children: Draft = always ? {} : { [SELF]: LEAF };
+  if (addWhole(children, value, shape, always)) return children;
+  return always ? undefined : LEAF;
 }
 
-function wholeChildren(value: unknown, shape: Shape, always: boolean): FieldSet {
-  const out: Draft = {};
-  if (shape.kind === "struct" || shape.kind === "map") {
-    if (!isObject(value)) return out;
-    for (const name in value) {
-      const item = value[name];
-      const member =
-        shape.kind === "struct" ? shape.members.get(name) : { shape: shape.values, always: false };
-      const node = member && item !== undefined && wholeOf(item, member.shape, always && member.always);
-      if (node) out[fieldElement(name)] = node;
-    }
-    return out;
+/** Adds what is inside; false when there is nothing. */
+function addWhole(out: Draft, value: unknown, shape: Shape, always: boolean): boolean {
+  if (shape.kind === "scalar") return false;
+  if (shape.kind !== "struct" && shape.kind !== "map")
+    return Array.isArray(value) && addWholeItems(out, value, shape);
+  if (!isObject(value)) return false;
+  let any = false;
+  for (const name in value) {
+    const item = value[name];
+    const member = item === undefined ? undefined : memberOf(shape, name);
+    const node = member && wholeOf(item, member.shape, always && member.always);
+    if (!node) continue;
+    out[member.element] = node;
+    any = true;
   }
-  if (shape.kind === "scalar" || !Array.isArray(value)) return out;
-  return wholeItems(value, shape);
+  return any;
 }
 
-function wholeItems(value: readonly unknown[], shape: ItemList): FieldSet {
-  const out: Draft = {};
-  for (const [index, item] of value.entries()) {
+function addWholeItems(out: Draft, value: readonly unknown[], shape: ItemList): boolean {
+  value.forEach((item, index) => {
     const element = elementOrIndex(shape, item, index);
     out[element] = element in out ? LEAF : (wholeOf(item, shape.items, false) ?? LEAF);
-  }
-  return out;
+  });
+  return value.length > 0;
 }

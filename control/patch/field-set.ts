@@ -28,6 +28,25 @@ export function nodeOf(children: FieldSet, member: boolean): FieldSet | undefine
   return member ? { [SELF]: LEAF, ...children } : children;
 }
 
+const sets = new Map<string, FieldSet>();
+const MOST_SHARED = 500;
+const LONGEST_SHARED = 4096;
+
+/**
+ * One and the same set for all that are equal, as long as they come often: pods of one make own the same fields, and a
+ * set is half of what a small object takes of memory. What is stored already is left as it is.
+ */
+export function sharedSet(set: FieldSet): FieldSet {
+  if (Object.isFrozen(set)) return set;
+  const text = JSON.stringify(set);
+  if (text.length > LONGEST_SHARED) return set;
+  const known = sets.get(text);
+  if (known) return known;
+  if (sets.size >= MOST_SHARED) sets.clear();
+  sets.set(text, set);
+  return set;
+}
+
 /** What is in either set. */
 export function union(a: FieldSet, b: FieldSet): FieldSet {
   if (a === b || isEmptySet(b)) return a;

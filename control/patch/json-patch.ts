@@ -1,5 +1,7 @@
 // RFC 6902 JSON Patch. Pure: the document given is not changed.
 
+import { copyJson } from "./copy.js";
+
 /** The patch is malformed: it could never be applied. */
 export class PatchSyntaxError extends Error {
   override readonly name = "PatchSyntaxError";
@@ -113,14 +115,14 @@ export function jsonEqual(a: unknown, b: unknown): boolean {
 function applyOne(root: unknown, { op, path, from, value }: Operation): unknown {
   switch (op) {
     case "add":
-      return add(root, path, structuredClone(value));
+      return add(root, path, copyJson(value));
     case "remove":
       return remove(root, path);
     case "replace": {
       read(root, path);
-      if (path.length === 0) return structuredClone(value);
+      if (path.length === 0) return copyJson(value);
       const { parent, key } = parentOf(root, path);
-      (parent as Record<string, unknown>)[key] = structuredClone(value);
+      (parent as Record<string, unknown>)[key] = copyJson(value);
       return root;
     }
     case "move": {
@@ -130,7 +132,7 @@ function applyOne(root: unknown, { op, path, from, value }: Operation): unknown 
       return add(remove(root, from), path, moved);
     }
     case "copy":
-      return add(root, path, structuredClone(read(root, from)));
+      return add(root, path, copyJson(read(root, from)));
     case "test":
       if (!jsonEqual(read(root, path), value))
         throw new PatchApplyError(`testing value ${show(path)} failed`);
@@ -149,7 +151,7 @@ export function applyJsonPatch(document: unknown, patch: unknown): unknown {
       `The allowed maximum operations in a JSON patch is ${MAX_OPERATIONS}, got ${patch.length}`,
     );
   const operations = patch.map(operation);
-  let result: unknown = structuredClone(document);
+  let result: unknown = copyJson(document);
   for (const op of operations) result = applyOne(result, op);
   return result;
 }

@@ -1,7 +1,15 @@
 // metadata.managedFields: who owns which fields, between the form of the API and the one that is worked with. Pure.
 
 import type { ManagedFieldsEntry } from "kubernetes-types/meta/v1.js";
-import { difference, type FieldSet, isEmptySet, isFieldSet, pathTexts, union } from "./field-set.js";
+import {
+  difference,
+  type FieldSet,
+  isEmptySet,
+  isFieldSet,
+  pathTexts,
+  sharedSet,
+  union,
+} from "./field-set.js";
 
 /** Who writes, and how. */
 export interface Writer {
@@ -100,7 +108,8 @@ function compareLists(a: readonly string[], b: readonly string[]): number {
 
 /** Assigned one by one: spreading what may be absent costs more than the rest of a write's bookkeeping. */
 function entryOf({ manager, operation, apiVersion, time, fields, subresource }: Manager): ManagedFieldsEntry {
-  const entry: ManagedFieldsEntry = { operation, apiVersion, fieldsType: "FieldsV1", fieldsV1: fields };
+  const fieldsV1 = sharedSet(fields);
+  const entry: ManagedFieldsEntry = { operation, apiVersion, fieldsType: "FieldsV1", fieldsV1 };
   if (manager) entry.manager = manager;
   if (time) entry.time = time;
   if (subresource) entry.subresource = subresource;

@@ -2,10 +2,12 @@
 // which keys. Compiled once a type. Knows the schema, no objects of any kind.
 
 import type { FieldInfo, Schema, TypeRef } from "../api/schema.js";
-import { type FieldSet, indexElement, keyElement, valueElement } from "./field-set.js";
+import { type FieldSet, fieldElement, indexElement, keyElement, valueElement } from "./field-set.js";
 
 export interface Member {
   readonly shape: Shape;
+  /** Of the field, in a set of paths. */
+  readonly element: string;
   /**
    * Is always there in the Go type (no pointer, no omitempty): whoever sets what is inside does not own the
    * field itself.
@@ -75,7 +77,7 @@ export class Shapes {
     const isPointer = definition.endsWith(".ReplicationControllerSpec");
     for (const field of fields.values()) {
       const always = (EMBEDDED.has(field.name) && !isPointer) || isRequiredList(field);
-      members.set(field.name, { shape: this.#ofField(field), always });
+      members.set(field.name, { shape: this.#ofField(field), element: fieldElement(field.name), always });
     }
     return shape;
   }
@@ -121,10 +123,15 @@ export function isLeaf(shape: Shape): boolean {
   return shape.kind === "scalar" || shape.atomic;
 }
 
-/** The shape of a field of an object; undefined for one that the type does not have. */
+/** A field of an object; undefined for one that the type does not have. */
+export function memberOf(shape: Shape, name: string): Member | undefined {
+  if (shape.kind === "map") return { shape: shape.values, element: fieldElement(name), always: false };
+  return shape.kind === "struct" ? shape.members.get(name) : undefined;
+}
+
+/** Its shape. */
 export function shapeOfField(shape: Shape, name: string): Shape | undefined {
-  if (shape.kind === "map") return shape.values;
-  return shape.kind === "struct" ? shape.members.get(name)?.shape : undefined;
+  return shape.kind === "map" ? shape.values : memberOf(shape, name)?.shape;
 }
 
 export type ItemList = Extract<Shape, { kind: "set" | "keyed" | "list" }>;

@@ -3,6 +3,7 @@
 // given is not changed. Semantics: apimachinery's pkg/util/strategicpatch.
 
 import type { FieldInfo, Schema, TypeRef } from "../api/schema.js";
+import { copyJson } from "./copy.js";
 import { jsonEqual, PatchSyntaxError } from "./json-patch.js";
 
 type Json = Record<string, unknown>;
@@ -119,7 +120,7 @@ function mergeValue(
 /** A list that replaces: directives inside its objects are still not data. */
 function plain(list: readonly unknown[], context: Context, items: TypeRef | undefined): unknown[] {
   return list.map((item) =>
-    isObject(item) ? mergeObject({}, item, { schema: context.schema, type: items }) : structuredClone(item),
+    isObject(item) ? mergeObject({}, item, { schema: context.schema, type: items }) : copyJson(item),
   );
 }
 

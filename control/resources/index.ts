@@ -18,16 +18,22 @@ import { leaseDefinition } from "./lease.js";
 import { limitRangeDefinition } from "./limit-range.js";
 import { namespaceDefinition } from "./namespace.js";
 import { nodeDefinition } from "./node.js";
+import { persistentVolumeDefinition } from "./persistent-volume.js";
+import { persistentVolumeClaimDefinition } from "./persistent-volume-claim.js";
 import { podDefinition } from "./pod.js";
 import { podDisruptionBudgetDefinition } from "./pod-disruption-budget.js";
+import { priorityClassDefinition } from "./priority-class.js";
+import { rbacDefinitions } from "./rbac.js";
 import { replicaSetDefinition } from "./replica-set.js";
 import { replicationControllerDefinition } from "./replication-controller.js";
+import { resourceQuotaDefinition } from "./resource-quota.js";
 import { secretDefinition } from "./secret.js";
 import { serviceDefinition } from "./service.js";
 import { serviceAccountDefinition } from "./service-account.js";
 import { ServiceAllocator } from "./service-allocation.js";
 import { ipAddressDefinition, serviceCidrDefinition } from "./service-cidr.js";
 import { statefulSetDefinition } from "./stateful-set.js";
+import { storageClassDefinition } from "./storage-class.js";
 import type { ResourceDefinition } from "./types.js";
 
 export interface ResourceOptions {
@@ -74,6 +80,12 @@ export function createResources(options: ResourceOptions): ResourceDefinition[] 
     secretDefinition,
     serviceAccountDefinition,
     limitRangeDefinition,
+    resourceQuotaDefinition,
+    persistentVolumeDefinition,
+    persistentVolumeClaimDefinition,
+    storageClassDefinition,
+    priorityClassDefinition,
+    ...rbacDefinitions,
     ingressDefinition,
     ingressClassDefinition,
     leaseDefinition,

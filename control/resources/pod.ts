@@ -80,6 +80,8 @@ export function podDefinition(options: { defaultTolerationSeconds: number }): Re
       if (draft.status && qos) draft.status.qosClass ||= qos;
     },
     validate(pod, old, subresource) {
+      // ValidatePodStatusUpdate: the spec is the stored one.
+      if (old && subresource === "status") return validatePodStatus(pod, old);
       const errors = validatePodSpec(pod.spec, "spec", true);
       if (!old) return [...errors, ...validatePodCreate(pod)];
       if (subresource === "ephemeralcontainers") return [...errors, ...validateOnlyAddedEphemeral(pod, old)];

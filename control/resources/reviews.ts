@@ -1,5 +1,5 @@
-// Reviews: who am I, may I, whose is this token. Kinds that are answered and not stored. Everybody who is let in may do
-// everything (kube-apiserver's --authorization-mode=AlwaysAllow), and that is what these say.
+// Reviews: who am I, may I, whose is this token. Kinds that are answered and not stored; what is allowed is
+// control/api/authorizer.ts's business.
 
 import type { SelfSubjectReview, TokenReview } from "kubernetes-types/authentication/v1.js";
 import type {
@@ -8,7 +8,7 @@ import type {
   SubjectAccessReview,
 } from "kubernetes-types/authorization/v1.js";
 import type { Resource } from "../../common/client.js";
-import type { KubeObject } from "../../common/k8s.js";
+import type { KubeObject, PolicyRule } from "../../common/k8s.js";
 import type { Answers, FieldError, RequestContext, ResourceDefinition } from "./types.js";
 import { forbidden, invalid, invalidStatus, required } from "./validation/field.js";
 
@@ -17,6 +17,23 @@ type User = RequestContext["user"];
 export interface ReviewOptions {
   /** Whose token it is. @throws Error saying why it is nobody's. */
   verify(token: string, audiences?: readonly string[]): Promise<{ user: User; audiences: string[] }>;
+  /** Whether the user may do that, and why not when there is something to tell. */
+  review(user: User, asked: ReviewedAttributes): Promise<{ allowed: boolean; reason?: string }>;
+  /** The rules that hold for the user there. */
+  rulesFor(user: User, namespace: string | undefined): Promise<{ rules: PolicyRule[] }>;
+}
+
+/** As the authorizer wants it. */
+export interface ReviewedAttributes {
+  verb: string;
+  resource?: {
+    group: string;
+    plural: string;
+    subresource: string | undefined;
+    namespace: string | undefined;
+    name: string | undefined;
+  };
+  path: string;
 }
 
 const AUTHENTICATION = "authentication.k8s.io";
@@ -45,11 +62,33 @@ function userInfo({ name, uid, groups, extra }: User): object {
   return { username: name, ...(uid ? { uid } : {}), groups, ...(extra ? { extra } : {}) };
 }
 
-const allowed = <T extends KubeObject>(object: T): T => ({ ...object, status: { allowed: true } });
-
 interface Attributes {
-  resourceAttributes?: { namespace?: string };
-  nonResourceAttributes?: object;
+  resourceAttributes?: {
+    namespace?: string;
+    verb?: string;
+    group?: string;
+    resource?: string;
+    subresource?: string;
+    name?: string;
+  };
+  nonResourceAttributes?: { path?: string; verb?: string };
+}
+
+function reviewed({ resourceAttributes: asked, nonResourceAttributes }: Attributes): ReviewedAttributes {
+  const { path = "", verb = "" } = nonResourceAttributes ?? {};
+  if (!asked) return { verb, path };
+  const { group = "", resource: plural = "", subresource, namespace, name } = asked;
+  return {
+    verb: asked.verb ?? "",
+    path: "",
+    resource: {
+      group,
+      plural,
+      subresource: subresource || undefined,
+      namespace: namespace || undefined,
+      name: name || undefined,
+    },
+  };
 }
 
 function attributeErrors({ resourceAttributes, nonResourceAttributes }: Attributes): FieldError[] {
@@ -76,8 +115,11 @@ function checked(kind: string, errors: readonly FieldError[]): void {
   if (errors.length > 0) throw invalidStatus({ group: AUTHORIZATION, kind }, "", errors);
 }
 
-function subjectReview(kind: string) {
-  return (object: SubjectAccessReview & KubeObject, { namespace }: { namespace: string | undefined }) => {
+function subjectReview(kind: string, { review: decide }: ReviewOptions) {
+  return async (
+    object: SubjectAccessReview & KubeObject,
+    { namespace }: { namespace: string | undefined },
+  ) => {
     const { spec } = object;
     const errors = attributeErrors(spec ?? {});
     if (!spec?.user && !spec?.groups?.length)
@@ -88,7 +130,9 @@ function subjectReview(kind: string) {
     if (namespace !== undefined && spec?.nonResourceAttributes)
       errors.push(forbidden("spec.nonResourceAttributes", "disallowed on this kind of request"));
     checked(kind, errors);
-    return allowed(object);
+    const { user: name = "", uid, groups = [] } = spec ?? {};
+    const asked: User = { name, ...(uid ? { uid } : {}), groups };
+    return { ...object, status: await decide(asked, reviewed(spec ?? {})) };
   };
 }
 
@@ -115,28 +159,40 @@ export function reviewDefinitions(options: ReviewOptions): ResourceDefinition[] 
         return { ...object, status: { user: {}, error: `[invalid bearer token, ${why}]` } };
       }
     }),
-    review<SelfSubjectAccessReview & KubeObject>(AUTHORIZATION, "SelfSubjectAccessReview", (object) => {
-      checked("SelfSubjectAccessReview", attributeErrors(object.spec ?? {}));
-      return allowed(object);
-    }),
+    review<SelfSubjectAccessReview & KubeObject>(
+      AUTHORIZATION,
+      "SelfSubjectAccessReview",
+      async (object, { user }) => {
+        checked("SelfSubjectAccessReview", attributeErrors(object.spec ?? {}));
+        return { ...object, status: await options.review(user, reviewed(object.spec ?? {})) };
+      },
+    ),
     review<SubjectAccessReview & KubeObject>(
       AUTHORIZATION,
       "SubjectAccessReview",
-      subjectReview("SubjectAccessReview"),
+      subjectReview("SubjectAccessReview", options),
     ),
     review<SubjectAccessReview & KubeObject>(
       AUTHORIZATION,
       "LocalSubjectAccessReview",
-      subjectReview("LocalSubjectAccessReview"),
+      subjectReview("LocalSubjectAccessReview", options),
       true,
     ),
-    review<SelfSubjectRulesReview & KubeObject>(AUTHORIZATION, "SelfSubjectRulesReview", (object) => ({
-      ...object,
-      status: {
-        resourceRules: [{ verbs: ["*"], apiGroups: ["*"], resources: ["*"] }],
-        nonResourceRules: [{ verbs: ["*"], nonResourceURLs: ["*"] }],
-        incomplete: false,
+    review<SelfSubjectRulesReview & KubeObject>(
+      AUTHORIZATION,
+      "SelfSubjectRulesReview",
+      async (object, { user }) => {
+        const { rules } = await options.rulesFor(user, object.spec?.namespace || undefined);
+        const isPath = ({ nonResourceURLs }: PolicyRule) => (nonResourceURLs ?? []).length > 0;
+        return {
+          ...object,
+          status: {
+            resourceRules: rules.filter((rule) => !isPath(rule)),
+            nonResourceRules: rules.filter(isPath),
+            incomplete: false,
+          },
+        } as never;
       },
-    })),
+    ),
   ] as unknown as ResourceDefinition[];
 }

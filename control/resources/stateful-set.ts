@@ -186,11 +186,4 @@ export const statefulSetDefinition: ResourceDefinition<StatefulSet> = {
       ...(old ? validateUpdate(set, old) : serviceName ? label("spec.serviceName", serviceName) : []),
     ];
   },
-  warnings({ spec }) {
-    const claims = spec?.volumeClaimTemplates ?? [];
-    if (claims.length === 0) return [];
-    return [
-      "spec.volumeClaimTemplates: kubeplumb has no PersistentVolumes: each pod gets an emptyDir for each claim, which is lost when the pod is deleted",
-    ];
-  },
 };

@@ -11,6 +11,10 @@ export interface JournalRecord {
 
 /** Bytes after which a file is left for the other one. */
 const ROTATE_BYTES = 4 << 20;
+/** Of the longest header: three numbers of up to 16 digits. */
+const HEADER_BYTES = 64;
+/** Of the buffer that records are put together in; a longer record gets one of its own. */
+const KEPT_BYTES = 64 << 10;
 
 /**
  * Reads the records of a journal file, up to the first that is torn or damaged: what follows was never
@@ -49,6 +53,7 @@ export class Journal {
   readonly #files: [JournalFile, JournalFile];
   #active = 0;
   #draining = false;
+  #buffer = Buffer.allocUnsafe(KEPT_BYTES);
 
   private constructor(files: [JournalFile, JournalFile]) {
     this.#files = files;
@@ -69,19 +74,24 @@ export class Journal {
    * @throws the error of write(2); then nothing of the record stays in the file.
    */
   append(revision: number, text: string): void {
-    const body = Buffer.from(text, "utf8");
-    const header = Buffer.from(`${revision} ${body.length} ${crc32(body)}\n`, "latin1");
-    const record = Buffer.concat([header, body]);
+    // The header is put in front of the body when the body's length and sum are known.
+    const most = HEADER_BYTES + 3 * text.length;
+    if (this.#buffer.length < most) this.#buffer = Buffer.allocUnsafe(most);
+    const buffer = this.#buffer;
+    const length = buffer.write(text, HEADER_BYTES, "utf8");
+    const end = HEADER_BYTES + length;
+    const header = `${revision} ${length} ${crc32(buffer.subarray(HEADER_BYTES, end))}\n`;
+    const start = HEADER_BYTES - header.length;
+    buffer.write(header, start, "latin1");
     const file = this.#files[this.#active] as JournalFile;
-    let written = 0;
     try {
-      while (written < record.length)
-        written += writeSync(file.fd, record, written, record.length - written, file.size + written);
+      for (let at = start; at < end; ) at += writeSync(file.fd, buffer, at, end - at, file.size + at - start);
     } catch (error) {
       ftruncateSync(file.fd, file.size);
       throw error;
     }
-    file.size += record.length;
+    file.size += end - start;
+    if (buffer.length > KEPT_BYTES) this.#buffer = Buffer.allocUnsafe(KEPT_BYTES);
   }
 
   /**

@@ -1,5 +1,6 @@
-// Brings the store's writes into LMDB in their order, and once more when LMDB could not take them (a full disk): until
-// it has, they stay in memory for readers and in the journal for the next start. Knows records by revision, no keys.
+// Brings the store's writes into LMDB in their order and in groups, and once more when LMDB could not take them (a full
+// disk): until it has, they stay in memory for readers and in the journal for the next start. Knows records by revision,
+// no keys.
 
 import { statfsSync } from "node:fs";
 import type { Database, RootDatabase } from "lmdb";
@@ -16,6 +17,12 @@ const RESERVE = 4 << 20;
 const COPIES = 4;
 /** How long an answer of statfs(2) is good for. */
 const ROOM_MS = 10;
+/**
+ * A transaction of LMDB costs as much as a small request, in its thread and in ours: what comes in so many milliseconds
+ * shares one, unless it is as long as this. What waits is not seen in the space that is free: well below the RESERVE.
+ */
+const GROUP_MS = 50;
+const GROUP_LENGTH = 256 << 10;
 
 /** Bytes free on the disk of `path`. */
 export function freeSpace(path: string): number {
@@ -39,6 +46,10 @@ export class RecordWriter {
   readonly #records: Database<string, number>;
   /** What LMDB has not committed, so that its readers do not see it; undefined: a record to be removed. */
   readonly #pending = new Map<number, string | undefined>();
+  /** Of the pending ones, those that are not yet on their way. */
+  #group: number[] = [];
+  #groupLength = 0;
+  #groupTimer: NodeJS.Timeout | undefined;
   readonly #settings = new Map<Setting, string>();
   readonly #flushing = new Set<Promise<unknown>>();
   #newest: Promise<unknown> = Promise.resolve();
@@ -85,7 +96,9 @@ export class RecordWriter {
     this.#send(revision, undefined);
   }
 
+  /** After the records so far, and before those to come. */
   set(name: Setting, value: string): void {
+    this.#sendGroup();
     this.#settings.set(name, value);
     const write = this.#root.put(name, value);
     this.#follow(write, () => this.#settings.get(name) === value && this.#settings.delete(name));
@@ -93,8 +106,27 @@ export class RecordWriter {
 
   #send(revision: number, text: string | undefined): void {
     this.#pending.set(revision, text);
-    const write = text === undefined ? this.#records.remove(revision) : this.#records.put(revision, text);
-    this.#follow(write, () => this.#pending.get(revision) === text && this.#pending.delete(revision));
+    this.#group.push(revision);
+    this.#groupLength += text?.length ?? 0;
+    if (this.#groupLength > GROUP_LENGTH) this.#sendGroup();
+    else this.#groupTimer ??= setTimeout(() => this.#sendGroup(), GROUP_MS);
+  }
+
+  #sendGroup(): void {
+    clearTimeout(this.#groupTimer);
+    this.#groupTimer = undefined;
+    const group = this.#group.splice(0).map((revision) => ({ revision, text: this.#pending.get(revision) }));
+    this.#groupLength = 0;
+    if (group.length === 0) return;
+    const write = this.#root.batch(() => {
+      for (const { revision, text } of group)
+        if (text === undefined) this.#records.remove(revision);
+        else this.#records.put(revision, text);
+    });
+    this.#follow(write, () => {
+      for (const { revision, text } of group)
+        if (this.#pending.get(revision) === text) this.#pending.delete(revision);
+    });
   }
 
   /**
@@ -121,12 +153,14 @@ export class RecordWriter {
 
   /** Resolves when all writes so far are committed. Throws why they cannot be. */
   async committed(): Promise<void> {
+    this.#sendGroup();
     await this.#newest.catch(() => undefined);
     if (this.#failure) throw this.#failure;
   }
 
   /** Resolves when all writes so far are on disk. Throws why they cannot be. */
   async flushed(): Promise<void> {
+    this.#sendGroup();
     const flushing = [...this.#flushing];
     await this.committed();
     await Promise.all(flushing);
@@ -143,8 +177,10 @@ export class RecordWriter {
       this.#timer = setTimeout(() => void this.#retry(), RETRY_MS).unref();
       return;
     }
+    this.#group = [];
     for (const [revision, text] of this.#pending) this.#send(revision, text);
     for (const [name, value] of this.#settings) this.set(name, value);
+    this.#sendGroup();
     await this.#newest.catch(() => undefined);
     this.#timer = undefined;
     if (this.#pending.size === 0 && this.#settings.size === 0) this.#failure = undefined;
@@ -154,6 +190,7 @@ export class RecordWriter {
   /** Lets go of LMDB when its threads are done; what could not be written is in the journal. */
   async close(): Promise<void> {
     clearTimeout(this.#timer);
+    this.#sendGroup();
     await this.#newest.catch(() => undefined);
     await Promise.all(this.#flushing);
     await this.#root.close();

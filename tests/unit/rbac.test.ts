@@ -9,6 +9,8 @@ import {
   CLUSTER_ROLE_BINDINGS,
   CLUSTER_ROLES,
   CONFIG_MAPS,
+  PERSISTENT_VOLUME_CLAIMS,
+  PERSISTENT_VOLUMES,
   PODS,
   ROLE_BINDINGS,
   ROLES,
@@ -230,4 +232,44 @@ t.test("as somebody else", async (t) => {
     'users "eve" is forbidden: User "system:serviceaccount:default:robot" cannot impersonate resource "users" in API group "" at the cluster scope',
   );
   t.match(await ask({ "impersonate-group": "x" }), /without impersonating a user/);
+});
+
+t.test("a node reads the claims of its pods, and the volumes of those claims", async (t) => {
+  const { admin } = await start(t);
+  const claim = { spec: { accessModes: ["ReadWriteOnce"], resources: { requests: { storage: "1Gi" } } } };
+  for (const name of ["used", "other"]) {
+    await admin.create(PERSISTENT_VOLUME_CLAIMS, { ...claim, metadata: { name, ...DEFAULT } });
+    await admin.create(PERSISTENT_VOLUMES, {
+      metadata: { name },
+      spec: {
+        capacity: { storage: "1Gi" },
+        accessModes: ["ReadWriteOnce"],
+        hostPath: { path: "/x" },
+        claimRef: { name, ...DEFAULT },
+      },
+    });
+  }
+  await admin.create(PODS, {
+    metadata: { name: "web", ...DEFAULT },
+    spec: {
+      nodeName: "node-1",
+      volumes: [{ name: "v", persistentVolumeClaim: { claimName: "used" } }],
+      containers: [{ name: "c", image: "nginx" }],
+    },
+  });
+  const may = async (node: string, resource: string, name: string) => {
+    const namespace = resource === "persistentvolumes" ? {} : DEFAULT;
+    const spec = {
+      user: `system:node:${node}`,
+      groups: ["system:nodes", "system:authenticated"],
+      resourceAttributes: { verb: "get", resource, name, ...namespace },
+    };
+    const path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    return (await admin.json<{ status: object }>("POST", path, { body: { spec } })).status;
+  };
+  for (const plural of ["persistentvolumeclaims", "persistentvolumes"]) {
+    t.match(await may("node-1", plural, "used"), { allowed: true });
+    t.match(await may("node-1", plural, "other"), { allowed: false });
+    t.match(await may("node-2", plural, "used"), { allowed: false });
+  }
 });

@@ -46,8 +46,12 @@ export interface Call {
   query: URLSearchParams;
   target: Target;
   user: User;
+  /** Worked out when they are first asked for. */
+  view?: View;
+  request?: WriteRequest;
 }
 
+/** How the answer is wanted. */
 interface View {
   accepted: Accepted;
   includeObject: IncludeObject;
@@ -102,24 +106,29 @@ export class ResourceHandlers {
     throw methodNotAllowed();
   }
 
-  #view({ req, res, query }: Call, warnings?: readonly string[]): View {
+  /** @throws StatusError NotAcceptable, BadRequest: before anything is done. */
+  #view(call: Call): View {
+    if (call.view) return call.view;
+    const { req, res, query } = call;
     const accepted = negotiate(req.headers.accept);
-    const pretty = isPretty(req, query);
-    return {
-      accepted,
-      includeObject: parseIncludeObject(query.get("includeObject")),
-      reply: { res, format: accepted.format, pretty, ...(warnings ? { warnings } : {}) },
-    };
+    const includeObject = parseIncludeObject(query.get("includeObject"));
+    const reply = { res, format: accepted.format, pretty: isPretty(req, query) };
+    call.view = { accepted, includeObject, reply };
+    return call.view;
   }
 
-  #request({ req, target, user, query }: Call): WriteRequest {
+  /** @throws StatusError Invalid, for the options. */
+  #request(call: Call): WriteRequest {
+    const { req, target, user, query } = call;
     const { kind, namespace } = target;
-    return { kind, namespace, user, ...writeFlags(req, query) };
+    call.request ??= { kind, namespace, user, ...writeFlags(req, query) };
+    return call.request;
   }
 
   #sendObject(call: Call, code: number, written: Written, kind: Printed = call.target.kind): void {
     const { object, warnings } = written;
-    const { accepted, includeObject, reply } = this.#view(call, warnings);
+    const { accepted, includeObject, reply } = this.#view(call);
+    warn(call.res, warnings);
     if (accepted.as === "Table") {
       const { resourceVersion } = object.metadata;
       send(reply, code, tableOf(kind, [object], { resourceVersion }, includeObject));
@@ -162,7 +171,7 @@ export class ResourceHandlers {
   }
 
   async #object(call: Call, definition = call.target.kind.definition.schema): Promise<Body> {
-    const { fieldValidation } = writeFlags(call.req, call.query);
+    const { fieldValidation } = this.#request(call);
     const body = await readObject(this.#registry.engine, call.req, fieldValidation, definition);
     if (!body) throw badRequest("the request has no body");
     return body;

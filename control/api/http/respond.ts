@@ -6,6 +6,7 @@ import { stringify } from "yaml";
 import { StatusError } from "../../../common/client.js";
 import type { Logger } from "../../../common/log.js";
 import { StoreUnavailable } from "../../store/store.js";
+import { textOf } from "../codec.js";
 import { internalError, serviceUnavailable } from "../status.js";
 
 /** Objects turned into text between two turns of the event loop. */
@@ -15,7 +16,6 @@ export interface Reply {
   res: ServerResponse;
   format: "json" | "yaml";
   pretty: boolean;
-  warnings?: readonly string[];
 }
 
 /** RFC 7234 warn-text: quotes and backslashes escaped, nothing outside of printable ASCII in a header. */
@@ -31,7 +31,9 @@ export function warn(res: ServerResponse, warnings: readonly string[]): void {
 
 export function render(value: unknown, format: "json" | "yaml", pretty: boolean): string {
   if (format === "yaml") return stringify(value, { aliasDuplicateObjects: false });
-  return `${pretty ? JSON.stringify(value, null, 2) : JSON.stringify(value)}\n`;
+  if (pretty || typeof value !== "object" || value === null)
+    return `${JSON.stringify(value, null, pretty ? 2 : 0)}\n`;
+  return `${textOf(value)}\n`;
 }
 
 export function sendText(
@@ -40,18 +42,16 @@ export function sendText(
   contentType: string,
   text: string | Uint8Array,
 ): void {
-  const body = typeof text === "string" ? Buffer.from(text, "utf8") : text;
   res.writeHead(code, {
     "Content-Type": contentType,
-    "Content-Length": body.length,
+    "Content-Length": typeof text === "string" ? Buffer.byteLength(text) : text.length,
     "Cache-Control": "no-cache, private",
   });
-  res.end(res.req?.method === "HEAD" ? undefined : body);
+  res.end(res.req?.method === "HEAD" ? undefined : text);
 }
 
 export function send(reply: Reply, code: number, value: unknown, contentType?: string): void {
-  const { res, format, pretty, warnings = [] } = reply;
-  warn(res, warnings);
+  const { res, format, pretty } = reply;
   sendText(res, code, contentType ?? `application/${format}`, render(value, format, pretty));
 }
 

@@ -9,6 +9,7 @@ import type { User } from "../engine.js";
 import type { Registry } from "../registry.js";
 import { badRequest, methodNotAllowed, unknownResource } from "../status.js";
 import * as discovery from "./discovery.js";
+import { impersonated } from "./impersonation.js";
 import { isKubeletTarget, type KubeletConnector, KubeletProxy } from "./kubelet.js";
 import { acceptsAggregated, acceptsSwaggerProtobuf, SWAGGER_PROTOBUF } from "./negotiate.js";
 import { OpenApi } from "./openapi.js";
@@ -76,7 +77,8 @@ export class ApiServer {
     this.#route(req, res, user).catch((error: unknown) => sendError(req, res, error, this.#log));
   }
 
-  async #route(req: IncomingMessage, res: ServerResponse, user: User): Promise<void> {
+  async #route(req: IncomingMessage, res: ServerResponse, who: User): Promise<void> {
+    const user = await impersonated(req, who, this.#authorizer);
     const url = parseUrl(req);
     const { pathname, searchParams: query } = url;
     if (pathname.startsWith("/api/v") || pathname.startsWith("/apis/")) {
@@ -204,7 +206,8 @@ export class ApiServer {
     socket.end(`${head.join("\r\n")}\r\n\r\n${body}`);
   }
 
-  async #upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, user: User): Promise<void> {
+  async #upgrade(req: IncomingMessage, socket: Duplex, head: Buffer, who: User): Promise<void> {
+    const user = await impersonated(req, who, this.#authorizer);
     const { pathname, searchParams: query } = parseUrl(req);
     const target = parseTarget(this.#registry.engine, trim(pathname));
     await this.#authorizer.check(user, attributesOf(req, pathname, query, target));
@@ -214,9 +217,14 @@ export class ApiServer {
   }
 }
 
-function parseUrl(req: IncomingMessage): URL {
+/** Paths that mean what they say, without dots or escapes; to take others apart costs as much as to authenticate. */
+const PLAIN = /^((?:\/[\w~:-][\w.~:-]*)+\/?)(?:\?([^#]*))?$/;
+
+function parseUrl({ url = "/" }: IncomingMessage): Pick<URL, "pathname" | "searchParams"> {
+  const [, pathname, query] = PLAIN.exec(url) ?? [];
+  if (pathname !== undefined) return { pathname, searchParams: new URLSearchParams(query) };
   try {
-    return new URL(req.url ?? "/", "http://server");
+    return new URL(url, "http://server");
   } catch (error) {
     throw badRequest(`the request's path cannot be read: ${(error as Error).message}`);
   }

@@ -3,6 +3,7 @@
 
 import type { ServerResponse } from "node:http";
 import type { KubeObject, Status, Stored } from "../../../common/k8s.js";
+import { textOf } from "../codec.js";
 import type { Kind } from "../engine.js";
 import { expired, internalError } from "../status.js";
 import type { EventSink, ObjectEvent, RunningWatch } from "../watching.js";
@@ -23,18 +24,6 @@ const BOOKMARK_INTERVAL_MS = 60_000;
 const MAX_BACKLOG_BYTES = 64 << 20;
 const MIN_TIMEOUT_SECONDS = 1800;
 const HEADERS = { "Content-Type": "application/json", "Cache-Control": "no-cache, private" };
-
-/** The text of the newest object: one event usually goes to several watchers. */
-let lastObject: object | undefined;
-let lastText = "";
-
-function textOf(object: object): string {
-  if (object !== lastObject) {
-    lastObject = object;
-    lastText = JSON.stringify(object);
-  }
-  return lastText;
-}
 
 export class WatchStream implements EventSink {
   readonly #res: ServerResponse;

@@ -4,10 +4,10 @@
 /** A parsed quantity: an exact number of nanos, and how it was written. */
 export interface ParsedQuantity {
   /** In units of 10^-9, rounded up as the real parser does. */
-  nanos: bigint;
+  readonly nanos: bigint;
   /** The same in the resource's own unit (cores, bytes), as near as a number comes. */
-  value: number;
-  format: "DecimalSI" | "BinarySI" | "DecimalExponent";
+  readonly value: number;
+  readonly format: "DecimalSI" | "BinarySI" | "DecimalExponent";
 }
 
 export const QUANTITY_FORMAT =
@@ -20,8 +20,27 @@ const BINARY = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 /** int64 max: larger values are capped, as the real parser does. */
 const MAX_NANOS = (2n ** 63n - 1n) * NANO;
 
+const REMEMBERED = 1000;
+const LONGEST_REMEMBERED = 32;
+
+/** The function with its newest results kept: the same few quantities stand in most objects. */
+function remembered<T>(work: (text: string | number) => T): (text: string | number) => T {
+  const results = new Map<string | number, T>();
+  return (text) => {
+    const known = results.get(text);
+    if (known !== undefined) return known;
+    const result = work(text);
+    if (typeof text === "string" && text.length > LONGEST_REMEMBERED) return result;
+    if (results.size >= REMEMBERED) results.clear();
+    results.set(text, result);
+    return result;
+  };
+}
+
 /** Undefined when `text` is no quantity. Numbers are accepted as JSON allows them. */
-export function parseQuantity(text: string | number): ParsedQuantity | undefined {
+export const parseQuantity = remembered(parse);
+
+function parse(text: string | number): ParsedQuantity | undefined {
   const match = PATTERN.exec(String(text).trim());
   if (!match) return undefined;
   const [, sign = "", digits = "0", suffix = ""] = match;
@@ -53,10 +72,10 @@ export function parseQuantity(text: string | number): ParsedQuantity | undefined
 }
 
 /** Canonical text: 1000m is 1, 0.5 is 500m, 1.5Gi is 1536Mi; `text` itself when it is no quantity. */
-export function canonicalQuantity(text: string | number): string {
+export const canonicalQuantity = remembered((text): string => {
   const parsed = parseQuantity(text);
   return parsed ? formatQuantity(parsed) : String(text);
-}
+});
 
 /** Canonical text of an amount. */
 export function formatQuantity({ nanos, format }: Omit<ParsedQuantity, "value">): string {
@@ -86,12 +105,14 @@ export function formatQuantity({ nanos, format }: Omit<ParsedQuantity, "value">)
 /** Rounds up to milli, as the server does with every resource list, and makes each value canonical. */
 export function canonicalResourceList(list: Record<string, string> | undefined): void {
   if (!list) return;
-  for (const [name, text] of Object.entries(list)) {
-    const parsed = parseQuantity(text);
-    if (!parsed) continue;
-    const milli = 1_000_000n;
-    const rest = ((parsed.nanos % milli) + milli) % milli;
-    const nanos = rest === 0n ? parsed.nanos : parsed.nanos + (milli - rest);
-    list[name] = formatQuantity({ nanos, format: parsed.format });
-  }
+  for (const [name, text] of Object.entries(list)) list[name] = roundedToMilli(text) ?? text;
 }
+
+const roundedToMilli = remembered((text): string | undefined => {
+  const parsed = parseQuantity(text);
+  if (!parsed) return undefined;
+  const milli = 1_000_000n;
+  const rest = ((parsed.nanos % milli) + milli) % milli;
+  const nanos = rest === 0n ? parsed.nanos : parsed.nanos + (milli - rest);
+  return formatQuantity({ nanos, format: parsed.format });
+});

@@ -3,6 +3,7 @@
 
 import type {
   Affinity,
+  NodeSelector,
   NodeSelectorRequirement,
   NodeSelectorTerm,
   PodAffinityTerm,
@@ -100,10 +101,8 @@ export function validateAffinity(affinity: Affinity | undefined, path: string): 
   const node = affinity?.nodeAffinity;
   const requiredNode = node?.requiredDuringSchedulingIgnoredDuringExecution;
   if (requiredNode) {
-    const at = `${path}.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms`;
-    const terms = requiredNode.nodeSelectorTerms ?? [];
-    if (terms.length === 0) errors.push(required(at, "must have at least one node selector term"));
-    for (const [i, term] of terms.entries()) errors.push(...validateNodeTerm(term, `${at}[${i}]`));
+    const at = `${path}.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution`;
+    errors.push(...validateNodeSelector(requiredNode, at));
   }
   for (const [i, term] of (node?.preferredDuringSchedulingIgnoredDuringExecution ?? []).entries()) {
     const at = `${path}.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[${i}]`;
@@ -122,6 +121,13 @@ export function validateAffinity(affinity: Affinity | undefined, path: string): 
     }
   }
   return errors;
+}
+
+export function validateNodeSelector(selector: NodeSelector, path: string): FieldError[] {
+  const at = `${path}.nodeSelectorTerms`;
+  const terms = selector.nodeSelectorTerms ?? [];
+  if (terms.length === 0) return [required(at, "must have at least one node selector term")];
+  return terms.flatMap((term, i) => validateNodeTerm(term, `${at}[${i}]`));
 }
 
 function validateWeight(weight: number | undefined, at: string): FieldError[] {
