@@ -3,6 +3,10 @@
 export const CONTROL_DATA = "/var/lib/kubeplumb/control";
 /** In the control's data directory. */
 export const ADMIN_KUBECONFIG = "admin.kubeconfig";
+/** The context in it; those of labs are kubeplumb-NAME. */
+export const ADMIN_CONTEXT = "kubeplumb";
 export const NODE_DATA = "/var/lib/kubeplumb/node";
 export const RUN = "/run/kubeplumb";
 export const CNI_CONF = "/etc/cni/net.d";
+/** Which address is whose: of kubeplumb node and of the plugins that runtimes call, so that both know. */
+export const CNI_STATE = `${RUN}/cni`;

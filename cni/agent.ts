@@ -7,8 +7,11 @@ import { dirname } from "node:path";
 import { main } from "./main.js";
 import { type OwnType, ownPlugin } from "./plugins.js";
 
-export const DEFAULT_SOCKET = "/run/kubeplumb/cni.sock";
-const NAMESPACES = ["net", "mnt", "pid"] as const;
+/** In the run directory of kubeplumb. */
+export const CNI_SOCKET = "cni.sock";
+const DEFAULT_SOCKET = `/run/kubeplumb/${CNI_SOCKET}`;
+/** The machine's own mounts. What a service of systemd sees in a namespace of its own are the same paths. */
+const MACHINE_MOUNTS = "/proc/1/ns/mnt";
 /** As much as the front sends. */
 const MAX_REQUEST = (1 << 20) + (1 << 16);
 
@@ -17,12 +20,34 @@ export interface CniAgent {
   close(): Promise<void>;
 }
 
+/** Those a caller must be in: a way of his has to mean the same here. */
+interface Place {
+  net: string;
+  pid: string;
+  mnt: readonly string[];
+}
+
+function place(): Place {
+  const [net, pid, mnt] = ["net", "pid", "mnt"].map((name) => readlinkSync(`/proc/self/ns/${name}`));
+  return { net: net as string, pid: pid as string, mnt: [mnt as string, ...machineMounts()] };
+}
+
+/** Without the right to look there is only our own. */
+function machineMounts(): string[] {
+  try {
+    return [readlinkSync(MACHINE_MOUNTS)];
+  } catch (error) {
+    if (["EACCES", "EPERM"].includes((error as NodeJS.ErrnoException).code ?? "")) return [];
+    throw error;
+  }
+}
+
 /**
  * Listens for fronts in the namespaces of this process; only its own user can connect.
  * @throws Error EADDRINUSE when another agent answers there.
  */
 export async function startCniAgent(path: string = DEFAULT_SOCKET): Promise<CniAgent> {
-  const here = NAMESPACES.map((name) => readlinkSync(`/proc/self/ns/${name}`));
+  const here = place();
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 });
   if (await answers(path))
     throw Object.assign(new Error(`${path}: an agent is there`), { code: "EADDRINUSE" });
@@ -68,9 +93,10 @@ function answers(path: string): Promise<boolean> {
 }
 
 /** Ends without a word where the caller has to do it himself: he is in other namespaces, or speaks otherwise. */
-async function answer(socket: Socket, request: Buffer, here: readonly string[]): Promise<void> {
+async function answer(socket: Socket, request: Buffer, here: Place): Promise<void> {
   const call = parseRequest(request);
-  if (!call || call.namespaces.some((name, i) => name !== here[i])) {
+  const isHere = call && call.net === here.net && call.pid === here.pid && here.mnt.includes(call.mnt);
+  if (!isHere) {
     socket.end();
     return;
   }
@@ -81,7 +107,9 @@ async function answer(socket: Socket, request: Buffer, here: readonly string[]):
 /** undefined for what no front of ours has said. */
 export function parseRequest(
   request: Buffer,
-): { namespaces: string[]; type: OwnType; env: Record<string, string>; input: string } | undefined {
+):
+  | { net: string; mnt: string; pid: string; type: OwnType; env: Record<string, string>; input: string }
+  | undefined {
   const end = request.indexOf("\0\0");
   if (end < 0) return undefined;
   const [net = "", mnt = "", pid = "", type = "", ...variables] = request
@@ -92,7 +120,9 @@ export function parseRequest(
     variables.map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)]),
   );
   return {
-    namespaces: [net, mnt, pid],
+    net,
+    mnt,
+    pid,
     type: type as OwnType,
     env,
     input: request.toString("utf8", end + 2),

@@ -1,9 +1,10 @@
 // What the runtime remembers of each attachment: the configuration and the result of its ADD, in libcni's file layout
-// (kind cniCacheV1), because DEL and CHECK get that result back.
+// (kind cniCacheV1), because DEL and CHECK get that result back. Written before ADD as well, so that nothing that was
+// begun is forgotten.
 
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import type { Attachment } from "./types.js";
+import { type Attachment, CniError, CODE } from "./types.js";
 
 const KIND = "cniCacheV1";
 
@@ -17,7 +18,8 @@ export interface CachedAttachment {
   config: string;
   cniArgs?: [string, string][];
   capabilityArgs?: Record<string, unknown>;
-  result: unknown;
+  /** Absent while ADD has not come to its end. */
+  result?: unknown;
 }
 
 export class ResultCache {
@@ -32,12 +34,18 @@ export class ResultCache {
     return join(this.#dir, `${network}-${owner.containerID}-${owner.ifname}`);
   }
 
+  /** Throws CniError 5. */
   write(entry: Omit<CachedAttachment, "kind">): void {
-    mkdirSync(this.#dir, { recursive: true });
     const path = this.#path(entry.networkName, { containerID: entry.containerId, ifname: entry.ifName });
     const fresh = `${path}.new-${process.pid}`;
-    writeFileSync(fresh, JSON.stringify({ kind: KIND, ...entry }), { mode: 0o600 });
-    renameSync(fresh, path);
+    try {
+      mkdirSync(this.#dir, { recursive: true });
+      writeFileSync(fresh, JSON.stringify({ kind: KIND, ...entry }), { mode: 0o600 });
+      renameSync(fresh, path);
+    } catch (error) {
+      const details = (error as Error).message;
+      throw new CniError(CODE.io, `${path} cannot be written`, { details, cause: error });
+    }
   }
 
   /** undefined when there is none. A file that is not ours or is damaged counts as none: DEL must work without. */
@@ -49,12 +57,13 @@ export class ResultCache {
     rmSync(this.#path(network, owner), { force: true });
   }
 
-  list(network: string): CachedAttachment[] {
+  /** Of one network, or of all. */
+  list(network?: string): CachedAttachment[] {
     return this.#names()
-      .filter((name) => name.startsWith(`${network}-`))
+      .filter((name) => network === undefined || name.startsWith(`${network}-`))
       .map((name) => parse(join(this.#dir, name)))
-      .filter((entry) => entry?.networkName === network)
-      .filter((entry) => entry !== undefined);
+      .filter((entry) => entry !== undefined)
+      .filter(({ networkName }) => network === undefined || networkName === network);
   }
 
   /** The attachment to whatever network it is. */
@@ -78,7 +87,7 @@ function parse(path: string): CachedAttachment | undefined {
   try {
     text = readFileSync(path, "utf8");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    if (["ENOENT", "ENOTDIR"].includes((error as NodeJS.ErrnoException).code ?? "")) return undefined;
     throw error;
   }
   try {

@@ -104,8 +104,7 @@ export function checkFields(conf: NetConf, fields: Readonly<Record<string, strin
     if (wanted === undefined) {
       throw new CniError(
         CODE.unsupportedField,
-        `unsupported field ${key}; allowed: ${Object.keys(fields).join(", ")}`,
-        { details: `${key}=${JSON.stringify(value)}` },
+        `unsupported field ${key}=${JSON.stringify(value)}; allowed: ${Object.keys(fields).join(", ")}`,
       );
     }
     const fits = wanted === "list" ? Array.isArray(value) : typeof value === wanted && !Array.isArray(value);

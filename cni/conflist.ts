@@ -133,6 +133,8 @@ export interface DefaultConflistOptions {
   dataDir?: string;
   /** Default: the overlay's. */
   mtu?: number;
+  /** Other runtimes use the network too: then none may collect garbage, for it knows only its own attachments. */
+  shared?: boolean;
 }
 
 /** The file name under which {@link defaultConflist} belongs into a configuration directory. */
@@ -140,10 +142,13 @@ export const DEFAULT_CONFLIST_NAME = "10-kubeplumb.conflist";
 
 /** The configuration of the cluster network: our own plugins. Write it with JSON.stringify. */
 export function defaultConflist(options: DefaultConflistOptions = {}): NetConfList {
-  const { name = "kubeplumb", bridge = "cni0", ...rest } = options;
+  const { name = "kubeplumb", bridge = "cni0", shared = false, ...rest } = options;
   return {
-    cniVersion: NEWEST_VERSION,
+    // Runtimes of before 1.1 refuse a version that they do not know, and never look at cniVersions.
+    cniVersion: "1.0.0",
+    cniVersions: ["1.0.0", NEWEST_VERSION],
     name,
+    ...(shared && { disableGC: true }),
     plugins: [
       { type: "kubeplumb-cni", bridge, hairpinMode: true, ...rest },
       { type: "kubeplumb-portmap", capabilities: { portMappings: true } },

@@ -16,7 +16,10 @@ export function listOf(field: string, value: unknown, { empty = false } = {}): u
   throw invalid(field, empty ? "a list" : "a list of at least one", value);
 }
 
-/** @throws CniError 7 for what is no object, 2 for a key that is not in `allowed`. */
+/**
+ * Keys are taken in any case, as Go's decoder does: containerd writes capability arguments as HostPort, Servers, ….
+ * @throws CniError 7 for what is no object, 2 for a key that is not in `allowed`.
+ */
 export function objectOf(
   field: string,
   value: unknown,
@@ -25,13 +28,15 @@ export function objectOf(
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw invalid(field, "an object", value);
   }
-  const unknown = Object.keys(value).find((key) => !allowed.includes(key));
-  if (unknown === undefined) return value as Record<string, unknown>;
-  throw new CniError(
-    CODE.unsupportedField,
-    `unsupported field ${field}.${unknown}; allowed: ${allowed.join(", ")}`,
-    { details: `${field}.${unknown}=${JSON.stringify((value as Record<string, unknown>)[unknown])}` },
-  );
+  const pairs = Object.entries(value).map(([key, inner]): [string, unknown] => {
+    const known = allowed.find((one) => one.toLowerCase() === key.toLowerCase());
+    if (known !== undefined) return [known, inner];
+    throw new CniError(
+      CODE.unsupportedField,
+      `unsupported field ${field}.${key}=${JSON.stringify(inner)}; allowed: ${allowed.join(", ")}`,
+    );
+  });
+  return Object.fromEntries(pairs);
 }
 
 export function stringOf(field: string, value: unknown): string {

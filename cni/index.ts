@@ -61,29 +61,8 @@ const ownerOf = (o: AttachmentOptions): Attachment => ({ containerID: o.containe
 export async function addNetwork(conflist: NetConfList, options: AttachmentOptions): Promise<CniResult> {
   checkAttachment(options.containerId, options.ifName);
   const version = negotiate(conflist.cniVersion, conflist.cniVersions);
-  const done: PluginConf[] = [];
-  let previous: CniResult | undefined;
-  try {
-    for (const plugin of conflist.plugins) {
-      // A foreign plugin that fails may have left something, ours never does.
-      const isOurs = ownPlugin(plugin.type) !== undefined;
-      if (!isOurs) done.push(plugin);
-      const conf = confOf(conflist, plugin, { version, previous, options });
-      const result = await addOne(conf, options);
-      if (isOurs) done.push(plugin);
-      previous = result ?? previous;
-    }
-  } catch (error) {
-    const left = await undo(conflist, done, { version, previous, options });
-    if (left.length === 0) throw error;
-    throw new CniError((error as Partial<CniError>).code ?? CODE.plugin, (error as Error).message, {
-      details: `and the clean-up failed: ${left.join("; ")}`,
-      cause: error,
-    });
-  }
-  if (previous === undefined)
-    throw new CniError(CODE.plugin, `network ${conflist.name}: no plugin gave a result`);
-  new ResultCache(options.stateDir).write({
+  const cache = new ResultCache(options.stateDir);
+  const entry = {
     containerId: options.containerId,
     networkName: conflist.name,
     ifName: options.ifName,
@@ -91,8 +70,39 @@ export async function addNetwork(conflist: NetConfList, options: AttachmentOptio
     config: Buffer.from(JSON.stringify(conflist)).toString("base64"),
     ...(options.args && { cniArgs: Object.entries(options.args) }),
     ...(options.capabilityArgs && { capabilityArgs: { ...options.capabilityArgs } }),
-    result: resultAs(previous, version),
-  });
+  };
+  // Not over the record of the same attachment, which ADD is going to refuse.
+  const isNew = cache.read(conflist.name, ownerOf(options)) === undefined;
+  if (isNew) cache.write(entry);
+  const done: PluginConf[] = [];
+  let previous: CniResult | undefined;
+  try {
+    for (const plugin of conflist.plugins) {
+      // A foreign plugin that fails may have left something, unless it is missing; ours never does.
+      const isOurs = ownPlugin(plugin.type) !== undefined;
+      if (!isOurs) {
+        findPlugin(plugin.type, options.binDirs);
+        done.push(plugin);
+      }
+      const conf = confOf(conflist, plugin, { version, previous, options });
+      const result = await addOne(conf, options);
+      if (isOurs) done.push(plugin);
+      previous = result ?? previous;
+    }
+    if (previous === undefined)
+      throw new CniError(CODE.plugin, `network ${conflist.name}: no plugin gave a result`);
+  } catch (error) {
+    const left = await undo(conflist, done, { version, previous, options });
+    if (left.length === 0) {
+      if (isNew) cache.remove(conflist.name, ownerOf(options));
+      throw error;
+    }
+    throw new CniError((error as Partial<CniError>).code ?? CODE.plugin, (error as Error).message, {
+      details: `and the clean-up failed: ${left.join("; ")}`,
+      cause: error,
+    });
+  }
+  cache.write({ ...entry, result: resultAs(previous, version) });
   return previous;
 }
 
@@ -102,7 +112,7 @@ export async function delNetwork(conflist: NetConfList, options: AttachmentOptio
   const version = negotiate(conflist.cniVersion, conflist.cniVersions);
   const cache = new ResultCache(options.stateDir);
   const cached = cache.read(conflist.name, ownerOf(options));
-  const previous = cached && atLeast(version, "0.4.0") ? resultFrom(cached.result) : undefined;
+  const previous = cached?.result && atLeast(version, "0.4.0") ? resultFrom(cached.result) : undefined;
   const same = asAdded(options, cached);
   for (const plugin of conflist.plugins.toReversed()) {
     await delOne(confOf(conflist, plugin, { version, previous, options: same }), same);
@@ -117,16 +127,35 @@ function asAdded(options: AttachmentOptions, cached: CachedAttachment | undefine
   return { ...options, ...(capabilityArgs && { capabilityArgs }), ...(args && { args }) };
 }
 
-/**
- * The configuration that an attachment was made with, which is the one for its DEL: the directory may hold another by
- * now. undefined when ADD has not come to its end.
- */
+/** The configuration that an attachment was made with, which is the one for its DEL: there may be another by now. */
 export function attachedConflist(
   options: Pick<AttachmentOptions, "containerId" | "ifName" | "stateDir">,
 ): NetConfList | undefined {
   const { containerId, ifName, stateDir } = options;
   const cached = new ResultCache(stateDir).find({ containerID: containerId, ifname: ifName });
-  return cached && parseConflist(Buffer.from(cached.config, "base64").toString(), "the cached configuration");
+  return cached && cachedConflist(cached);
+}
+
+const cachedConflist = ({ config }: CachedAttachment): NetConfList =>
+  parseConflist(Buffer.from(config, "base64").toString(), "the cached configuration");
+
+/**
+ * DEL of every attachment of this runtime, each with the configuration of its ADD: what a former life has left. Unlike
+ * GC it touches nothing of another runtime on the same network. Without CNI_NETNS: a path of that life, like
+ * /proc/PID/fd/N, may be somebody else's by now. Throws AggregateError at the end.
+ */
+export async function delRemembered(options: NetworkContext): Promise<void> {
+  const failures: unknown[] = [];
+  for (const entry of new ResultCache(options.stateDir).list()) {
+    const { containerId, ifName } = entry;
+    try {
+      await delNetwork(cachedConflist(entry), { ...options, containerId, ifName });
+    } catch (error) {
+      failures.push(error);
+    }
+  }
+  if (failures.length > 0)
+    throw new AggregateError(failures, `DEL of former attachments: ${failures.join("; ")}`);
 }
 
 /** CHECK of an attachment that ADD made. Throws CniError: 104 or a plugin's own when something is not as it was. */
@@ -138,7 +167,7 @@ export async function checkNetwork(conflist: NetConfList, options: AttachmentOpt
   }
   if (conflist.disableCheck) return;
   const cached = new ResultCache(options.stateDir).read(conflist.name, ownerOf(options));
-  if (!cached) {
+  if (!cached?.result) {
     throw new CniError(
       CODE.unknownContainer,
       `container ${options.containerId} has no attachment ${options.ifName} to network ${conflist.name}`,

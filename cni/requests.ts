@@ -73,7 +73,11 @@ function addresses(field: string, value: unknown): string[] {
 
 /** The capability's words are a kubelet's, not the result's. */
 function runtimeDns(value: unknown): CniDns {
-  const { servers, searches, options } = looseObject("runtimeConfig.dns", value);
+  const { servers, searches, options } = objectOf("runtimeConfig.dns", value, [
+    "servers",
+    "searches",
+    "options",
+  ]);
   return readDns("runtimeConfig.dns", { nameservers: servers, search: searches, options });
 }
 

@@ -111,6 +111,7 @@ class Agent implements NodeAgent {
     this.#overlay = this.#makeOverlay();
     this.#network = new CniNetwork({
       confDir: options.cniConfDir ?? join(rootDir, "etc/cni/net.d"),
+      shared: options.cniConfDir !== undefined,
       binDirs: options.cniBinDirs ?? ["/opt/cni/bin", "/usr/lib/cni"],
       // Who has which address is of no use to a machine that has started anew, and a file in memory is made in a
       // third of the time of one on a disk.

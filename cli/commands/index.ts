@@ -43,12 +43,12 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: "install",
-    summary: "run control or node as a service of systemd",
+    summary: "run control or node as a service of systemd, or bring the CNI plugins",
     load: () => import("./install.js"),
   },
   {
     name: "uninstall",
-    summary: "take such a service off this machine",
+    summary: "take what was installed off this machine",
     load: () => import("./uninstall.js"),
   },
   { name: "demo", summary: "show Services at work, step by step", load: () => import("./demo.js") },

@@ -4,7 +4,7 @@
 export type Role = "control" | "node";
 
 export interface InstallFile {
-  text: string;
+  text: string | Buffer;
   /** Default 0644. */
   mode?: number;
 }
@@ -24,11 +24,12 @@ export const unitPath = (role: Role): string => `/etc/systemd/system/${unitName(
 export const environmentPath = (role: Role): string => `/etc/kubeplumb/${role}.env`;
 const MODULES = "/etc/modules-load.d/kubeplumb.conf";
 const SYSCTLS = "/etc/sysctl.d/90-kubeplumb.conf";
+const NETWORKD = "/etc/systemd/networkd.conf.d/90-kubeplumb.conf";
 
 /** All paths of a role: what an uninstallation removes. */
 export function installedPaths(role: Role): string[] {
   const own = [unitPath(role), environmentPath(role)];
-  return role === "node" ? [...own, MODULES, SYSCTLS] : own;
+  return role === "node" ? [...own, MODULES, SYSCTLS, NETWORKD] : own;
 }
 
 /** A word of ExecStart: systemd reads quotes, backslashes, % and $ in it (systemd.service(5), COMMAND LINES). */
@@ -77,7 +78,9 @@ const CONTROL = [
   "ProtectProc=invisible",
   "RestrictNamespaces=yes",
   "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
-  "SystemCallFilter=@system-service",
+  // V8 asks for memory protection keys; what else a Node.js to come may try is refused, not the end of it.
+  "SystemCallFilter=@system-service @pkey",
+  "SystemCallErrorNumber=EPERM",
   // The program may lie in somebody's home.
   "CapabilityBoundingSet=CAP_DAC_READ_SEARCH CAP_NET_BIND_SERVICE",
   "UMask=0077",
@@ -150,6 +153,12 @@ net.bridge.bridge-nf-call-ip6tables = 1
 net.ipv4.conf.all.rp_filter = 0
 `;
 
+const NETWORKD_TEXT = `# kubeplumb node: systemd-networkd, where it runs, removes routes at its start that are not its own.
+[Network]
+ManageForeignRoutes=no
+ManageForeignRoutingPolicyRules=no
+`;
+
 /** Everything that is to be there, by path. */
 export function installFiles(options: InstallOptions): Map<string, InstallFile> {
   const { role, secrets } = options;
@@ -159,5 +168,6 @@ export function installFiles(options: InstallOptions): Map<string, InstallFile> 
   if (role === "control") return files;
   files.set(MODULES, { text: MODULES_TEXT });
   files.set(SYSCTLS, { text: SYSCTLS_TEXT });
+  files.set(NETWORKD, { text: NETWORKD_TEXT });
   return files;
 }

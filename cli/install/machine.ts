@@ -34,9 +34,9 @@ export function writeFiles(files: ReadonlyMap<string, InstallFile>, root: string
   return changed;
 }
 
-function isAsWanted(path: string, text: string, mode: number): boolean {
+function isAsWanted(path: string, text: string | Buffer, mode: number): boolean {
   const stat = statSync(path, { throwIfNoEntry: false });
-  return stat !== undefined && (stat.mode & 0o777) === mode && readFileSync(path, "utf8") === text;
+  return stat !== undefined && (stat.mode & 0o777) === mode && readFileSync(path).equals(Buffer.from(text));
 }
 
 /** Removes the role's files, and directories of ours that are empty then; the paths that were there. */

@@ -131,9 +131,10 @@ __attribute__((used, noreturn)) void start(long *stack) {
   call(LSEEK, fd, 0, 0);
   call(DUP2, fd, 0, 0);
   call(CLOSE, fd, 0, 0);
-  char *args[] = { "/usr/bin/env", "node", self, NULL };
-  call(EXECVE, (long)args[0], (long)args, (long)env);
-  fail("/usr/bin/env cannot be started");
+  // By its first line, which says where Node is.
+  char *args[] = { self, NULL };
+  call(EXECVE, (long)self, (long)args, (long)env);
+  fail("the plugin's module, beside the program, cannot be started");
   for (;;) {}
 }
 

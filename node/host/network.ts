@@ -10,6 +10,7 @@ import {
   DEFAULT_CONFLIST_NAME,
   defaultConflist,
   delNetwork,
+  delRemembered,
   gcNetwork,
   readConflist,
 } from "../../cni/index.js";
@@ -19,6 +20,8 @@ import type { HostPort, PodIdentity, PodNetwork } from "../pods/environment.js";
 
 export interface CniNetworkOptions {
   confDir: string;
+  /** Other runtimes read that directory too. */
+  shared?: boolean;
   binDirs: readonly string[];
   /** Which address is whose, and results; lives as long as the pods' namespaces. */
   stateDir: string;
@@ -28,6 +31,8 @@ export interface CniNetworkOptions {
 }
 
 const IF_NAME = "eth0";
+/** Name of podman's default network. */
+const PODMAN = "podman";
 
 /** Attachments worked on at the same time by all hosts of this process: they take turns in the kernel anyway. */
 const CONCURRENCY = 16;
@@ -61,12 +66,16 @@ export class CniNetwork implements PodNetwork {
     this.#options = options;
   }
 
-  /** Writes our own configuration unless there is one, of whatever kind. @throws CniError for one that is broken. */
+  /**
+   * Writes our own configuration unless there is one, of whatever kind but podman's: its package brings a network for its
+   * own containers, which ours comes before. @throws CniError for one that is broken.
+   */
   ensureConfiguration(): void {
-    const { confDir, stateDir, subnetFile } = this.#options;
+    const { confDir, stateDir, subnetFile, shared = false } = this.#options;
     mkdirSync(confDir, { recursive: true });
-    if (this.#readConf()) return;
-    const conflist = defaultConflist({ subnetFile, dataDir: stateDir });
+    const present = this.#readConf();
+    if (present && present.conflist.name !== PODMAN) return;
+    const conflist = defaultConflist({ subnetFile, dataDir: stateDir, shared });
     writeFileSync(join(confDir, DEFAULT_CONFLIST_NAME), `${JSON.stringify(conflist, null, 2)}\n`);
   }
 
@@ -122,7 +131,12 @@ export class CniNetwork implements PodNetwork {
   async collectGarbage(): Promise<void> {
     const { binDirs, stateDir, hostNs } = this.#options;
     const conf = this.#readConf();
-    if (conf) await gcNetwork(conf.conflist, { binDirs, stateDir, hostNs, confPath: conf.path, valid: [] });
+    const context = { binDirs, stateDir, hostNs, ...(conf && { confPath: conf.path }) };
+    try {
+      await delRemembered(context);
+    } finally {
+      if (conf) await gcNetwork(conf.conflist, { ...context, valid: [] });
+    }
   }
 
   #attachment(pod: PodIdentity, containerId: string, ns: NetNs, confPath: string): AttachmentOptions {

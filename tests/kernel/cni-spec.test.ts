@@ -25,9 +25,8 @@ t.test("a missing or malformed variable is error 4 and named; each verb wants it
   const all = { CNI_CONTAINERID: "c", CNI_NETNS: "/proc/self/ns/net", CNI_IFNAME: "eth0" };
   const run = async (verb: string | undefined, env: object, input = JSON.stringify(conf())) => {
     const own = { PATH: process.env.PATH, ...(verb && { CNI_COMMAND: verb }), ...env };
-    const { exitCode, stdout } = await host.ns.run(
-      () => posixSpawn(join(host.bin, "kubeplumb-cni"), [], { input, env: own }).ended,
-    );
+    const plugin = join(host.bin, "kubeplumb-cni");
+    const { exitCode, stdout } = await host.ns.run(() => posixSpawn(plugin, [], { input, env: own })).ended;
     return { exitCode, json: stdout === "" ? undefined : JSON.parse(stdout) };
   };
   const without = (name: keyof typeof all) => ({ ...all, [name]: undefined });
@@ -133,4 +132,26 @@ t.test("the runtime: what a plugin is given, where it stops, what it keeps", asy
   );
   await t.rejects(addNetwork(list("good", "nowhere"), pod), { message: /nowhere is not in/ });
   await t.rejects(addNetwork(list("good"), { ...pod, containerId: "-c" }), { code: 4 });
+});
+
+t.test("errors of an IPAM plugin come back, and GC goes on after them", async (t) => {
+  const answer = '{"cniVersion":"1.1.0","ips":[{"address":"10.72.0.7/24"}]}';
+  host.script(
+    "moody",
+    `[ -e ${host.dir}/moody ] && { echo '{"cniVersion":"1.1.0","code":142,"msg":"not today"}'; exit 1; }
+     [ $CNI_COMMAND != ADD ] || echo '${answer}'`,
+  );
+  const net = conf({ name: "moody", bridge: "moody0", ipam: { type: "moody" } });
+  const pod = { id: "moody", ns: NetNs.create("moody") };
+  const added = await host.run("ADD", net, pod);
+  t.equal(added.exitCode, 0);
+  const ports = async () => (await host.rt.listLinks()).filter(({ master }) => master === "moody0").length;
+  t.equal(await ports(), 1);
+  host.script("../moody", "");
+  const error = { exitCode: 1, json: { code: 142, msg: /moody [A-Z]+: not today/ } };
+  for (const verb of ["CHECK", "DEL", "STATUS"])
+    t.match(await host.run(verb, { ...net, prevResult: added.json }, pod), error, verb);
+  const collected = await host.run("GC", { ...net, "cni.dev/valid-attachments": [] }, pod);
+  t.match(collected, { exitCode: 1, json: { code: 100, details: /moody GC: not today/ } });
+  t.equal(await ports(), 0, "the interface is gone all the same");
 });
