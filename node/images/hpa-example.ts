@@ -4,6 +4,9 @@
 import { fileURLToPath } from "node:url";
 import type { Image } from "./types.js";
 
+const NODE = "/opt/hpa-example/node";
+const SERVER = "/opt/hpa-example/server.mjs";
+
 export const hpaExample: Image = {
   names: [
     "registry.k8s.io/hpa-example",
@@ -13,11 +16,10 @@ export const hpaExample: Image = {
   ],
   entrypoint: [],
   // Interpreted, as PHP is: compiled, the loop would be done before anybody had measured it.
-  cmd: [
-    process.execPath,
-    "--jitless",
-    "--no-expose-wasm",
-    fileURLToPath(new URL("./hpa-example-server.js", import.meta.url)),
-  ],
+  cmd: [NODE, "--jitless", "--no-expose-wasm", SERVER],
+  programs: {
+    [NODE]: process.execPath,
+    [SERVER]: fileURLToPath(new URL("./hpa-example-server.js", import.meta.url)),
+  },
   workingDir: "/",
 };

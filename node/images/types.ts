@@ -67,6 +67,8 @@ export interface Image {
   readonly workingDir?: string;
   /** What an emulated image has of its own for people to look at and to change, by absolute path. */
   readonly files?: Readonly<Record<string, string>>;
+  /** Programs of this machine that the image has at other places: path in the image → path here. */
+  readonly programs?: Readonly<Record<string, string>>;
   /** The program of this machine that comes nearest to the image's /bin/sh; default: the machine's own. */
   readonly shell?: string;
   /** STOPSIGNAL; default SIGTERM. */

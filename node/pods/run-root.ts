@@ -33,12 +33,16 @@ export class RunRoot {
     const { terminationMessagePath: target } = container;
     const file = (source: string, target: string): BindMount => ({ source, target, file: true });
     const termination = terminationLog && target ? [file(terminationLog, target)] : [];
-    const { shell, files = {} } = image.image;
-    const shells = shell ? [{ ...file(shell, "/bin/sh"), readOnly: true }] : [];
+    const { shell, files = {}, programs = {} } = image.image;
+    const all = { ...programs, ...(shell ? { "/bin/sh": shell } : {}) };
+    const ofImage = Object.entries(all).map(([target, source]) => ({
+      ...file(source, target),
+      readOnly: true,
+    }));
     try {
       return ContainerRoot.create({
         ns: sandbox.ns,
-        mounts: [...sandbox.files(), ...shells, ...mounts, ...termination],
+        mounts: [...sandbox.files(), ...ofImage, ...mounts, ...termination],
         files,
         readOnly: container.securityContext?.readOnlyRootFilesystem ?? false,
         scratch: join(sandbox.directory, "root"),
