@@ -6,10 +6,11 @@ import { Cidr, hostPort, ipFamily } from "../../common/ip.js";
 import { objectCodec } from "../../control/api/codec.js";
 import { startControl } from "../../control/server.js";
 import { openStore, parseStoreSpec } from "../../control/store/open.js";
+import { installClusterDns } from "../../lab/cluster-dns.js";
 import { chooseAdvertised, machineAddresses, outerAddresses } from "../../node/host/uplink.js";
 import { type CommandSpec, integer, UsageError } from "../command.js";
 import { daemonLog, serveUntilAsked } from "../daemon.js";
-import { ADMIN_KUBECONFIG, CONTROL_DATA } from "../host-paths.js";
+import { ADMIN_CONTEXT, ADMIN_KUBECONFIG, CONTROL_DATA } from "../host-paths.js";
 
 interface Options {
   listen: { host: string; port: number };
@@ -21,7 +22,10 @@ interface Options {
   kubeconfig?: string;
 }
 
-const CONTEXT = "kubeplumb";
+const DOMAIN = "cluster.local";
+const SERVICE_CIDRS = ["10.96.0.0/16"];
+/** In the data directory. */
+const DNS_MARK = "cluster-dns";
 
 /** HOST:PORT, [HOST]:PORT. */
 function parseListen(text: string): { host: string; port: number } {
@@ -89,7 +93,7 @@ const spec: CommandSpec<Options> = {
     ["as a service of systemd", "kubeplumb install control -- --advertise-address 192.168.56.10"],
   ],
   async run(context, _args, options) {
-    const { dataDir, store, clusterCidr, serviceCidr } = options;
+    const { dataDir, store, clusterCidr, serviceCidr: serviceCIDRs = SERVICE_CIDRS } = options;
     const { host, port } = options.listen ?? { host: "0.0.0.0", port: 6443 };
     const all = machineAddresses();
     const isEverywhere = host === "0.0.0.0" || host === "::";
@@ -100,17 +104,20 @@ const spec: CommandSpec<Options> = {
       listen: { host, port },
       advertise: { ip, port },
       serverNames: isEverywhere ? outerAddresses(all).map(({ address }) => address) : [],
-      clusterName: CONTEXT,
+      clusterName: ADMIN_CONTEXT,
+      clusterDomain: DOMAIN,
       ...(clusterCidr ? { clusterCIDRs: clusterCidr } : {}),
-      ...(serviceCidr ? { serviceCIDRs: serviceCidr } : {}),
+      serviceCIDRs,
       ...(store ? { store: () => openStore(store, { codec: objectCodec }) } : {}),
       log,
     });
     try {
       const server = `https://${hostPort(ip, port)}`;
       const path = options.kubeconfig ?? join(dataDir, ADMIN_KUBECONFIG);
-      writePrivate(path, control.adminKubeconfig(CONTEXT, server));
+      writePrivate(path, control.adminKubeconfig(ADMIN_CONTEXT, server));
       log.info({ server, kubeconfig: path }, "ready");
+      const dns = { domain: DOMAIN, serviceSubnet: serviceCIDRs.join(","), log };
+      void installClusterDns(control.client, join(dataDir, DNS_MARK), dns);
       await serveUntilAsked(context, log);
     } finally {
       await control.close();

@@ -2,7 +2,6 @@
 
 import { hostname } from "node:os";
 import { ipFamily } from "../../common/ip.js";
-import { startMachineNode } from "../../node/machine/node.js";
 import { type CommandSpec, UsageError } from "../command.js";
 import { aborted, daemonLog, serveUntilAsked } from "../daemon.js";
 import { CNI_CONF, NODE_DATA, RUN } from "../host-paths.js";
@@ -58,6 +57,8 @@ const spec: CommandSpec<Options> = {
       throw new Error("kubeplumb node needs root: it programs this machine's network");
     process.umask(0o022);
     const log = daemonLog("node", context);
+    // Not for `kubeplumb install`, which reads the options above.
+    const { startMachineNode } = await import("../../node/machine/node.js");
     const node = await startMachineNode(
       {
         name: options.name ?? parseName(hostname().toLowerCase()),

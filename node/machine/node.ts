@@ -6,6 +6,7 @@ import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ApiClient } from "../../client/api-client.js";
+import { CNI_SOCKET, startCniAgent } from "../../cni/agent.js";
 import { CONFIG_MAPS, isReason, type KubeClient, StatusError } from "../../common/client.js";
 import { InformerFactory } from "../../common/informer.js";
 import { ipFamily } from "../../common/ip.js";
@@ -96,7 +97,7 @@ class Machine implements MachineNode {
     const client = new ApiClient({ server, ca, identity: identity.current, userAgent: "kubelet" });
     this.#undo.push(() => client.close());
     this.#keepFresh("client", identity, client);
-    const { clusterCIDRs, clusterDomain } = await this.#persist(() => clusterFacts(client), "the API server");
+    const facts = await this.#persist(() => clusterFacts(client), "the API server");
     const serving = await this.#serving(ca, client);
     const kubelet = new KubeletServer(serving.current(), ca, log.child({ part: "kubelet" }));
     this.#keepFresh("serving", serving, client, (pair) => kubelet.renew(pair));
@@ -115,8 +116,7 @@ class Machine implements MachineNode {
       client,
       informers,
       alone: true,
-      clusterCIDRs,
-      clusterDomain,
+      ...facts,
       iptables: "auto",
       xtablesLock: XTABLES_LOCK,
       log,
@@ -124,11 +124,23 @@ class Machine implements MachineNode {
     const agent = this.#agent;
     this.#undo.push(() => agent.stop({ graceful: true }));
     kubelet.serve(agent);
+    await this.#serveCni();
     informers.start();
     log.info(
       { node: name, nodeIP: uplink.ip, iface: uplink.iface, port: KUBELET_PORT },
       "node agent started",
     );
+  }
+
+  /** For the plugins that other runtimes of this machine call: they work without, but a start of Node later. */
+  async #serveCni(): Promise<void> {
+    const { runDir, log } = this.#options;
+    try {
+      const plugins = await startCniAgent(join(runDir, CNI_SOCKET));
+      this.#undo.push(() => plugins.close());
+    } catch (error) {
+      log.warn({ err: error }, "plugins that other runtimes call will not be done here");
+    }
   }
 
   async #uplink(): Promise<Uplink> {
@@ -245,11 +257,17 @@ class Kept {
   }
 }
 
-async function clusterFacts(client: KubeClient): Promise<{ clusterCIDRs: string[]; clusterDomain: string }> {
+interface ClusterFacts {
+  clusterCIDRs: string[];
+  clusterDomain: string;
+  clusterDNS: string | undefined;
+}
+
+async function clusterFacts(client: KubeClient): Promise<ClusterFacts> {
   const { name, namespace } = NODE_CONFIG;
   const { data = {} } = await client.get(CONFIG_MAPS, name, namespace);
-  const { clusterCIDRs = "", clusterDomain = "cluster.local" } = data;
-  return { clusterCIDRs: clusterCIDRs.split(",").filter(Boolean), clusterDomain };
+  const { clusterCIDRs = "", clusterDomain = "cluster.local", clusterDNS } = data;
+  return { clusterCIDRs: clusterCIDRs.split(",").filter(Boolean), clusterDomain, clusterDNS };
 }
 
 /** The address from which this machine reaches the server. */

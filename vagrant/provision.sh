@@ -1,0 +1,93 @@
+#!/bin/sh
+# Makes this VM a part of the cluster, as root:
+#
+#   provision.sh control ADDRESS              the control plane
+#   provision.sh node ADDRESS SERVER [FILE]   a node; FILE has the line of: kubeplumb token create --print-join-command
+#
+# Done again it changes only what differs. /vagrant is the checkout, built and with its npm packages; what runs is a
+# copy of it, so that services start before, or without, the synced folder.
+set -eu
+
+role=$1 address=$2
+program=/opt/kubeplumb
+pki=/var/lib/kubeplumb/node/pki
+node_version=20.20.2
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+export DEBIAN_FRONTEND=noninteractive
+
+say() { echo "kubeplumb: $*"; }
+has() { command -v "$1" > /dev/null; }
+
+packages() {
+  missing=
+  for pair in iptables:iptables ip:iproute2 ping:iputils-ping curl:curl rsync:rsync; do
+    has "${pair%%:*}" || missing="$missing ${pair##*:}"
+  done
+  [ -n "$missing" ] || return 0
+  say "installing$missing"
+  apt-get update -qq
+  # shellcheck disable=SC2086
+  apt-get install -y -qq --no-install-recommends $missing > /dev/null
+}
+
+# From nodejs.org, since Debian 12 has an older one.
+nodejs() {
+  if has node && node -e 'const [a, b] = process.versions.node.split("."); process.exit(a > 20 || (a == 20 && b >= 19) ? 0 : 1)'; then
+    return
+  fi
+  case $(uname -m) in
+    x86_64) machine=x64 ;;
+    aarch64) machine=arm64 ;;
+    *) say "there is no Node.js for $(uname -m)"; exit 1 ;;
+  esac
+  mirror=${NODEJS_MIRROR:-https://nodejs.org/dist} name=node-v$node_version-linux-$machine.tar.gz
+  say "installing Node.js $node_version"
+  work=$(mktemp -d)
+  curl -fsSL --retry 3 -o "$work/$name" "$mirror/v$node_version/$name"
+  curl -fsSL --retry 3 "$mirror/v$node_version/SHASUMS256.txt" | grep " $name\$" > "$work/sums"
+  (cd "$work" && sha256sum --quiet -c sums) || { say "$name is not what it should be"; exit 1; }
+  tar -xzf "$work/$name" -C /usr/local --strip-components=1 --no-same-owner "${name%.tar.gz}/bin/node"
+  rm -r "$work"
+}
+
+# Sets `changed` when something differed.
+copy() {
+  changed=$(rsync -rlpt --delete --itemize-changes --include=/bin --include=/dist --include=/node_modules \
+    --include=/package.json --exclude='/*' /vagrant/ $program/)
+  [ -z "$changed" ] || say "copied to $program"
+  [ -x /usr/local/bin/kubeplumb ] || ln -s $program/bin/kubeplumb.mjs /usr/local/bin/kubeplumb
+}
+
+# kubeplumb install ROLE -- WORDS…, and waits until the service is ready.
+service() {
+  unit=kubeplumb-$role.service
+  was=$(systemctl is-active $unit || true)
+  $program/bin/kubeplumb.mjs install "$role" -- "$@"
+  [ -z "$changed" ] || [ "$was" != active ] || systemctl restart --no-block $unit
+  for _ in $(seq 300); do
+    [ -n "$(systemctl list-jobs --no-legend $unit)" ] || [ "$(systemctl is-active $unit)" != active ] || return 0
+    sleep 1
+  done
+  say "$unit is not ready after 5 minutes; its last lines:"
+  journalctl -u $unit -n 20 --no-pager -o cat
+  exit 1
+}
+
+packages
+nodejs
+copy
+if [ "$role" = control ]; then
+  service --advertise-address "$address"
+elif [ -s $pki/kubelet-client.pem ]; then
+  # It has joined: as it was, so that nothing changes.
+  # shellcheck disable=SC2046
+  service --server "$3" --node-ip "$address" \
+    $(sed -n 's/^KUBEPLUMB_TOKEN=/--token /p' /etc/kubeplumb/node.env) \
+    $(grep -o -e '--discovery-token-ca-cert-hash [^ ]*' /etc/systemd/system/kubeplumb-node.service)
+else
+  # kubeplumb node --server URL --token TOKEN --discovery-token-ca-cert-hash HASH
+  # shellcheck disable=SC2046
+  set -- "$3" $(sed 's/.* --token/--token/' "$4")
+  service --server "$1" --node-ip "$address" "$2" "$3" "$4" "$5"
+fi
+say "$role is ready at $address"
