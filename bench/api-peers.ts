@@ -9,7 +9,9 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Agent, fetch } from "undici";
 import { silentLogger } from "../common/log.js";
+import { objectCodec } from "../control/api/codec.js";
 import { startControl } from "../control/server.js";
+import { openStore } from "../control/store/open.js";
 
 export interface Peer {
   name: string;
@@ -42,7 +44,7 @@ async function ended(child: ChildProcess): Promise<void> {
   clearTimeout(force);
 }
 
-/** The control plane as a lab has it, controllers and all. */
+/** The control plane as `kubeplumb control` runs it, controllers and all. */
 export async function ours(folder: string): Promise<Peer> {
   const child = fork(fileURLToPath(import.meta.url), [folder], {
     stdio: ["ignore", "inherit", "inherit", "ipc"],
@@ -150,6 +152,8 @@ if (process.send && process.argv[1] === fileURLToPath(import.meta.url)) {
   const folder = process.argv[2] ?? "";
   const control = await startControl({
     dataDir: folder,
+    // On disk before it is acknowledged, as in etcd.
+    store: () => openStore(`lmdb:${join(folder, "store")}`, { codec: objectCodec }),
     listen: { host: "127.0.0.1", port: 0 },
     clusterName: "bench",
     kubelet: () => ({ socketPath: "/nowhere", pathPrefix: "" }),

@@ -93,7 +93,12 @@ const spec: CommandSpec<Options> = {
     ["as a service of systemd", "kubeplumb install control -- --advertise-address 192.168.56.10"],
   ],
   async run(context, _args, options) {
-    const { dataDir, store, clusterCidr, serviceCidr: serviceCIDRs = SERVICE_CIDRS } = options;
+    const {
+      dataDir,
+      store = `lmdb:${join(options.dataDir, "store")}`,
+      clusterCidr,
+      serviceCidr: serviceCIDRs = SERVICE_CIDRS,
+    } = options;
     const { host, port } = options.listen ?? { host: "0.0.0.0", port: 6443 };
     const all = machineAddresses();
     const isEverywhere = host === "0.0.0.0" || host === "::";
@@ -108,7 +113,7 @@ const spec: CommandSpec<Options> = {
       clusterDomain: DOMAIN,
       ...(clusterCidr ? { clusterCIDRs: clusterCidr } : {}),
       serviceCIDRs,
-      ...(store ? { store: () => openStore(store, { codec: objectCodec }) } : {}),
+      store: () => openStore(store, { codec: objectCodec }),
       log,
     });
     try {

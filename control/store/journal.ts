@@ -1,7 +1,8 @@
 // The write-ahead journal: each write is appended here before it is acknowledged, so that it outlives the process,
 // and LMDB may take its time to commit and flush in groups. Knows records of (revision, text); knows no keys.
 
-import { closeSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
+import { closeSync, fdatasync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from "node:fs";
+import { promisify } from "node:util";
 import { crc32 } from "node:zlib";
 
 export interface JournalRecord {
@@ -46,13 +47,20 @@ export function readJournal(path: string): JournalRecord[] {
 interface JournalFile {
   fd: number;
   size: number;
+  /** Something of it may not be on disk. */
+  dirty: boolean;
 }
+
+const dataSync = promisify(fdatasync);
 
 /** Two files used in turn: one is written while the other waits for LMDB to have flushed all it holds. */
 export class Journal {
   readonly #files: [JournalFile, JournalFile];
   #active = 0;
   #draining = false;
+  /** The wait for the disk that is under way, and the one that comes after it. */
+  #syncing: Promise<void> | undefined;
+  #nextSync: Promise<void> | undefined;
   #buffer = Buffer.allocUnsafe(KEPT_BYTES);
 
   private constructor(files: [JournalFile, JournalFile]) {
@@ -65,7 +73,15 @@ export class Journal {
 
   /** Starts with two empty files: what they held must have been read and flushed before. */
   static create(dir: string): Journal {
-    const [a, b] = Journal.paths(dir).map((path) => ({ fd: openSync(path, "w", 0o600), size: 0 }));
+    const [a, b] = Journal.paths(dir).map((path) => ({
+      fd: openSync(path, "w", 0o600),
+      size: 0,
+      dirty: false,
+    }));
+    // The names of the files, too, are to outlive a power cut.
+    const folder = openSync(dir, "r");
+    fsyncSync(folder);
+    closeSync(folder);
     return new Journal([a as JournalFile, b as JournalFile]);
   }
 
@@ -91,7 +107,29 @@ export class Journal {
       throw error;
     }
     file.size += end - start;
+    file.dirty = true;
     if (buffer.length > KEPT_BYTES) this.#buffer = Buffer.allocUnsafe(KEPT_BYTES);
+  }
+
+  /**
+   * Resolves when all records so far are on disk. Who comes while the disk is waited for shares the next wait: many
+   * writers cost no more than one. Rejects with the error of fdatasync(2); what is on disk is unknown then.
+   */
+  sync(): Promise<void> {
+    this.#nextSync ??= (this.#syncing ?? Promise.resolve()).then(() => {
+      this.#syncing = this.#nextSync;
+      this.#nextSync = undefined;
+      return this.#syncFiles();
+    });
+    return this.#nextSync;
+  }
+
+  async #syncFiles(): Promise<void> {
+    for (const file of this.#files) {
+      if (!file.dirty) continue;
+      file.dirty = false;
+      await dataSync(file.fd);
+    }
   }
 
   /**

@@ -32,6 +32,11 @@ export interface LmdbStoreOptions<V> {
   historyMs?: number;
   /** Revisions kept at most, whatever their age. */
   historyLimit?: number;
+  /**
+   * A write is acknowledged, and watchers hear of it, when it is on disk: it survives a power cut. Default false: it
+   * survives the end of the process (kill -9), and costs no wait.
+   */
+  sync?: boolean;
 }
 
 const FORMAT = "kubeplumb/1";
@@ -55,6 +60,7 @@ export class LmdbStore<V> implements Store<V> {
   readonly #codec: Codec<V>;
   readonly #historyMs: number;
   readonly #historyLimit: number;
+  readonly #sync: boolean;
   readonly #entries = new SortedMap<Entry<V>>();
   readonly #watches = new Set<OpenWatch<V>>();
   readonly #timer: NodeJS.Timeout;
@@ -63,6 +69,8 @@ export class LmdbStore<V> implements Store<V> {
   #compacted: number;
   #burst = 0;
   #closed = false;
+  /** Why the disk did not take the journal; nothing is written any more then, since nobody knows what is there. */
+  #syncFailure: Error | undefined;
 
   private constructor(
     root: RootDatabase<string, string>,
@@ -76,6 +84,7 @@ export class LmdbStore<V> implements Store<V> {
     this.#codec = options.codec;
     this.#historyMs = options.historyMs ?? 5 * 60_000;
     this.#historyLimit = options.historyLimit ?? 20_000;
+    this.#sync = options.sync ?? false;
     // An empty store is at revision 1, as in etcd, and has no record of it.
     this.#compacted = Math.max(1, Number(root.get("compacted") ?? "0"));
     this.#revision = Math.max(1, Number(root.get("revision") ?? "0"));
@@ -162,7 +171,7 @@ export class LmdbStore<V> implements Store<V> {
   }
 
   failure(): Error | undefined {
-    return this.#records.failure;
+    return this.#syncFailure ?? this.#records.failure;
   }
 
   async get(key: string): Promise<Entry<V> | undefined> {
@@ -226,6 +235,7 @@ export class LmdbStore<V> implements Store<V> {
     });
     const entry: Entry<V> = { key, revision, createRevision, value: stamped };
     this.#entries.set(key, entry);
+    if (this.#sync) await this.#synced();
     this.#dispatch({ type: "put", key, revision, createRevision, value: stamped, ...before(previous) });
     return entry;
   }
@@ -246,6 +256,7 @@ export class LmdbStore<V> implements Store<V> {
     });
     this.#entries.delete(key);
     const value = this.#codec.stamp(previous.value, revision);
+    if (this.#sync) await this.#synced();
     this.#dispatch({ type: "delete", key, revision, createRevision, value, ...before(previous) });
     return { key, revision, createRevision, value };
   }
@@ -274,8 +285,18 @@ export class LmdbStore<V> implements Store<V> {
     this.#journal.rotate(() => this.#records.flushed());
   }
 
+  /** Before a write is acknowledged. Who waits for the same moment goes on in the order of the writes. */
+  #synced(): Promise<void> {
+    return this.#journal.sync().catch((error: Error) => {
+      this.#syncFailure = error;
+      throw new StoreWriteError(error);
+    });
+  }
+
   #dispatch(event: StoreEvent<V>): void {
     for (const watch of this.#watches) {
+      // A watch that began while the disk was waited for has had it as history.
+      if (event.revision <= watch.progress) continue;
       watch.progress = event.revision;
       if (event.key.startsWith(watch.prefix)) watch.sink.event(event);
     }
@@ -355,6 +376,8 @@ export class LmdbStore<V> implements Store<V> {
     clearInterval(this.#timer);
     this.#endWatches();
     await this.#records.close();
+    // A write may wait for it still; how that went is told to the writer.
+    if (this.#sync) await this.#journal.sync().catch(() => undefined);
     this.#journal.close();
     await this.#unlock();
   }

@@ -33,10 +33,10 @@ function endpointOf(text: string): string {
   return url.origin;
 }
 
-/** @throws Error as the store that is opened, and for a text that names none */
+/** A store whose writes survive a power cut. @throws Error as the store that is opened, and for a text that names none */
 export async function openStore<V>(spec: string, options: OpenStoreOptions<V>): Promise<Store<V>> {
   const parsed = parseStoreSpec(spec);
   const { codec, tls, prefix } = options;
-  if (parsed.type === "lmdb") return await LmdbStore.open({ path: parsed.path, codec });
+  if (parsed.type === "lmdb") return await LmdbStore.open({ path: parsed.path, codec, sync: true });
   return await EtcdStore.open({ endpoints: parsed.endpoints, tls, prefix, codec });
 }
