@@ -243,19 +243,22 @@ export class RuntimeCluster {
   }
 
   async traces(machine: Machine): Promise<Traces> {
-    const own = (await this.#ownAttachments(machine)).map(({ containerID }) => containerID);
-    const isForeign = (line: string) => line !== "" && !own.some((id) => line.includes(id));
-    const lines = async (script: string) =>
-      (await this.must(machine, "sh", "-c", script)).split("\n").filter(isForeign);
+    const ids = async () => (await this.#ownAttachments(machine)).map(({ containerID }) => containerID);
+    const lines = async (script: string) => (await this.must(machine, "sh", "-c", script)).split("\n");
+    // Before and after: the agent may take a pod down, or put one up, while this looks around.
+    const own = await ids();
     const files = await lines(
       `cd ${STATE}/networks/kubeplumb && for f in $(ls | grep '^[0-9]'); do echo "$f $(tr -d '\\r' < $f | tr '\\n' ' ')"; done`,
     );
+    const links = await lines("ip -o link show master cni0");
+    const rules = await lines("iptables-save -t nat | grep -- '-A CNI-HOSTPORT-DNAT' || true");
+    own.push(...(await ids()));
+    const foreign = (some: string[]) =>
+      some.filter((line) => line !== "" && !own.some((id) => line.includes(id)));
     return {
-      addresses: files.map((line) => line.slice(0, line.indexOf(" "))),
-      ports: (await lines("ip -o link show master cni0")).map(
-        (line) => / (veth\w+)@/.exec(line)?.[1] ?? line,
-      ),
-      rules: await lines("iptables-save -t nat | grep -- '-A CNI-HOSTPORT-DNAT' || true"),
+      addresses: foreign(files).map((line) => line.slice(0, line.indexOf(" "))),
+      ports: foreign(links).map((line) => / (veth\w+)@/.exec(line)?.[1] ?? line),
+      rules: foreign(rules),
     };
   }
 

@@ -186,8 +186,10 @@ t.test("a plain pseudo-terminal", async (t) => {
   pty.stdout.on("data", (chunk: Buffer) => {
     text += chunk.toString();
   });
+  const heard = new Promise((resolve) => pty.stdout.once("end", resolve));
   await new Promise((resolve) => child.once("exit", resolve));
   await pty.drained();
+  await heard;
   t.match(text, /20 50\r\n/);
   t.match(text, /got typed\r\n/);
 });
