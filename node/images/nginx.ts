@@ -144,7 +144,7 @@ export const nginx: Image = {
   entrypoint: ["/docker-entrypoint.sh"],
   cmd: ["nginx", "-g", "daemon off;"],
   env: { NGINX_VERSION: DEFAULT_VERSION },
-  files: { [`${ROOT}/index.html`]: WELCOME },
+  files: () => ({ [`${ROOT}/index.html`]: WELCOME }),
   stopSignal: "SIGQUIT",
   program: (argv) =>
     argv.some((arg) => arg === "nginx" || arg.endsWith("/nginx")) && !argv.includes("-c")

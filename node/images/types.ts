@@ -65,8 +65,8 @@ export interface Image {
   readonly cmd: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
   readonly workingDir?: string;
-  /** What an emulated image has of its own for people to look at and to change, by absolute path. */
-  readonly files?: Readonly<Record<string, string>>;
+  /** What an emulated image of this tag has of its own for people to look at and to change, by absolute path. */
+  files?(tag: string): Readonly<Record<string, string>>;
   /** Programs of this machine that the image has at other places: path in the image → path here. */
   readonly programs?: Readonly<Record<string, string>>;
   /** The program of this machine that comes nearest to the image's /bin/sh; default: the machine's own. */

@@ -33,7 +33,7 @@ export class RunRoot {
     const { terminationMessagePath: target } = container;
     const file = (source: string, target: string): BindMount => ({ source, target, file: true });
     const termination = terminationLog && target ? [file(terminationLog, target)] : [];
-    const { shell, files = {}, programs = {} } = image.image;
+    const { shell, programs = {} } = image.image;
     const all = { ...programs, ...(shell ? { "/bin/sh": shell } : {}) };
     const ofImage = Object.entries(all).map(([target, source]) => ({
       ...file(source, target),
@@ -43,7 +43,7 @@ export class RunRoot {
       return ContainerRoot.create({
         ns: sandbox.ns,
         mounts: [...sandbox.files(), ...ofImage, ...mounts, ...termination],
-        files,
+        files: image.image.files?.(image.tag) ?? {},
         readOnly: container.securityContext?.readOnlyRootFilesystem ?? false,
         scratch: join(sandbox.directory, "root"),
         warn: (message) => this.#options.warn(message),
