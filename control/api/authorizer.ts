@@ -2,24 +2,12 @@
 // need, everybody else what roles allow (rbac.ts). Knows the store and users, no HTTP.
 
 import type { PersistentVolume, Pod, Stored } from "../../common/k8s.js";
+import type { Attributes } from "../resources/reviews.js";
 import type { Store } from "../store/store.js";
 import type { User } from "./engine.js";
 import { isReferenced, type Referenced, references } from "./pod-references.js";
 import { isSuperuser, Roles } from "./rbac.js";
 import { failure, forbidden, qualifiedResource, StatusError } from "./status.js";
-
-/** What is asked for: a resource, or a path that is none. */
-export interface Attributes {
-  verb: string;
-  resource?: {
-    group: string;
-    plural: string;
-    subresource: string | undefined;
-    namespace: string | undefined;
-    name: string | undefined;
-  };
-  path: string;
-}
 
 type Asked = NonNullable<Attributes["resource"]>;
 

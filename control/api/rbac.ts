@@ -11,8 +11,8 @@ import type {
   Stored,
 } from "../../common/k8s.js";
 import { RBAC_GROUP } from "../resources/rbac.js";
+import type { Attributes } from "../resources/reviews.js";
 import type { Store } from "../store/store.js";
-import type { Attributes } from "./authorizer.js";
 import type { Kind, User } from "./engine.js";
 import { forbidden } from "./status.js";
 

@@ -14,6 +14,22 @@ export const PROVISIONED_BY = "pv.kubernetes.io/provisioned-by";
 export const SELECTED_NODE = "volume.kubernetes.io/selected-node";
 const NO_PROVISIONER = "kubernetes.io/no-provisioner";
 
+/** The volume, kept for the claim. Where nobody has kept it by hand, that is noted: it is undone when the claim goes. */
+export function keptFor(
+  volume: Stored<PersistentVolume>,
+  { metadata: { name, namespace = "", uid, resourceVersion } }: Stored<PersistentVolumeClaim>,
+): PersistentVolume {
+  const { metadata, spec } = volume;
+  const annotations = { ...metadata.annotations, [BOUND_BY_CONTROLLER]: "yes" };
+  const kind = "PersistentVolumeClaim";
+  const claimRef = { apiVersion: "v1", kind, namespace, name, uid, resourceVersion };
+  return {
+    ...volume,
+    metadata: spec?.claimRef ? metadata : { ...metadata, annotations },
+    spec: { ...spec, claimRef },
+  } as PersistentVolume;
+}
+
 export interface Told {
   type: EventType;
   reason: string;

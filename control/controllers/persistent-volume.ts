@@ -35,6 +35,7 @@ import { deleteIfPresent, messageOf, namespaceOf } from "./objects.js";
 import {
   BIND_COMPLETED,
   BOUND_BY_CONTROLLER,
+  keptFor,
   PROVISIONED_BY,
   planClaim,
   planVolume,
@@ -173,24 +174,8 @@ export class PersistentVolumeController implements Reconciler {
   /** First the volume, then the claim: one that finds its volume taken looks for another. */
   async #bind(volume: Stored<PersistentVolume>, claim: Stored<PersistentVolumeClaim>): Promise<void> {
     const { client } = this.#context;
-    const { name, namespace = "", uid, resourceVersion } = claim.metadata;
-    if (volume.spec?.claimRef?.uid !== uid) {
-      const reference = {
-        apiVersion: "v1",
-        kind: "PersistentVolumeClaim",
-        namespace,
-        name,
-        uid,
-        resourceVersion,
-      };
-      await client.update(PERSISTENT_VOLUMES, {
-        ...volume,
-        metadata: volume.spec?.claimRef
-          ? volume.metadata
-          : annotated(volume, { [BOUND_BY_CONTROLLER]: "yes" }),
-        spec: { ...volume.spec, claimRef: reference },
-      } as PersistentVolume);
-    }
+    const { namespace = "", uid } = claim.metadata;
+    if (volume.spec?.claimRef?.uid !== uid) await client.update(PERSISTENT_VOLUMES, keptFor(volume, claim));
     await this.#setPhase(volume.metadata.name, "Bound");
     const { annotations = {} } = claim.metadata;
     if (annotations[BIND_COMPLETED] === undefined || claim.spec?.volumeName !== volume.metadata.name) {

@@ -11,7 +11,7 @@ import type { Informer } from "../../common/informer.js";
 import type { PersistentVolume, PersistentVolumeClaim, Pod, StorageClass, Stored } from "../../common/k8s.js";
 import { claimsOf } from "./claims.js";
 import type { ControllerContext } from "./context.js";
-import { BOUND_BY_CONTROLLER, SELECTED_NODE } from "./persistent-volume-plan.js";
+import { keptFor, SELECTED_NODE } from "./persistent-volume-plan.js";
 import { onChange } from "./reconcile.js";
 import type { NodeInfo } from "./scheduler-node.js";
 import { type StorageLookup, type VolumeNeeds, volumeNeeds, volumesFor } from "./scheduler-volumes.js";
@@ -64,24 +64,8 @@ export class SchedulerClaims {
    */
   async choose({ unbound }: VolumeNeeds, info: NodeInfo): Promise<void> {
     const { found, missing } = volumesFor(unbound, this.#lookup, info);
-    for (const [{ metadata }, volume] of found) {
-      if (volume.spec?.claimRef) continue;
-      const { name, namespace = "", uid, resourceVersion } = metadata;
-      const annotations = { ...volume.metadata.annotations, [BOUND_BY_CONTROLLER]: "yes" };
-      const claimRef = {
-        apiVersion: "v1",
-        kind: "PersistentVolumeClaim",
-        namespace,
-        name,
-        uid,
-        resourceVersion,
-      };
-      await this.#client.update(PERSISTENT_VOLUMES, {
-        ...volume,
-        metadata: { ...volume.metadata, annotations },
-        spec: { ...volume.spec, claimRef },
-      } as PersistentVolume);
-    }
+    for (const [claim, volume] of found)
+      if (!volume.spec?.claimRef) await this.#client.update(PERSISTENT_VOLUMES, keptFor(volume, claim));
     for (const { metadata } of missing) {
       if (metadata.annotations?.[SELECTED_NODE] !== undefined) continue;
       const annotations = { [SELECTED_NODE]: info.node?.metadata.name };

@@ -18,13 +18,13 @@ export interface ReviewOptions {
   /** Whose token it is. @throws Error saying why it is nobody's. */
   verify(token: string, audiences?: readonly string[]): Promise<{ user: User; audiences: string[] }>;
   /** Whether the user may do that, and why not when there is something to tell. */
-  review(user: User, asked: ReviewedAttributes): Promise<{ allowed: boolean; reason?: string }>;
+  review(user: User, asked: Attributes): Promise<{ allowed: boolean; reason?: string }>;
   /** The rules that hold for the user there. */
   rulesFor(user: User, namespace: string | undefined): Promise<{ rules: PolicyRule[] }>;
 }
 
-/** As the authorizer wants it. */
-export interface ReviewedAttributes {
+/** What is asked for, to the authorizer: a resource, or a path that is none. */
+export interface Attributes {
   verb: string;
   resource?: {
     group: string;
@@ -62,7 +62,7 @@ function userInfo({ name, uid, groups, extra }: User): object {
   return { username: name, ...(uid ? { uid } : {}), groups, ...(extra ? { extra } : {}) };
 }
 
-interface Attributes {
+interface Asked {
   resourceAttributes?: {
     namespace?: string;
     verb?: string;
@@ -74,7 +74,7 @@ interface Attributes {
   nonResourceAttributes?: { path?: string; verb?: string };
 }
 
-function reviewed({ resourceAttributes: asked, nonResourceAttributes }: Attributes): ReviewedAttributes {
+function reviewed({ resourceAttributes: asked, nonResourceAttributes }: Asked): Attributes {
   const { path = "", verb = "" } = nonResourceAttributes ?? {};
   if (!asked) return { verb, path };
   const { group = "", resource: plural = "", subresource, namespace, name } = asked;
@@ -91,7 +91,7 @@ function reviewed({ resourceAttributes: asked, nonResourceAttributes }: Attribut
   };
 }
 
-function attributeErrors({ resourceAttributes, nonResourceAttributes }: Attributes): FieldError[] {
+function attributeErrors({ resourceAttributes, nonResourceAttributes }: Asked): FieldError[] {
   if (resourceAttributes && nonResourceAttributes)
     return [
       invalid(

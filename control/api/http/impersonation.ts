@@ -2,7 +2,8 @@
 // users; asks the authorizer.
 
 import type { IncomingMessage } from "node:http";
-import type { Attributes, Authorizer } from "../authorizer.js";
+import type { Attributes } from "../../resources/reviews.js";
+import type { Authorizer } from "../authorizer.js";
 import type { User } from "../engine.js";
 import { badRequest } from "../status.js";
 

@@ -4,7 +4,8 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import type { Logger } from "../../../common/log.js";
-import { type Attributes, Authorizer } from "../authorizer.js";
+import type { Attributes } from "../../resources/reviews.js";
+import { Authorizer } from "../authorizer.js";
 import type { User } from "../engine.js";
 import type { Registry } from "../registry.js";
 import { badRequest, methodNotAllowed, unknownResource } from "../status.js";
