@@ -25,6 +25,7 @@ export const namespaceDefinition: ResourceDefinition<Namespace> = {
   shortNames: ["ns"],
   schema: "io.k8s.api.core.v1.Namespace",
   hasStatus: true,
+  returnsDeleted: true,
   columns: [nameColumn(), column("Status", (ns) => ns.status?.phase ?? ""), ageColumn()],
   selectableFields: (ns) => ({ name: ns.metadata.name, "status.phase": ns.status?.phase ?? "" }),
   setDefaults: labelByName,

@@ -67,6 +67,7 @@ export const persistentVolumeClaimDefinition: ResourceDefinition<PersistentVolum
   shortNames: ["pvc"],
   schema: "io.k8s.api.core.v1.PersistentVolumeClaim",
   hasStatus: true,
+  returnsDeleted: true,
   columns: [
     nameColumn(),
     column("Status", phaseOf),

@@ -147,6 +147,7 @@ export const persistentVolumeDefinition: ResourceDefinition<PersistentVolume> = 
   shortNames: ["pv"],
   schema: "io.k8s.api.core.v1.PersistentVolume",
   hasStatus: true,
+  returnsDeleted: true,
   columns: [
     nameColumn(),
     column("Capacity", ({ spec }) => spec?.capacity?.storage ?? "0"),

@@ -42,6 +42,7 @@ export function podDefinition(options: { defaultTolerationSeconds: number }): Re
     categories: ["all"],
     schema: "io.k8s.api.core.v1.Pod",
     hasStatus: true,
+    returnsDeleted: true,
     columns: podColumns,
     selectableFields: (pod) => ({
       "spec.nodeName": pod.spec?.nodeName ?? "",

@@ -122,6 +122,7 @@ export const resourceQuotaDefinition: ResourceDefinition<ResourceQuota> = {
   shortNames: ["quota"],
   schema: "io.k8s.api.core.v1.ResourceQuota",
   hasStatus: true,
+  returnsDeleted: true,
   columns: [
     nameColumn(),
     column("Request", (quota) => usedText(quota, false)),

@@ -11,6 +11,7 @@ export const serviceAccountDefinition: ResourceDefinition<ServiceAccount> = {
   shortNames: ["sa"],
   schema: "io.k8s.api.core.v1.ServiceAccount",
   hasStatus: false,
+  returnsDeleted: true,
   columns: [
     nameColumn(),
     column("Secrets", (account) => (account.secrets ?? []).length, { type: "integer" }),

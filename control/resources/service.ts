@@ -45,6 +45,7 @@ export function serviceDefinition(allocator: ServiceAllocator): ResourceDefiniti
     categories: ["all"],
     schema: "io.k8s.api.core.v1.Service",
     hasStatus: true,
+    returnsDeleted: true,
     columns: [
       nameColumn(),
       column("Type", (s) => s.spec?.type ?? ""),

@@ -42,6 +42,7 @@ export const storageClassDefinition: ResourceDefinition<StorageClass> = {
   shortNames: ["sc"],
   schema: "io.k8s.api.storage.v1.StorageClass",
   hasStatus: false,
+  returnsDeleted: true,
   columns: [
     {
       ...nameColumn(),

@@ -105,6 +105,8 @@ export interface ResourceDefinition<T extends KubeObject = KubeObject> {
   readonly hasStatus: boolean;
   /** An update of status may change annotations too: the controller notes the revision with it. */
   readonly statusCarriesAnnotations?: true;
+  /** A DELETE is answered with the object that is gone, not with a Status (ReturnDeletedObject of the real registries). */
+  readonly returnsDeleted?: true;
   readonly scale?: ScaleMapping<T>;
   readonly conversion?: Conversion;
   /** Of a kind that is not stored. */

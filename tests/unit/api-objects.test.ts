@@ -297,6 +297,10 @@ t.test("create, get, update, delete: shapes and error texts", async (t) => {
     status: "Success",
     details: { name: "a", kind: "configmaps", uid: metadata.uid },
   });
+  const accounts = "/api/v1/namespaces/default/serviceaccounts";
+  await call("POST", accounts, { body: { metadata: { name: "robot", labels: { of: "mine" } } } });
+  const account = await call("DELETE", `${accounts}/robot`);
+  t.match(account.body, { kind: "ServiceAccount", metadata: { name: "robot", labels: { of: "mine" } } });
   await error(404, "NotFound", 'configmaps "a" not found', "DELETE", `${CM}/a`);
   await error(
     403,

@@ -236,7 +236,8 @@ export class ResourceHandlers {
       case "DELETE": {
         const options = await readDeleteOptions(engine, req, query);
         const result = await remover.delete({ kind, namespace, name, user, options });
-        if (!result.gone) return this.#sendObject(call, 200, { object: result.object, warnings: [] });
+        if (!result.gone || kind.definition.returnsDeleted)
+          return this.#sendObject(call, 200, { object: result.object, warnings: [] });
         const { code: _, ...body } = result.status;
         return send(this.#view(call).reply, 200, body);
       }
