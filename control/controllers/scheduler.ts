@@ -213,7 +213,9 @@ export class Scheduler implements Reconciler {
     if (this.#retry.size === 0) return;
     this.#retryTimer ??= setTimeout(() => {
       this.#retryTimer = undefined;
-      for (const key of this.#retry) if (this.#waiting.delete(key)) this.#queue.add(key);
+      // The queue starts with what comes first, whatever comes next.
+      const keys = [...this.#retry].sort((a, b) => this.rank(b) - this.rank(a));
+      for (const key of keys) if (this.#waiting.delete(key)) this.#queue.add(key);
       this.#retry.clear();
     }, RETRY_DELAY_MS + this.#waiting.size);
   }

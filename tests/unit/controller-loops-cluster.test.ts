@@ -1,8 +1,16 @@
 // The controllers of taints, lost nodes, owners and the scheduler, one at a time on the real in-process API.
 
 import t from "tap";
-import { CONFIG_MAPS, EVENTS, isNotFound, NAMESPACES, NODES, PODS } from "../../common/client.js";
-import type { KubeObject, Pod, Stored, Taint } from "../../common/k8s.js";
+import {
+  CONFIG_MAPS,
+  EVENTS,
+  isNotFound,
+  NAMESPACES,
+  NODES,
+  PODS,
+  PRIORITY_CLASSES,
+} from "../../common/client.js";
+import type { KubeObject, Pod, PriorityClass, Stored, Taint } from "../../common/k8s.js";
 import { GarbageCollector } from "../../control/controllers/garbage-collector.js";
 import { NodeLifecycleController } from "../../control/controllers/node-lifecycle.js";
 import { Scheduler } from "../../control/controllers/scheduler.js";
@@ -241,6 +249,43 @@ t.test("scheduler: what lets waiting pods go on", async (t) => {
   t.same([await nodeOf("foreign"), await nodeOf("gated")], [undefined, undefined]);
   await client.patch(PODS, "gated", "merge", { spec: { schedulingGates: null } }, DEFAULT);
   await placed("gated");
+});
+
+t.test("scheduler: of those that wait, the one of the highest priority goes first", async (t) => {
+  const { client, context, informers, start, queued } = await alone(t);
+  await start(queued((queue) => new Scheduler(context, queue)));
+  t.teardown(playKubelets(client, informers));
+  const waits = (name: string) =>
+    eventually(`${name} waits`, async () => {
+      const { status } = await client.get(PODS, name, "default");
+      return status?.conditions?.some(({ reason }) => reason === "Unschedulable");
+    });
+  for (const [name, priority] of [
+    ["first", 1],
+    ["middle", 5],
+    ["high", 10],
+    ["last", 2],
+  ] as const) {
+    await client.create(PRIORITY_CLASSES, {
+      apiVersion: "scheduling.k8s.io/v1",
+      kind: "PriorityClass",
+      metadata: { name },
+      value: priority,
+      // Else it would push the others out, and win however late it came.
+      preemptionPolicy: "Never",
+    } as PriorityClass);
+    const spec = { containers: CONTAINERS, priorityClassName: name };
+    await client.create(PODS, { metadata: { name, ...DEFAULT }, spec } as Pod);
+    await waits(name);
+  }
+  // Room for two of the four.
+  await addNodes(client, 1, { pods: 2 });
+  const placed = async () => {
+    const { items } = await client.list(PODS);
+    return items.filter(({ spec }) => spec?.nodeName).map(({ metadata }) => metadata.name);
+  };
+  await eventually("the node is full", async () => (await placed()).length === 2);
+  t.same((await placed()).sort(), ["high", "middle"]);
 });
 
 t.test(
