@@ -16,10 +16,10 @@ import {
 } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
 import { basename, join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { installCommand } from "./cli.js";
 import { type Daemon, Machine, makeWire, type Ran, runToEnd } from "./machines.js";
 import { makeImage } from "./oci-image.js";
+import { eventually } from "./until.js";
 
 const SERVER = "https://192.168.56.10:6443";
 const CONF = "/etc/cni/net.d/10-kubeplumb.conflist";
@@ -48,20 +48,6 @@ export function cannotRun(...programs: string[]): string | false {
   if (missing.length > 0) return `not installed: ${missing.join(", ")}`;
   const isDynamic = readFileSync(find("busybox") ?? "").includes("/ld-");
   return isDynamic && "busybox is not the one of busybox-static";
-}
-
-/** Calls again until it does not throw and returns something. */
-export async function eventually<T>(look: () => Promise<T>): Promise<NonNullable<T>> {
-  let last: unknown;
-  for (const deadline = Date.now() + 60_000; Date.now() < deadline; await sleep(200)) {
-    try {
-      const found = await look();
-      if (found) return found as NonNullable<T>;
-    } catch (error) {
-      last = error;
-    }
-  }
-  throw new Error("it did not come about", { cause: last });
 }
 
 /** What is left on a host of attachments that are not those of the node agent's own pods. */

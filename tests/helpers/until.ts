@@ -8,3 +8,23 @@ export async function until(condition: () => boolean): Promise<void> {
     if (performance.now() > deadline) throw new Error(`never came true: ${condition}`);
   }
 }
+
+/**
+ * Looks again until it does not throw and finds something. `withinMs` is for what another machine takes its time over.
+ * @throws Error with what it last was.
+ */
+export async function eventually<T>(
+  look: () => Promise<T>,
+  { withinMs = 60_000, everyMs = 200 } = {},
+): Promise<Exclude<NonNullable<T>, false>> {
+  let last: unknown;
+  for (const deadline = performance.now() + withinMs; performance.now() < deadline; await sleep(everyMs)) {
+    try {
+      last = await look();
+      if (last) return last as Exclude<NonNullable<T>, false>;
+    } catch (error) {
+      last = error;
+    }
+  }
+  throw new Error(`it did not come about: ${last}`, { cause: last });
+}

@@ -4,12 +4,12 @@
 import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { certificateSigner } from "../../control/certificate-requests.js";
 import { newRequest, writeKeyPair } from "../../node/machine/key-pair.js";
 import { installCommand } from "../helpers/cli.js";
 import { type Daemon, Machine, makeWire, type Ran, runToEnd } from "../helpers/machines.js";
+import { eventually } from "../helpers/until.js";
 
 t.setTimeout(220_000);
 const directory = mkdtempSync(join(tmpdir(), "kp-hosts-"));
@@ -51,20 +51,6 @@ async function kubectl(argv: readonly string[], input?: string): Promise<string>
   const { code, out, err } = await runToEnd("kubectl", [...own, ...argv], input);
   if (code !== 0) throw new Error(`kubectl ${argv.join(" ")}: ${err}`);
   return out;
-}
-
-/** Calls again until it does not throw and returns something. */
-async function eventually<T>(look: () => Promise<T>): Promise<NonNullable<T>> {
-  let last: unknown;
-  for (const deadline = Date.now() + 60_000; Date.now() < deadline; await sleep(200)) {
-    try {
-      const found = await look();
-      if (found) return found as NonNullable<T>;
-    } catch (error) {
-      last = error;
-    }
-  }
-  throw new Error("it did not come about", { cause: last });
 }
 
 const controlArgs = ["control", "--advertise-address", "192.168.56.10"];

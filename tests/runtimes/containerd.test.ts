@@ -7,7 +7,8 @@ import { REFERENCE } from "../helpers/cni.js";
 import { callRuntime, fieldsOf, message, textOf } from "../helpers/cri.js";
 import type { Machine } from "../helpers/machines.js";
 import { IMAGE } from "../helpers/oci-image.js";
-import { cannotRun, eventually, RuntimeCluster } from "../helpers/runtime-machines.js";
+import { cannotRun, RuntimeCluster } from "../helpers/runtime-machines.js";
+import { eventually } from "../helpers/until.js";
 
 const SOCKET = "/var/lib/containerd.sock";
 const CONFIG = `version = 2

@@ -3,7 +3,8 @@
 import t from "tap";
 import type { Machine } from "../helpers/machines.js";
 import { IMAGE } from "../helpers/oci-image.js";
-import { cannotRun, eventually, RuntimeCluster } from "../helpers/runtime-machines.js";
+import { cannotRun, RuntimeCluster } from "../helpers/runtime-machines.js";
+import { eventually } from "../helpers/until.js";
 
 const CONTAINERS = `[containers]
 cgroups = "disabled"

@@ -4,14 +4,13 @@
 
 import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { type Ran, runToEnd } from "../helpers/machines.js";
+import { eventually as anywhere } from "../helpers/until.js";
 import { Rack, type VirtualMachine } from "./machine.js";
 
 const SERVER = "https://192.168.56.10:6443";
 const JOIN = "/run/kubeplumb-join";
-const WAIT_MS = 600_000;
 
 const rack = await Rack.create();
 t.comment(`accelerator: ${rack.accelerator}`);
@@ -29,19 +28,8 @@ async function kubectl(argv: readonly string[], input?: string): Promise<string>
   return out;
 }
 
-/** Looks again until it does not throw and finds something. @throws Error with what it last was. */
-async function eventually<T>(look: () => Promise<T>): Promise<Exclude<T, false>> {
-  let last: unknown;
-  for (const deadline = Date.now() + WAIT_MS; Date.now() < deadline; await sleep(1000)) {
-    try {
-      last = await look();
-      if (last) return last as Exclude<T, false>;
-    } catch (error) {
-      last = error;
-    }
-  }
-  throw new Error(`it did not come about: ${last}`, { cause: last });
-}
+/** Virtual machines without KVM take their time. */
+const eventually = <T>(look: () => Promise<T>) => anywhere(look, { withinMs: 600_000, everyMs: 1000 });
 
 const CURL = ["-sS", "--max-time", "10"] as const;
 const outside = (url: string): Promise<Ran> => runToEnd("curl", [...CURL, url]);

@@ -1,12 +1,11 @@
 // The Vagrantfile, brought up for real: Debian's vagrant and vagrant-libvirt, with a box made of the tests' image.
 
 import { writeFileSync } from "node:fs";
-import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { type Ran, runToEnd } from "../helpers/machines.js";
+import { eventually as anywhere } from "../helpers/until.js";
 import { inProject, startLibvirt, vagrant } from "./libvirt.js";
 
-const WAIT_MS = 600_000;
 const KUBECONFIG = "/mnt/kubeconfig";
 
 async function must(ran: Promise<Ran>): Promise<string> {
@@ -19,11 +18,8 @@ const kubectl = (...argv: string[]): Promise<string> =>
 /** A command on a VM. */
 const on = (name: string, command: string): Promise<string> => must(vagrant(1, "ssh", name, "-c", command));
 
-async function eventually(look: () => Promise<boolean>): Promise<boolean> {
-  for (const deadline = Date.now() + WAIT_MS; Date.now() < deadline; await sleep(1000))
-    if (await look().catch(() => false)) return true;
-  return false;
-}
+const eventually = (look: () => Promise<boolean>): Promise<boolean> =>
+  anywhere(look, { withinMs: 600_000, everyMs: 1000 }).catch(() => false);
 
 await startLibvirt();
 t.teardown(() => vagrant(2, "destroy", "-f"));
