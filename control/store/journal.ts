@@ -18,8 +18,8 @@ const HEADER_BYTES = 64;
 const KEPT_BYTES = 64 << 10;
 
 /**
- * Reads the records of a journal file, up to the first that is torn or damaged: what follows was never
- * acknowledged, or was lost with the machine's power.
+ * Reads the records of a journal file, up to the first that is torn or damaged, or older than the one before it: what
+ * follows was never acknowledged, was lost with the machine's power, or is of an earlier use of the file.
  */
 export function readJournal(path: string): JournalRecord[] {
   let data: Buffer;
@@ -30,6 +30,7 @@ export function readJournal(path: string): JournalRecord[] {
     throw error;
   }
   const records: JournalRecord[] = [];
+  let last = 0;
   for (let at = 0; at < data.length; ) {
     const newline = data.indexOf(10, at);
     if (newline < 0) break;
@@ -37,7 +38,8 @@ export function readJournal(path: string): JournalRecord[] {
     if (!header) break;
     const [revision, length, sum] = [Number(header[1]), Number(header[2]), Number(header[3])];
     const body = data.subarray(newline + 1, newline + 1 + length);
-    if (body.length !== length || crc32(body) !== sum) break;
+    if (body.length !== length || crc32(body) !== sum || revision <= last) break;
+    last = revision;
     records.push({ revision, text: body.toString("utf8") });
     at = newline + 1 + length;
   }
@@ -53,6 +55,15 @@ interface JournalFile {
 
 const dataSync = promisify(fdatasync);
 
+/** Gives an empty file its length. On a disk that is nearly full it goes without. */
+function fill(fd: number): void {
+  try {
+    writeSync(fd, Buffer.alloc(ROTATE_BYTES), 0, ROTATE_BYTES, 0);
+  } catch {
+    ftruncateSync(fd, 0);
+  }
+}
+
 /** Two files used in turn: one is written while the other waits for LMDB to have flushed all it holds. */
 export class Journal {
   readonly #files: [JournalFile, JournalFile];
@@ -62,27 +73,34 @@ export class Journal {
   #syncing: Promise<void> | undefined;
   #nextSync: Promise<void> | undefined;
   #buffer = Buffer.allocUnsafe(KEPT_BYTES);
+  /** Whether files keep their length, so that a wait for the disk is for the records only. */
+  readonly #reserve: boolean;
 
-  private constructor(files: [JournalFile, JournalFile]) {
+  private constructor(files: [JournalFile, JournalFile], reserve: boolean) {
     this.#files = files;
+    this.#reserve = reserve;
   }
 
   static paths(dir: string): [string, string] {
     return [`${dir}/journal-a`, `${dir}/journal-b`];
   }
 
-  /** Starts with two empty files: what they held must have been read and flushed before. */
-  static create(dir: string): Journal {
-    const [a, b] = Journal.paths(dir).map((path) => ({
-      fd: openSync(path, "w", 0o600),
-      size: 0,
-      dirty: false,
-    }));
+  /**
+   * Starts with two empty files: what they held must have been read and flushed before. With `reserve`, for a journal
+   * that is synced, they get their length now: a file that grows would make each wait one for the file system's own
+   * journal too, and so for what everybody else writes.
+   */
+  static create(dir: string, { reserve = false } = {}): Journal {
+    const [a, b] = Journal.paths(dir).map((path) => {
+      const fd = openSync(path, "w", 0o600);
+      if (reserve) fill(fd);
+      return { fd, size: 0, dirty: false };
+    });
     // The names of the files, too, are to outlive a power cut.
     const folder = openSync(dir, "r");
     fsyncSync(folder);
     closeSync(folder);
-    return new Journal([a as JournalFile, b as JournalFile]);
+    return new Journal([a as JournalFile, b as JournalFile], reserve);
   }
 
   /**
@@ -143,13 +161,18 @@ export class Journal {
     this.#active ^= 1;
     flushed()
       .then(() => {
-        ftruncateSync(file.fd, 0);
-        file.size = 0;
+        this.#empty(file);
       })
       .catch(() => undefined)
       .finally(() => {
         this.#draining = false;
       });
+  }
+
+  #empty(file: JournalFile): void {
+    if (this.#reserve) writeSync(file.fd, "\0", 0);
+    ftruncateSync(file.fd, this.#reserve ? ROTATE_BYTES : 0);
+    file.size = 0;
   }
 
   close(): void {

@@ -127,7 +127,7 @@ export class LmdbStore<V> implements Store<V> {
     const paths = Journal.paths(options.path);
     const journaled = paths.flatMap((path) => readJournal(path)).sort((a, b) => a.revision - b.revision);
     await recover(root, journaled);
-    return new LmdbStore(root, options, Journal.create(options.path), unlock);
+    return new LmdbStore(root, options, Journal.create(options.path, { reserve: options.sync }), unlock);
   }
 
   #load(root: RootDatabase<string, string>): void {

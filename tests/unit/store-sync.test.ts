@@ -2,7 +2,7 @@
 // before it is there.
 
 import { createHook } from "node:async_hooks";
-import { symlinkSync } from "node:fs";
+import { cpSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { LmdbStore } from "../../control/store/lmdb.js";
@@ -44,6 +44,32 @@ t.test("a write waits for the disk, and many writes for one wait", async (t) => 
     0,
     "a store that is not asked for it does not",
   );
+});
+
+t.test("what was written is there again, whatever stood in the journal before", async (t) => {
+  const path = tempDir(t);
+  const expected = new Map<string, string>();
+  const pad = "x".repeat(100_000);
+  for (let round = 0; round < 3; round++) {
+    const store = await LmdbStore.open<Doc>({ path, codec, sync: true });
+    for (let i = 0; i < 100; i++) {
+      const key = `/r/${(round * 37 + i) % 120}`;
+      await store.put(key, { n: round, pad: `${i} ${pad}` });
+      expected.set(key, `${round} ${i}`);
+    }
+    const copy = tempDir(t);
+    // As a power cut leaves it: nothing is closed.
+    cpSync(path, copy, { recursive: true });
+    const after = await LmdbStore.open<Doc>({ path: copy, codec, sync: true });
+    const { entries } = await after.range("/r/");
+    t.same(
+      new Map(entries.map(({ key, value }) => [key, `${value.n} ${value.pad?.split(" ")[0]}`])),
+      expected,
+    );
+    t.equal(await after.revision(), await store.revision());
+    await after.close();
+    await store.close();
+  }
 });
 
 t.test("watchers hear of a write when it is on disk, in order, and once", async (t) => {

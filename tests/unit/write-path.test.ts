@@ -1,6 +1,7 @@
 // What makes a write cheap: parts that are copied, shared or worked out once, and records that reach LMDB in groups. That
 // each of them gives what the plain way would.
 
+import { statSync } from "node:fs";
 import { connect } from "node:net";
 import { open } from "lmdb";
 import t from "tap";
@@ -133,6 +134,39 @@ t.test("the journal gives back what it was given, of any length and in any lette
     readJournal(path),
     texts.map((text, i) => ({ revision: i + 2, text })),
   );
+});
+
+t.test("a journal that keeps its length gives back its newest records only", async (t) => {
+  const dir = tempDir(t);
+  const journal = Journal.create(dir, { reserve: true });
+  const paths = Journal.paths(dir);
+  const lengths = () => paths.map((path) => statSync(path).size);
+  const revisions = (path: string) => readJournal(path).map(({ revision }) => revision);
+  const length = lengths()[0] ?? 0;
+  t.same(lengths(), [length, length]);
+  t.ok(length > 1 << 20);
+  const long = "x".repeat(1 << 20);
+  let revision = 100;
+  /** Until the other file is the one that is written. @returns what went into this one. */
+  const fill = async (): Promise<number[]> => {
+    const into: number[] = [];
+    let rotated: Promise<unknown> | undefined;
+    while (!rotated) {
+      journal.append(++revision, long);
+      into.push(revision);
+      journal.rotate(() => (rotated = Promise.resolve()));
+    }
+    await new Promise(setImmediate);
+    return into;
+  };
+  const [first, second] = [await fill(), await fill()];
+  t.same(paths.map(revisions), [[], []], "what is safe elsewhere is not read again");
+  t.same(lengths(), [length, length]);
+  t.equal(first.length, second.length);
+  // As long as those before, so that the next one of them would fit on.
+  journal.append(++revision, long);
+  t.same(revisions(paths[0]), [revision], "and not what still stands behind a new record");
+  journal.close();
 });
 
 t.test("records go to LMDB in groups, in their order, and are read meanwhile", async (t) => {
