@@ -1,16 +1,21 @@
 // The API server alone: creates a second, a list of 10,000 pods, events to 100 watchers, memory; beside kube-apiserver
-// with etcd in the same run where $KUBE_APISERVER and $ETCD name them. The client is this one process for both. The CPU
+// with etcd in the same run where $KUBE_APISERVER and $ETCD name them. The client is the same program for both. The CPU
 // time of a create is of all processes of the server, and says most where other programs share the machine.
 // BENCH_DIR chooses the disk; on a tmpfs (/dev/shm) nobody waits for one.
 
+import { fork } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
 import { Agent, Pool } from "undici";
 import { ours, type Peer, theirs } from "./api-peers.js";
 import { cpuOf, rssOf } from "./memory.js";
 import { machine, median, percentile, printTable } from "./report.js";
+
+const PEERS = { ours, theirs };
+type PeerName = keyof typeof PEERS;
 
 const PODS = Number(process.argv[2] ?? 10_000);
 /** Created before, in another namespace: a server that has just started compiles and fills its caches. */
@@ -219,15 +224,34 @@ async function measure(peer: Peer): Promise<Figures> {
   }
 }
 
-const folder = mkdtempSync(join(process.env.BENCH_DIR ?? tmpdir(), "kubeplumb-bench-api-"));
-try {
-  console.log(`${PODS} pods by ${WORKERS} connections, ${WATCHERS} watchers; ${machine()}\n`);
-  const results: [string, Figures][] = [];
-  for (const start of [ours, theirs]) {
-    const peer = await start(join(folder, start.name));
-    if (peer) results.push([peer.name, await measure(peer)]);
-    else console.log("no $KUBE_APISERVER and $ETCD: ours alone\n");
+/** By a process of its own, so that no peer has a client that another one has warmed up. */
+async function measured(name: PeerName, folder: string): Promise<[string, Figures] | undefined> {
+  const child = fork(fileURLToPath(import.meta.url), [String(PODS), name, folder]);
+  return new Promise((resolve, reject) => {
+    child.once("message", (message) => resolve(message as [string, Figures] | undefined));
+    child.once("exit", (code) =>
+      code === 0 ? resolve(undefined) : reject(new Error(`${name}: exit ${code}`)),
+    );
+  });
+}
+
+async function main(): Promise<void> {
+  const folder = mkdtempSync(join(process.env.BENCH_DIR ?? tmpdir(), "kubeplumb-bench-api-"));
+  try {
+    console.log(`${PODS} pods by ${WORKERS} connections, ${WATCHERS} watchers; ${machine()}\n`);
+    const results: [string, Figures][] = [];
+    for (const name of Object.keys(PEERS) as PeerName[]) {
+      const result = await measured(name, join(folder, name));
+      if (result) results.push(result);
+      else console.log("no $KUBE_APISERVER and $ETCD: ours alone\n");
+    }
+    print(results);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
+}
+
+function print(results: readonly [string, Figures][]): void {
   const [own, other] = results.map(([, figures]) => figures);
   const mib = 1 << 20;
   const rows: [string, (figures: Figures) => number, "more" | "less"][] = [
@@ -251,6 +275,10 @@ try {
       ...(own && other ? [better === "more" ? value(own) / value(other) : value(other) / value(own)] : []),
     ]),
   );
-} finally {
-  rmSync(folder, { recursive: true, force: true });
 }
+
+const [peerName, folder] = process.argv.slice(3);
+if (peerName && folder) {
+  const peer = await PEERS[peerName as PeerName](folder);
+  if (peer) process.send?.([peer.name, await measure(peer)]);
+} else await main();
