@@ -5,6 +5,7 @@ import type {
   CertificateSigningRequest,
   ClusterRole,
   ClusterRoleBinding,
+  ComponentStatus,
   ConfigMap,
   ControllerRevision,
   CronJob,
@@ -73,6 +74,13 @@ export const PODS = resource<Pod>("", "v1", "pods", "Pod");
 export const SERVICES = resource<Service>("", "v1", "services", "Service");
 export const ENDPOINTS = resource<Endpoints>("", "v1", "endpoints", "Endpoints");
 export const EVENTS = resource<Event>("", "v1", "events", "Event");
+export const COMPONENT_STATUSES = resource<ComponentStatus>(
+  "",
+  "v1",
+  "componentstatuses",
+  "ComponentStatus",
+  false,
+);
 export const CONFIG_MAPS = resource<ConfigMap>("", "v1", "configmaps", "ConfigMap");
 export const SECRETS = resource<Secret>("", "v1", "secrets", "Secret");
 export const LIMIT_RANGES = resource<LimitRange>("", "v1", "limitranges", "LimitRange");

@@ -18,6 +18,7 @@ import type {
 } from "kubernetes-types/certificates/v1.js";
 import type { Lease } from "kubernetes-types/coordination/v1.js";
 import type {
+  ComponentStatus,
   ConfigMap,
   Container,
   ContainerStatus,
@@ -72,6 +73,7 @@ export type {
   CertificateSigningRequestCondition,
   ClusterRole,
   ClusterRoleBinding,
+  ComponentStatus,
   ConfigMap,
   Container,
   ContainerStatus,

@@ -24,12 +24,13 @@ import { TokenAuthority } from "./api/tokens.js";
 import { certificateSigner } from "./certificate-requests.js";
 import { ensureNamespaces, ensurePriorityClasses, ensureRoles } from "./controllers/bootstrap.js";
 import { type ControllersOptions, startControllers } from "./controllers/index.js";
-import { Election } from "./controllers/leader.js";
+import { Election, leaderFailure } from "./controllers/leader.js";
 import { kubeletTls } from "./kubelet-tls.js";
 import { closeServer, listenSocket, listenTls, type TokenVerifier } from "./listeners.js";
 import { kubeletReader } from "./metrics/kubelet-reader.js";
 import { MetricsServer } from "./metrics/metrics-server.js";
 import { loadPki, type Pki } from "./pki.js";
+import { type Component, componentStatusDefinition } from "./resources/component-status.js";
 import { createResources } from "./resources/index.js";
 import { metricsDefinitions } from "./resources/metrics.js";
 import { reviewDefinitions } from "./resources/reviews.js";
@@ -131,6 +132,16 @@ function kubeconfig(name: string, server: string, { ca, admin }: Pki): string {
   );
 }
 
+/** The controllers, of which the scheduler is one, run here, or on a shared store where the leader is. */
+async function components(store: Store<Stored>, client: KubeClient): Promise<Component[]> {
+  const failure = store.shared ? await leaderFailure(client) : undefined;
+  return [
+    { name: "controller-manager", failure },
+    { name: store.shared ? "etcd-0" : "lmdb", failure: store.failure()?.message },
+    { name: "scheduler", failure },
+  ];
+}
+
 /** Runs the controllers while this control plane is the one to; each time on informers of their own. */
 function takePart(
   client: KubeClient,
@@ -193,6 +204,7 @@ export async function startControl(options: ControlOptions): Promise<Control> {
       : kubeletTls(pki, (name) => client.get(NODES, name));
     const metrics = new MetricsServer({ read: kubeletReader(kubelet), log });
     definitions.push(...metricsDefinitions(metrics));
+    definitions.push(componentStatusDefinition(() => components(store, client)));
     const registry = await Registry.open({ store, schema, definitions, admission: ADMISSION, tokens, log });
     const client = new LocalClient(registry);
     await ensureNamespaces(client);

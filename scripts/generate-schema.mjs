@@ -15,6 +15,8 @@ const typesDir = join(root, "node_modules/kubernetes-types");
 const ROOTS = {
   "core/v1": [
     "Binding",
+    "ComponentStatus",
+    "ComponentStatusList",
     "ConfigMap",
     "ConfigMapList",
     "Endpoints",

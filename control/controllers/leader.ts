@@ -19,6 +19,17 @@ export interface ElectionOptions {
   log: Logger;
 }
 
+/** Why nobody runs the controllers now, undefined when somebody does; `now` in milliseconds since the epoch. */
+export async function leaderFailure(client: KubeClient, now = Date.now()): Promise<string | undefined> {
+  const lease = await client.get(LEASES, NAME, NAMESPACE).catch((error: unknown) => {
+    if (!isNotFound(error)) throw error;
+    return undefined;
+  });
+  const { renewTime, leaseDurationSeconds = 0 } = lease?.spec ?? {};
+  if (renewTime && now < Date.parse(renewTime) + leaseDurationSeconds * 1000) return undefined;
+  return `lease ${NAMESPACE}/${NAME} was ${renewTime ? `last renewed at ${renewTime}` : "never held"}`;
+}
+
 const microTime = (): string => new Date().toISOString().replace("Z", "000Z");
 
 export class Election {

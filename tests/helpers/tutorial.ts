@@ -84,7 +84,7 @@ function trimmed(lines: readonly string[]): string[] {
   return lines.slice(0, end).map(squeezed);
 }
 
-const PLACES: Readonly<Record<string, string>> = { any: ".*", age: "(?:\\d+[dhms])+|<invalid>" };
+const PLACES: Readonly<Record<string, string>> = { any: ".*", age: "(?:\\d+(?:ms|[dhms]))+|<invalid>" };
 
 function patternOf(line: string): RegExp {
   const parts = line.split(/<([a-z-]+)>/);
