@@ -44,11 +44,17 @@ export type ApiClientOptions = ({ socketPath: string } | ServerOptions) & {
   dial?: (address: { host: string; port: number }) => Socket;
   /** Milliseconds a request (not a watch) may go without an answer or a further byte; default 30 000. */
   timeoutMs?: number;
+  /** Milliseconds a watch with bookmarks may be silent before its connection counts as lost; default 150 000. */
+  watchSilenceMs?: number;
 };
 
 /** Connections for requests: enough to keep a local server busy, few enough not to drown it. */
 const REQUEST_CONNECTIONS = 16;
 const REQUEST_TIMEOUT_MS = 30_000;
+/** API servers send a bookmark a minute. A machine that lost its power closes no connection. */
+const WATCH_SILENCE_MS = 150_000;
+/** Of a connection, until it is asked whether the other side is there: client-go's. */
+const TCP_KEEPALIVE_MS = 30_000;
 /** How often a GET is sent again on another connection after one broke under it. */
 const BROKEN_RETRIES = 2;
 /** How often a refused request (429: nothing was done) is sent again; client-go's limit. */
@@ -86,10 +92,12 @@ export class ApiClient implements KubeClient {
   readonly #token: (() => string | undefined) | undefined;
   readonly #requests: Agent;
   readonly #streams: Agent;
+  readonly #watchSilenceMs: number;
 
   /** @throws TypeError when `server` is not an http(s) URL. */
   constructor(options: ApiClientOptions) {
     const { userAgent = "kubeplumb", timeoutMs = REQUEST_TIMEOUT_MS } = options;
+    this.#watchSilenceMs = options.watchSilenceMs ?? WATCH_SILENCE_MS;
     this.#headers = { "user-agent": userAgent, accept: "application/json" };
     let connect: ConstructorParameters<typeof Agent>[0] = {};
     if ("socketPath" in options) {
@@ -103,7 +111,14 @@ export class ApiClient implements KubeClient {
       this.#origin = url.origin;
       this.#prefix = url.pathname.replace(/\/+$/, "");
       const { ca, cert, key, tlsServerName: servername, insecureSkipTlsVerify } = options;
-      const tls = { ca, cert, key, servername, rejectUnauthorized: !insecureSkipTlsVerify };
+      const tls = {
+        ca,
+        cert,
+        key,
+        servername,
+        rejectUnauthorized: !insecureSkipTlsVerify,
+        keepAliveInitialDelay: TCP_KEEPALIVE_MS,
+      };
       const { identity, dial } = options;
       const connector: TlsOptions | Connector = identity ? renewing(identity, tls) : tls;
       connect = { connect: dial ? dialing(dial, tls) : connector };
@@ -115,7 +130,7 @@ export class ApiClient implements KubeClient {
       headersTimeout: timeoutMs,
       bodyTimeout: timeoutMs,
     });
-    this.#streams = new Agent({ ...connect, headersTimeout: timeoutMs, bodyTimeout: 0 });
+    this.#streams = new Agent({ ...connect, headersTimeout: timeoutMs });
   }
 
   /** @param directory what file names in the text are relative to; default the working directory. */
@@ -145,7 +160,8 @@ export class ApiClient implements KubeClient {
     options: WatchOptions = {},
   ): AsyncGenerator<WatchEvent<T>> {
     const path = collectionPath(r, options.namespace);
-    for await (const line of this.#lines(path, watchQuery(options), options.signal)) {
+    const silenceMs = options.allowWatchBookmarks ? this.#watchSilenceMs : 0;
+    for await (const line of this.#lines(path, watchQuery(options), options.signal, silenceMs)) {
       const event = parseJson<RawEvent<T>>(line, `watch of ${r.plural} at ${this.address}`);
       if (event.type === "ERROR") throw new StatusError(event.object);
       yield event;
@@ -232,14 +248,21 @@ export class ApiClient implements KubeClient {
   }
 
   /**
-   * A long answer as it comes, logs for instance; ends quietly when `signal` aborts.
+   * A long answer as it comes, logs for instance; ends quietly when `signal` aborts. With `silenceMs`, so many
+   * milliseconds without a byte are an error.
    * @throws as {@link request} does.
    */
-  async *stream(path: string, query: Query = {}, signal?: AbortSignal): AsyncGenerator<Buffer> {
+  async *stream(
+    path: string,
+    query: Query = {},
+    signal?: AbortSignal,
+    silenceMs = 0,
+  ): AsyncGenerator<Buffer> {
     if (signal?.aborted) return;
     try {
       const options = { query, accept: "*/*" };
-      const answer = await this.#streams.request({ ...this.#dispatch("GET", path, options), signal });
+      const request = { ...this.#dispatch("GET", path, options), signal, bodyTimeout: silenceMs };
+      const answer = await this.#streams.request(request);
       if (answer.statusCode >= 400) {
         throw statusError(`GET ${path}`, answer.statusCode, await answer.body.text());
       }
@@ -254,9 +277,14 @@ export class ApiClient implements KubeClient {
     await Promise.all([this.#requests.close(), this.#streams.destroy()]);
   }
 
-  async *#lines(path: string, query: Query, signal: AbortSignal | undefined): AsyncGenerator<string> {
+  async *#lines(
+    path: string,
+    query: Query,
+    signal: AbortSignal | undefined,
+    silenceMs: number,
+  ): AsyncGenerator<string> {
     const splitter = new LineSplitter();
-    for await (const chunk of this.stream(path, query, signal)) yield* splitter.push(chunk);
+    for await (const chunk of this.stream(path, query, signal, silenceMs)) yield* splitter.push(chunk);
     const rest = splitter.rest();
     if (rest.trim() && !signal?.aborted) {
       throw new Error(`GET ${path} at ${this.address} ended in the middle of a line: ${rest.slice(0, 100)}`);
