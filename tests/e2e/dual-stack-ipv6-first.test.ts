@@ -6,50 +6,23 @@ import t from "tap";
 import { createCluster } from "../../index.js";
 import { freePort } from "../helpers/free-port.js";
 import { kubectlOf } from "../helpers/kubectl.js";
+import { deployment, netexec, service } from "../helpers/manifests.js";
 
 t.setTimeout(240_000);
 
-const WEB = `
-apiVersion: apps/v1
-kind: Deployment
-metadata: { name: web, labels: { app: web } }
-spec:
-  replicas: 2
-  selector: { matchLabels: { app: web } }
-  template:
-    metadata: { labels: { app: web } }
-    spec:
-      containers:
-        - name: main
-          image: registry.k8s.io/e2e-test-images/agnhost:2.53
-          args: [netexec, --http-port=8080]
-          readinessProbe: { httpGet: { path: /healthz, port: 8080 } }
-          env: [{ name: IPS, valueFrom: { fieldRef: { fieldPath: status.podIPs } } }]
----
-apiVersion: v1
-kind: Service
-metadata: { name: web }
-spec:
-  type: NodePort
-  ipFamilyPolicy: RequireDualStack
-  selector: { app: web }
-  ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }]
----
-apiVersion: v1
-kind: Service
-metadata: { name: single }
-spec:
-  selector: { app: web }
-  ports: [{ port: 80, targetPort: 8080 }]
----
-apiVersion: v1
-kind: Service
-metadata: { name: old }
-spec:
-  ipFamilies: [IPv4]
-  selector: { app: web }
-  ports: [{ port: 80, targetPort: 8080 }]
-`;
+const selector = { app: "web" };
+const ports = [{ port: 80, targetPort: 8080 }];
+const WEB = [
+  deployment("web", { containers: [netexec()] }, { replicas: 2 }, { labels: selector }),
+  service("web", {
+    type: "NodePort",
+    ipFamilyPolicy: "RequireDualStack",
+    selector,
+    ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }],
+  }),
+  service("single", { selector, ports }),
+  service("old", { ipFamilies: ["IPv4"], selector, ports }),
+];
 
 t.test("IPv6 is the primary family", async (t) => {
   const networking = { ipFamily: "dual" as const, serviceSubnet: "fd00:10:96::/112,10.96.0.0/16" };

@@ -5,6 +5,7 @@ import t, { type Test } from "tap";
 import { type Cluster, createCluster } from "../../index.js";
 import { freePort } from "../helpers/free-port.js";
 import { kubectlOf } from "../helpers/kubectl.js";
+import { deployment, netexec, service } from "../helpers/manifests.js";
 
 t.setTimeout(240_000);
 
@@ -14,32 +15,20 @@ interface PodRow {
   ips: string[];
 }
 
-const MANIFEST = `
-apiVersion: apps/v1
-kind: Deployment
-metadata: { name: web, labels: { app: web } }
-spec:
-  replicas: 4
-  selector: { matchLabels: { app: web } }
-  template:
-    metadata: { labels: { app: web } }
-    spec:
-      containers:
-        - name: main
-          image: registry.k8s.io/e2e-test-images/agnhost:2.53
-          args: [netexec, --http-port=8080, --udp-port=8081]
-          readinessProbe: { httpGet: { path: /healthz, port: 8080 } }
-          env: [{ name: IPS, valueFrom: { fieldRef: { fieldPath: status.podIPs } } }]
----
-apiVersion: v1
-kind: Service
-metadata: { name: web }
-spec:
-  type: NodePort
-  ipFamilyPolicy: PreferDualStack
-  selector: { app: web }
-  ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }]
-`;
+const MANIFEST = [
+  deployment(
+    "web",
+    { containers: [netexec("--udp-port=8081")] },
+    { replicas: 4 },
+    { labels: { app: "web" } },
+  ),
+  service("web", {
+    type: "NodePort",
+    ipFamilyPolicy: "PreferDualStack",
+    selector: { app: "web" },
+    ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }],
+  }),
+];
 
 async function deploy(cluster: Cluster): Promise<{ pods: PodRow[]; clusterIPs: string[] }> {
   await cluster.apply(MANIFEST);

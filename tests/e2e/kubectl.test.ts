@@ -7,6 +7,7 @@ import { join } from "node:path";
 import t, { type Test } from "tap";
 import { DEPLOYMENTS } from "../../common/client.js";
 import { fileCluster, sedEditor } from "../helpers/file-cluster.js";
+import { deployment, service } from "../helpers/manifests.js";
 
 t.setTimeout(240_000);
 const { cluster, directory } = await fileCluster(2);
@@ -51,27 +52,6 @@ const jsonpath = (line: string, path: string): Promise<string> =>
   kubectl(`get ${line} -o`, `jsonpath=${path}`);
 
 const meta = (name: string, more: object = {}) => ({ name, ...more });
-
-function deployment(name: string, containers: object[], spec: object = {}, metadata: object = {}): object {
-  const labels = { app: name };
-  return {
-    apiVersion: "apps/v1",
-    kind: "Deployment",
-    metadata: meta(name, metadata),
-    spec: {
-      selector: { matchLabels: labels },
-      template: { metadata: { labels }, spec: { containers } },
-      ...spec,
-    },
-  };
-}
-
-const service = (name: string, spec: object) => ({
-  apiVersion: "v1",
-  kind: "Service",
-  metadata: meta(name),
-  spec,
-});
 
 t.test("discovery, explain, version", async (t) => {
   t.match(await kubectl("version"), /Server Version: v1\.36\.0\+kubeplumb/);
@@ -123,10 +103,15 @@ t.test("apply: create, unchanged, change one container, drop what is no longer l
     { name: "A", value: "1" },
     { name: "B", value: "2" },
   ];
-  const first = deployment("app", [main("nginx", both, [80, 81]), side], {}, { labels: { x: "1", z: "2" } });
+  const first = deployment(
+    "app",
+    { containers: [main("nginx", both, [80, 81]), side] },
+    {},
+    { labels: { x: "1", z: "2" } },
+  );
   const second = deployment(
     "app",
-    [main("nginx:1.25", both.slice(0, 1), [80]), side],
+    { containers: [main("nginx:1.25", both.slice(0, 1), [80]), side] },
     {},
     { labels: { x: "1" } },
   );
@@ -158,7 +143,7 @@ t.test("apply: create, unchanged, change one container, drop what is no longer l
 
 t.test("rollout: status, pause, history, undo, a bad image", async (t) => {
   const container = { name: "c", image: "traefik/whoami:v1" };
-  await apply(deployment("roll", [container], { replicas: 2 }));
+  await apply(deployment("roll", { containers: [container] }, { replicas: 2 }));
   t.match(await kubectl("rollout status deploy/roll --timeout=60s"), /successfully rolled out/);
   await kubectl("rollout pause deploy/roll");
   await kubectl("set image deploy/roll c=traefik/whoami:v2");
@@ -380,7 +365,7 @@ t.test("bad input: field, value, what is allowed; nothing changes", async (t) =>
       /metadata\.labels: Invalid value: "a b": name part must consist of alphanumeric characters/,
     ],
     [
-      deployment("bad", [{ name: "c", image: "nginx" }], { replicas: "3" }),
+      deployment("bad", { containers: [{ name: "c", image: "nginx" }] }, { replicas: "3" }),
       /cannot unmarshal string into Go struct field DeploymentSpec\.spec\.replicas of type int32/,
     ],
     ["a: b\n c: d\n", /error converting YAML to JSON: yaml: line 2/],

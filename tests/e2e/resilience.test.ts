@@ -4,37 +4,34 @@
 import t from "tap";
 import { type Cluster, createCluster, DEPLOYMENTS, NODES, PODS } from "../../index.js";
 import { kubectlOf } from "../helpers/kubectl.js";
+import { BOOTCAMP, deployment, service } from "../helpers/manifests.js";
 
 t.setTimeout(540_000);
 const cluster: Cluster = await createCluster({ nodes: 3 });
 t.teardown(() => cluster.stop());
 const kubectl = kubectlOf(cluster);
 
-const deployment = (image: string) => `
-apiVersion: apps/v1
-kind: Deployment
-metadata: { name: web }
-spec:
-  replicas: 4
-  selector: { matchLabels: { app: web } }
-  template:
-    metadata: { labels: { app: web } }
-    spec:
-      containers:
-        - name: web
-          image: gcr.io/google-samples/kubernetes-bootcamp:${image}
-          readinessProbe: { httpGet: { path: /, port: 8080 }, periodSeconds: 1 }
-`;
+const WEB = [
+  deployment(
+    "web",
+    {
+      containers: [
+        {
+          name: "web",
+          image: `${BOOTCAMP}:v1`,
+          readinessProbe: { httpGet: { path: "/", port: 8080 }, periodSeconds: 1 },
+        },
+      ],
+    },
+    { replicas: 4 },
+  ),
+  service("web", { selector: { app: "web" }, ports: [{ port: 80, targetPort: 8080 }] }),
+];
 
 let vip = "";
 
 t.test("a rolling update under load loses no request", async (t) => {
-  await cluster.apply(`${deployment("v1")}
----
-apiVersion: v1
-kind: Service
-metadata: { name: web }
-spec: { selector: { app: web }, ports: [{ port: 80, targetPort: 8080 }] }`);
+  await cluster.apply(WEB);
   await kubectl("rollout", "status", "deployment/web", "--timeout=60s");
   await cluster.waitForSync();
   vip = await kubectl("get", "service", "web", "-o", "jsonpath={.spec.clusterIP}");

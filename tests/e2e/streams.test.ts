@@ -1,27 +1,32 @@
-// Streams and proxies through the API server, by real kubectls (the PATH's, and older ones that speak SPDY where this
-// machine has them) and by a small SPDY client: port-forward, exec, attach, run, cp, logs, kubectl proxy.
+// Streams through the API server, by real kubectls (the PATH's, and older ones that speak SPDY where this machine has
+// them) and by a small SPDY client: port-forward, exec, attach, run, cp, logs.
 
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { execFile } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
-import { get, type IncomingMessage, request } from "node:http";
-import { createRequire } from "node:module";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { request } from "node:http";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { buffer } from "node:stream/consumers";
-import { gunzipSync } from "node:zlib";
-import t, { type Test } from "tap";
-import { WebSocket } from "ws";
-import { PODS } from "../../index.js";
+import { setTimeout as sleep } from "node:timers/promises";
+import t from "tap";
 import type { SpdyConnection } from "../../node/streams/spdy/connection.js";
-import { fileCluster } from "../helpers/file-cluster.js";
-import { kubectlOf } from "../helpers/kubectl.js";
-import { machineFiles, PROGRAM_FILES } from "../helpers/machine-files.js";
 import { forwarded, spdyConnect, textOf } from "../helpers/spdy-client.js";
-
-t.setTimeout(240_000);
-const { cluster, directory } = await fileCluster(2);
-const kubectl = kubectlOf(cluster);
+import {
+  cluster,
+  directory,
+  fetchText,
+  kubectl,
+  own,
+  PODS_PATH,
+  pod,
+  type Ran,
+  run,
+  settled,
+  shell,
+  sockets,
+  start,
+} from "../helpers/stream-pods.js";
+import { becomes } from "../helpers/until.js";
 
 /** kubectl of the PATH, and what this machine has of older ones: from 1.31 on it speaks WebSocket, before SPDY. */
 const OLDER = "/usr/lib/google-cloud-sdk/bin";
@@ -29,224 +34,6 @@ const kubectls = [
   "kubectl",
   ...["1.27", "1.30"].map((version) => join(OLDER, `kubectl.${version}`)).filter((path) => existsSync(path)),
 ];
-const own = ["--kubeconfig", cluster.kubeconfigPath, "--cache-dir", join(directory, "cache")];
-
-interface Ran {
-  exitCode: number;
-  stdout: string;
-  stderr: string;
-}
-
-/** One of the kubectls to its end. */
-function run(program: string, args: readonly string[], input?: Buffer | string): Promise<Ran> {
-  return new Promise((resolve) => {
-    const options = { timeout: 120_000, maxBuffer: 64 << 20, encoding: "latin1" as const };
-    const child = execFile(program, [...own, ...args], options, (error, stdout, stderr) =>
-      resolve({ exitCode: error ? Number(error.code ?? -1) : 0, stdout, stderr }),
-    );
-    child.stdin?.on("error", () => {});
-    child.stdin?.end(input ?? "");
-  });
-}
-
-interface Running {
-  child: ChildProcess;
-  output(): string;
-  /** Until the output matches. */
-  says(pattern: RegExp): Promise<RegExpMatchArray>;
-  stop(): Promise<void>;
-}
-
-/** One of the kubectls in the background. */
-function start(program: string, args: readonly string[]): Running {
-  const child = spawn(program, [...own, ...args], { stdio: ["ignore", "pipe", "pipe"] });
-  let text = "";
-  for (const stream of [child.stdout, child.stderr])
-    stream?.on("data", (chunk: Buffer) => {
-      text += chunk.toString();
-    });
-  const gone = new Promise<void>((resolve) => child.once("close", () => resolve()));
-  return {
-    child,
-    output: () => text,
-    says: async (pattern) => {
-      for (const end = Date.now() + 60_000; Date.now() < end; ) {
-        const match = pattern.exec(text);
-        if (match) return match;
-        await sleep(20);
-      }
-      throw new Error(`${args.join(" ")} does not say ${pattern}: ${text}`);
-    },
-    stop: () => {
-      child.kill();
-      return gone;
-    },
-  };
-}
-
-const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
-
-async function until(t: Test, what: string, condition: () => boolean): Promise<void> {
-  for (const end = Date.now() + 60_000; !condition() && Date.now() < end; ) await sleep(20);
-  t.ok(condition(), what);
-}
-
-interface Answer {
-  status: number;
-  headers: Record<string, string | string[] | undefined>;
-  body: string;
-}
-
-/** One request on a connection of its own. */
-function fetchText(url: string, options: { method?: string; body?: string } = {}): Promise<Answer> {
-  const { method = "GET", body } = options;
-  const headers = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
-  return new Promise((resolve, reject) => {
-    const answered = (res: IncomingMessage) => {
-      const chunks: Buffer[] = [];
-      res.on("data", (chunk: Buffer) => chunks.push(chunk));
-      res.once("error", reject);
-      res.once("end", () =>
-        resolve({
-          status: res.statusCode ?? 0,
-          headers: res.headers,
-          body: Buffer.concat(chunks).toString(),
-        }),
-      );
-    };
-    const req = request(url, { method, headers, agent: false }, answered);
-    req.once("error", reject);
-    req.end(body);
-  });
-}
-
-/**
- * A real process in a pod, on five ports. 7: echo. 9: reads until the end, then answers with length and digest. 10:
- * says goodbye at once and still counts what it is told, on its output. 11: reads nothing. 80: HTTP and WebSocket.
- */
-const SERVER = `
-  const { createServer } = require("node:net");
-  const { createHash } = require("node:crypto");
-  const http = require("node:http");
-  const { WebSocketServer } = require(${JSON.stringify(createRequire(import.meta.url).resolve("ws"))});
-  const tcp = (port, serve) => createServer({ allowHalfOpen: true }, (socket) => {
-    socket.on("error", () => {});
-    serve(socket);
-  }).listen(port, "127.0.0.1");
-  tcp(7, (socket) => socket.pipe(socket));
-  tcp(9, (socket) => {
-    const hash = createHash("sha256");
-    let length = 0;
-    socket.on("data", (chunk) => { hash.update(chunk); length += chunk.length; });
-    socket.on("end", () => socket.end(length + " " + hash.digest("hex")));
-  });
-  tcp(10, (socket) => {
-    let length = 0;
-    socket.end("goodbye");
-    socket.on("data", (chunk) => { length += chunk.length; });
-    socket.on("end", () => console.log("after goodbye: " + length));
-  });
-  tcp(11, (socket) => socket.pause());
-  tcp(12, (socket) => setTimeout(() => socket.resetAndDestroy(), 100));
-  const server = http.createServer((req, res) => {
-    if (req.url === "/page") {
-      res.writeHead(200, { "content-type": "text/html; charset=utf-8", "access-control-allow-origin": "*" });
-      res.end('<a href="/next?a=1&amp;b=2">caf\\u00e9</a>');
-    } else if (req.url === "/zipped") {
-      res.writeHead(200, { "content-type": "text/html", "content-encoding": "gzip" });
-      res.end(require("node:zlib").gzipSync('<a href="/zipped">'));
-    } else if (req.url === "/large") {
-      res.writeHead(200, { "content-type": "text/html" });
-      for (let i = 0; i < 90; i++) res.write('<a href="/x">' + "y".repeat(99987));
-      res.end();
-    } else if (req.url === "/moved") {
-      res.writeHead(302, { location: "/elsewhere" });
-      res.end();
-    } else if (req.url === "/cut") {
-      res.writeHead(200, { "content-length": "100" });
-      res.write("half");
-      setTimeout(() => res.destroy(), 50);
-    } else {
-      let body = "";
-      req.on("data", (chunk) => { body += chunk; });
-      req.on("end", () => {
-        res.writeHead(201, { "content-type": "application/json", "x-served": "yes" });
-        res.end(JSON.stringify({ method: req.method, url: req.url, headers: req.headers, body }));
-      });
-    }
-  });
-  const sockets = new WebSocketServer({ server, path: "/socket" });
-  sockets.on("connection", (ws) => ws.on("message", (data) => ws.send("you said " + data)));
-  server.listen(80, "0.0.0.0", () => console.log("ready"));
-`;
-
-const pod = (name: string, containers: object[], spec: object = {}) => ({
-  apiVersion: "v1",
-  kind: "Pod",
-  metadata: { name, labels: { app: name } },
-  spec: { containers, terminationGracePeriodSeconds: 1, ...spec },
-});
-const shell = (name: string, script: string) => ({ name, image: "busybox", command: ["sh", "-c", script] });
-
-const program = join(directory, "server.cjs");
-const files = machineFiles([...PROGRAM_FILES, directory]);
-writeFileSync(program, SERVER);
-await cluster.apply([
-  pod(
-    "server",
-    [
-      {
-        name: "main",
-        image: "busybox",
-        command: [process.execPath, program],
-        ports: [{ containerPort: 80, name: "http" }],
-        readinessProbe: { httpGet: { path: "/", port: 80 }, periodSeconds: 1 },
-        ...files.container,
-      },
-    ],
-    files.spec,
-  ),
-  {
-    apiVersion: "v1",
-    kind: "Service",
-    metadata: { name: "server" },
-    spec: { selector: { app: "server" }, ports: [{ name: "web", port: 8080, targetPort: "http" }] },
-  },
-  {
-    apiVersion: "v1",
-    kind: "Service",
-    metadata: { name: "nobody" },
-    spec: { selector: { app: "nobody" }, ports: [{ port: 80 }] },
-  },
-  pod("shell", [shell("main", "while :; do sleep 1; done")]),
-  pod("logs", [shell("a", "echo a1; echo a2; echo a3; sleep 1000"), shell("b", "echo b1 >&2; sleep 1000")], {
-    initContainers: [shell("prepare", "echo prepared")],
-  }),
-] as never);
-await kubectl("create", "deployment", "web", "--image=nginx");
-for (const name of ["server", "shell", "logs"]) await cluster.waitFor(PODS, name, "Ready");
-await kubectl("wait", "deploy/web", "--for=condition=Available", "--timeout=60s");
-
-/** Open sockets of the two processes. */
-function sockets(): Record<string, number> {
-  const { control, lab } = cluster.pids();
-  const count = (pid: number) =>
-    readdirSync(`/proc/${pid}/fd`).filter((fd) => {
-      try {
-        return readlinkSync(`/proc/${pid}/fd/${fd}`).startsWith("socket:");
-      } catch {
-        // Closed since the directory was read.
-        return false;
-      }
-    }).length;
-  return { control: count(control), lab: count(lab) };
-}
-
-const settled = (before: Record<string, number>): boolean => {
-  const now = sockets();
-  // Keep-alive connections of kubectls that have just ended may linger: a handful, not hundreds.
-  return Object.entries(before).every(([name, count]) => (now[name] ?? 0) <= count + 4);
-};
 
 for (const program of kubectls) {
   const version = program.split("/").at(-1);
@@ -366,8 +153,6 @@ function exchange(port: number, data: Buffer | string): Promise<string> {
     socket.end(data);
   });
 }
-
-const PODS_PATH = "/api/v1/namespaces/default/pods";
 const portForward = async (): Promise<SpdyConnection> => {
   const path = `${PODS_PATH}/server/portforward`;
   return (await spdyConnect(cluster.info.controlSocket, path, ["portforward.k8s.io"])).connection;
@@ -553,7 +338,7 @@ t.test("200 port-forward connections opened and cut leave no socket behind", asy
   }
   await sleep(50);
   for (const connection of connections) connection.destroy();
-  await until(t, `back to ${JSON.stringify(before)}`, () => settled(before));
+  await becomes(t, `back to ${JSON.stringify(before)}`, () => settled(before));
   t.comment(JSON.stringify(sockets()));
 
   const forward = start("kubectl", ["port-forward", "pod/server", ":7"]);
@@ -562,133 +347,9 @@ t.test("200 port-forward connections opened and cut leave no socket behind", asy
   for (const client of clients) client.write("hello");
   await Promise.all(clients.map((client) => new Promise((resolve) => client.once("data", resolve))));
   for (const [i, client] of clients.entries()) i % 2 ? client.resetAndDestroy() : client.destroy();
-  await until(t, "kubectl's clients are gone, and their sockets in the pod", () => settled(before));
+  await becomes(t, "kubectl's clients are gone, and their sockets in the pod", () => settled(before));
   forward.child.kill("SIGKILL");
-  await until(t, "and kubectl", () => settled(before));
-});
-
-t.test("kubectl proxy: pods, services and nodes", async (t) => {
-  const proxy = start("kubectl", ["proxy", "--port=0"]);
-  const [, port] = await proxy.says(/127\.0\.0\.1:(\d+)/);
-  const base = `http://127.0.0.1:${port}`;
-  const namespace = `${base}/api/v1/namespaces/default`;
-  const pathOf = (url: string) => new URL(url).pathname;
-  for (const name of [
-    "pods/server",
-    "pods/server:80",
-    "pods/http:server:80",
-    "services/server:8080",
-    "services/server:web",
-    "services/http:server:web",
-  ]) {
-    const { status, body, headers } = await fetchText(`${namespace}/${name}/proxy/a%2Fb/c/?x=%20y&z`);
-    t.match({ status, headers }, { status: 201, headers: { "x-served": "yes" } }, name);
-    t.match(JSON.parse(body), {
-      method: "GET",
-      url: "/a%2Fb/c/?x=%20y&z",
-      headers: {
-        "x-forwarded-uri": `/api/v1/namespaces/default/${name}/proxy/a%2Fb/c/`,
-        "x-forwarded-for": /127\.0\.0\.1/,
-      },
-    });
-  }
-  const one = `${namespace}/pods/server/proxy`;
-  for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"]) {
-    const body = "x".repeat(200_000);
-    const answer = JSON.parse((await fetchText(`${one}/any`, { method, body })).body) as {
-      method: string;
-      body: string;
-    };
-    t.equal(answer.method, method);
-    t.equal(answer.body.length, body.length, `${method}: the body goes along`);
-  }
-  t.match(await fetchText(one), { status: 301, headers: { location: /\/pods\/server\/proxy\/$/ } });
-  t.match(await fetchText(`${one}/moved`), {
-    status: 302,
-    headers: { location: `${pathOf(one)}/elsewhere` },
-  });
-  const page = await fetchText(`${one}/page`);
-  t.equal(page.body, `<a href="${pathOf(one)}/next?a=1&amp;b=2">café</a>`);
-  t.equal(page.headers["access-control-allow-origin"], undefined);
-  const zipped = await new Promise<Buffer>((resolve, reject) => {
-    // Without the header kubectl unzips it.
-    const headers = { "accept-encoding": "gzip" };
-    get(`${one}/zipped`, { headers }, (res) => void buffer(res).then(resolve, reject)).once("error", reject);
-  });
-  t.equal(gunzipSync(zipped).toString(), `<a href="${pathOf(one)}/zipped">`);
-  const large = (await fetchText(`${one}/large`)).body;
-  t.equal(large, `<a href="/x">${"y".repeat(99_987)}`.repeat(90), "too large to be changed");
-  await t.rejects(fetchText(`${one}/cut`), "an answer that breaks off does so for the client");
-
-  const errors: [string, number, string | RegExp][] = [
-    [
-      "pods/server:81/proxy/",
-      503,
-      /^error trying to reach service: dial tcp 10\.244\.\d+\.\d+:81: connect: connection refused$/,
-    ],
-    [
-      "pods/https:server:80/proxy/",
-      503,
-      "error trying to reach service: http: server gave HTTP response to HTTPS client",
-    ],
-    ["pods/nosuch/proxy/", 404, 'pods "nosuch" not found'],
-    ["pods/a:b:c:d/proxy/", 400, 'invalid pod request "a:b:c:d"'],
-    ["services/nosuch/proxy/", 404, 'services "nosuch" not found'],
-    ["services/nobody:80/proxy/", 503, 'no endpoints available for service "nobody:80"'],
-    ["services/server:81/proxy/", 503, 'no service port 81 found for service "server"'],
-    ["services/server:other/proxy/", 503, 'no endpoints available for service "server:other"'],
-  ];
-  for (const [path, code, message] of errors) {
-    const { status, body } = await fetchText(`${namespace}/${path}`);
-    t.equal(status, code, path);
-    t.match(JSON.parse(body), { kind: "Status", status: "Failure", code, message });
-  }
-
-  const ws = new WebSocket(`ws://127.0.0.1:${port}${pathOf(namespace)}/services/server:web/proxy/socket`);
-  await new Promise((resolve, reject) => ws.once("open", resolve).once("error", reject));
-  ws.send("hello");
-  t.equal(
-    String((await new Promise<unknown[]>((resolve) => ws.once("message", (...all) => resolve(all))))[0]),
-    "you said hello",
-  );
-  ws.close();
-  const refused = new WebSocket(`ws://127.0.0.1:${port}${pathOf(namespace)}/pods/server/proxy/no-socket`);
-  const [, response] = await new Promise<unknown[]>((resolve) =>
-    refused.once("unexpected-response", (...all) => resolve(all)).once("error", (error) => resolve([error])),
-  );
-  t.match(response, { statusCode: 400 }, "a refused upgrade is the server's own answer");
-
-  const node = `${base}/api/v1/nodes`;
-  t.match(await fetchText(`${node}/node-1/proxy/healthz`), { status: 200, body: "ok" });
-  t.match(await fetchText(`${node}/node-1:10250/proxy/healthz`), { status: 200, body: "ok" });
-  t.match(await fetchText(`${node}/node-1:10256/proxy/healthz`), { status: 200, body: /nodeEligible/ });
-  t.match(await fetchText(`${node}/node-1:1/proxy/`), {
-    status: 503,
-    body: /dial tcp 192\.168\.56\.11:1: connect: connection refused/,
-  });
-
-  await proxy.stop();
-});
-
-t.test("100 requests through a proxy, half of them cut, leave no socket behind", async (t) => {
-  const socketPath = cluster.info.controlSocket;
-  const path = `${PODS_PATH}/server/proxy/x`;
-  const before = sockets();
-  const codes = await Promise.all(
-    Array.from({ length: 100 }, (_, i) => {
-      return new Promise<number>((resolve) => {
-        const req = get({ socketPath, path, agent: false }, (res) => {
-          res.resume();
-          res.once("close", () => resolve(res.statusCode ?? 0));
-        });
-        req.once("error", () => resolve(0));
-        // Before the answer, while it is dialled or asked for.
-        if (i % 2) setTimeout(() => req.destroy(), i / 5);
-      });
-    }),
-  );
-  t.equal(codes.filter((code, i) => code === 201 && i % 2 === 0).length, 50);
-  await until(t, `back to ${JSON.stringify(before)}`, () => settled(before));
+  await becomes(t, "and kubectl", () => settled(before));
 });
 
 t.test("logs", async (t) => {

@@ -1,23 +1,23 @@
 // A whole control process for tests, in this process: TLS on loopback, a socket, a store in a temporary folder.
 
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { ApiClient } from "../../client/api-client.js";
 import { silentLogger } from "../../common/log.js";
 import { type Control, startControl } from "../../control/server.js";
+import { tempDir } from "./temp-dir.js";
 
-/** Started and gone with the test; `admin` speaks to its socket. */
-export async function controlFor(test: {
-  teardown(fn: () => unknown): unknown;
-}): Promise<{ control: Control; admin: ApiClient; keyFile: string }> {
-  const dir = mkdtempSync(join(tmpdir(), "kubeplumb-control-"));
+/** Started and gone with the test; `admin` speaks to its socket. `dir`: what an earlier one has left there is taken up. */
+export async function controlFor(
+  test: { teardown(fn: () => unknown): unknown },
+  { dir = tempDir(test), serviceCIDRs }: { dir?: string; serviceCIDRs?: string[] } = {},
+): Promise<{ control: Control; admin: ApiClient; keyFile: string; socketPath: string }> {
   const socketPath = join(dir, "control.sock");
   const control = await startControl({
     dataDir: join(dir, "data"),
     listen: { host: "127.0.0.1", port: 0 },
     socketPath,
     clusterName: "test",
+    ...(serviceCIDRs && { serviceCIDRs }),
     kubelet: () => ({ socketPath: "/nowhere", pathPrefix: "" }),
     log: silentLogger,
   });
@@ -25,7 +25,6 @@ export async function controlFor(test: {
   test.teardown(async () => {
     await admin.close();
     await control.close();
-    rmSync(dir, { recursive: true, force: true });
   });
-  return { control, admin, keyFile: join(dir, "data/pki/sa.key") };
+  return { control, admin, keyFile: join(dir, "data/pki/sa.key"), socketPath };
 }

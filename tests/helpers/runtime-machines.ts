@@ -19,6 +19,7 @@ import { basename, join } from "node:path";
 import { installCommand } from "./cli.js";
 import { type Daemon, Machine, makeWire, type Ran, runToEnd } from "./machines.js";
 import { makeImage } from "./oci-image.js";
+import { OldCgroups } from "./old-cgroups.js";
 import { eventually } from "./until.js";
 
 const SERVER = "https://192.168.56.10:6443";
@@ -26,7 +27,12 @@ const CONF = "/etc/cni/net.d/10-kubeplumb.conflist";
 const STATE = "/run/kubeplumb/cni";
 /** Of the test's cgroup: what a test that was killed has left is removed by the next one. */
 const CGROUP = "kp-runtimes-";
-const IN_CGROUP = ["sh", "-c", 'echo 0 > /sys/fs/cgroup/own/cgroup.procs && exec "$@"', "sh"];
+const IN_CGROUP = [
+  "sh",
+  "-c",
+  'cd /sys/fs/cgroup; [ -d own ] || cd unified; echo 0 > own/cgroup.procs && cd / && exec "$@"',
+  "sh",
+];
 const FOLDERS = `${process.env.PATH}:/usr/sbin:/sbin`.split(":");
 
 function find(program: string): string | undefined {
@@ -57,7 +63,18 @@ export interface Traces {
   rules: string[];
 }
 
+export interface StartOptions {
+  /** Called before a node starts. */
+  prepare?: (machine: Machine) => Promise<void>;
+  /** More words for nodes. */
+  nodeWords?: readonly string[];
+  /** Containers are to have their limits, if this machine lets a test set any. */
+  limits?: boolean;
+}
+
 export class RuntimeCluster {
+  /** Once started: what sets them, if they were asked for and can be set. */
+  limits: OldCgroups | undefined;
   readonly directory = mkdtempSync(join(tmpdir(), CGROUP));
   readonly image: string;
   readonly #command: string;
@@ -84,6 +101,10 @@ export class RuntimeCluster {
     makeWire();
   }
 
+  get control(): Machine {
+    return this.#machines[0] as Machine;
+  }
+
   get one(): Machine {
     return this.#machines[1] as Machine;
   }
@@ -93,7 +114,8 @@ export class RuntimeCluster {
   }
 
   /** Until both nodes are Ready and the plugins are where runtimes look for them. */
-  async start(): Promise<void> {
+  async start({ prepare, nodeWords = [], limits = false }: StartOptions = {}): Promise<void> {
+    if (limits) this.limits = OldCgroups.mount(this.directory);
     for (const [n, name] of ["control", "one", "two"].entries())
       this.#machines.push(await Machine.create(name, `192.168.56.${10 + n}`, this.directory));
     const [control] = this.#machines as [Machine];
@@ -104,7 +126,8 @@ export class RuntimeCluster {
     for (const machine of [this.one, this.two]) {
       await this.#ownFolders(machine);
       await this.must(machine, this.#command, "install", "cni");
-      await this.startNode(machine, words);
+      await prepare?.(machine);
+      await this.startNode(machine, [...words, ...nodeWords]);
     }
     await Promise.all([...this.#nodes.values()].map((node) => node.logged(/the node is Ready/)));
   }
@@ -114,7 +137,7 @@ export class RuntimeCluster {
     const cgroup = join(this.#cgroups, machine.name);
     mkdirSync(join(cgroup, "own"), { recursive: true });
     const script = `mount -t tmpfs none /opt && mount -t tmpfs none /var/tmp
-      mount --bind ${cgroup} /sys/fs/cgroup`;
+      ${this.limits?.script(cgroup) ?? `mount --bind ${cgroup} /sys/fs/cgroup`}`;
     await this.must(machine, "sh", "-ec", script);
   }
 
@@ -122,6 +145,11 @@ export class RuntimeCluster {
     const node = this.startOn(machine, this.#command, ...words, "--name", machine.name);
     this.#nodes.set(machine.name, node);
     return node;
+  }
+
+  /** The kubeplumb command on a machine, to its end; what it prints. @throws Error when it fails. */
+  kubeplumb(machine: Machine, ...argv: string[]): Promise<string> {
+    return this.must(machine, this.#command, ...argv);
   }
 
   async killNode(machine: Machine): Promise<void> {
@@ -167,10 +195,18 @@ export class RuntimeCluster {
     return out;
   }
 
-  async kubectl(argv: readonly string[], input?: string): Promise<string> {
+  get #kubectlWords(): string[] {
     const kubeconfig = join(this.directory, "control/var/kubeplumb/control/admin.kubeconfig");
-    const own = ["--kubeconfig", kubeconfig, "--cache-dir", join(this.directory, "cache")];
-    const { code, out, err } = await runToEnd("kubectl", [...own, ...argv], input);
+    return ["--kubeconfig", kubeconfig, "--cache-dir", join(this.directory, "cache")];
+  }
+
+  /** One that goes on, on the control machine. */
+  startKubectl(...argv: string[]): Daemon {
+    return this.startOn(this.control, "kubectl", ...this.#kubectlWords, ...argv);
+  }
+
+  async kubectl(argv: readonly string[], input?: string): Promise<string> {
+    const { code, out, err } = await runToEnd("kubectl", [...this.#kubectlWords, ...argv], input);
     if (code !== 0) throw new Error(`kubectl ${argv.join(" ")}: ${err}`);
     return out;
   }
@@ -273,6 +309,7 @@ export class RuntimeCluster {
     await Promise.all(this.#daemons.map(({ exited }) => exited));
     for (const machine of this.#machines) machine.close();
     await eventually(async () => removeCgroups(this.#cgroups));
+    this.limits?.close();
     execFileSync("umount", [join(this.directory, "cgroup")]);
     rmSync(this.directory, { recursive: true, force: true });
   }

@@ -102,3 +102,9 @@ export function slice(
     }),
   };
 }
+
+/** A Service of one port, and its endpoints. */
+export const HTTP = [{ name: "http", port: 80 }];
+export const WEB = service("default/web", "10.96.0.10", HTTP);
+export const webSlice = (...ips: string[]): Stored<EndpointSlice> =>
+  slice("default/web", [{ name: "http", port: 8080 }], ips);

@@ -9,6 +9,16 @@ export async function until(condition: () => boolean): Promise<void> {
   }
 }
 
+/** Asserts that `condition` comes to hold within a minute. */
+export async function becomes(
+  t: { ok(value: unknown, message: string): unknown },
+  what: string,
+  condition: () => boolean,
+): Promise<void> {
+  for (const end = performance.now() + 60_000; !condition() && performance.now() < end; ) await sleep(5);
+  t.ok(condition(), what);
+}
+
 /**
  * Looks again until it does not throw and finds something. `withinMs` is for what another machine takes its time over.
  * @throws Error with what it last was.

@@ -9,6 +9,8 @@ import { certificateSigner } from "../../control/certificate-requests.js";
 import { newRequest, writeKeyPair } from "../../node/machine/key-pair.js";
 import { installCommand } from "../helpers/cli.js";
 import { type Daemon, Machine, makeWire, type Ran, runToEnd } from "../helpers/machines.js";
+import { BOOTCAMP, deployment, manifest, service } from "../helpers/manifests.js";
+import { type PodRow, podRows } from "../helpers/pod-rows.js";
 import { eventually } from "../helpers/until.js";
 
 t.setTimeout(220_000);
@@ -76,55 +78,31 @@ t.test("machines join by token, with the address that others reach them by", asy
   t.match((await one.run("ip", "-d", "link", "show", "flannel.1")).out, /vxlan id 1 .*dev eth1/);
 });
 
-const DEPLOYMENT = `
-apiVersion: apps/v1
-kind: Deployment
-metadata: { name: web }
-spec:
-  replicas: 4
-  selector: { matchLabels: { app: web } }
-  template:
-    metadata: { labels: { app: web } }
-    spec:
-      containers:
-        - { name: web, image: "gcr.io/google-samples/kubernetes-bootcamp:v1", ports: [{ containerPort: 8080 }] }
----
-apiVersion: v1
-kind: Service
-metadata: { name: web }
-spec:
-  type: NodePort
-  clusterIP: 10.96.0.80
-  selector: { app: web }
-  ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }]
-`;
+const WEB = manifest(
+  deployment(
+    "web",
+    { containers: [{ name: "web", image: `${BOOTCAMP}:v1`, ports: [{ containerPort: 8080 }] }] },
+    { replicas: 4 },
+  ),
+  service("web", {
+    type: "NodePort",
+    clusterIP: "10.96.0.80",
+    selector: { app: "web" },
+    ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }],
+  }),
+);
 const CURL = ["curl", "-sS", "--max-time", "60"] as const;
 const outside = (url: string): Promise<Ran> => runToEnd(CURL[0], [...CURL.slice(1), url]);
 
-interface PodFact {
-  name: string;
-  node: string;
-  ip: string;
-}
-async function pods(): Promise<PodFact[]> {
-  const columns = "custom-columns=N:.metadata.name,H:.spec.nodeName,I:.status.podIP";
-  const text = await kubectl(["get", "pods", "-l", "app=web", "-o", columns, "--no-headers"]);
-  return text
-    .trim()
-    .split("\n")
-    .map((line) => {
-      const [name = "", node = "", ip = ""] = line.split(/ +/);
-      return { name, node, ip };
-    });
-}
-const podOn = (all: readonly PodFact[], node: string): PodFact => {
+const pods = () => podRows(kubectl, "-l", "app=web");
+const podOn = (all: readonly PodRow[], node: string): PodRow => {
   const found = all.find((pod) => pod.node === node);
   if (!found) throw new Error(`there is no pod on ${node}`);
   return found;
 };
 
 t.test("a Deployment answers: ClusterIP, NodePort, pod to pod through VXLAN", async (t) => {
-  await kubectl(["apply", "-f", "-"], DEPLOYMENT);
+  await kubectl(["apply", "-f", "-"], WEB);
   await kubectl(["rollout", "status", "deployment/web", "--timeout=60s"]);
   const all = await pods();
   const [here, there] = [podOn(all, "node-1"), podOn(all, "node-2")];

@@ -2,7 +2,6 @@
 // iptables-nft-restore leaves; refused inputs leave nothing; others may change the same rules at any time.
 
 import { spawnSync } from "node:child_process";
-import { type Logger, pino } from "pino";
 import t from "tap";
 import { Cidr } from "../../common/ip.js";
 import {
@@ -11,101 +10,12 @@ import {
   parseSave,
   RestoreError,
   renderRestore,
-  type TableName,
 } from "../../dataplane/iptables/index.js";
-import { askNft, type KernelRule, NftKernel } from "../../dataplane/iptables/nft-kernel.js";
+import { askNft, NftKernel } from "../../dataplane/iptables/nft-kernel.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { chains as overlayChains } from "../../dataplane/overlay/rules.js";
-import {
-  ANY_TABLE_RULES,
-  COUNTERS,
-  FILTER_RULES,
-  LOOSE_RULES,
-  NAT_RULES,
-} from "../helpers/iptables-rules.js";
-
-type Family = 4 | 6;
-
-function hasNft(): boolean {
-  try {
-    return findTools(4, "nft").readsNetlinkRules && findTools(6, "nft").readsNetlinkRules;
-  } catch {
-    return false;
-  }
-}
-
-/** A log that keeps why the tools had to help. */
-function logTo(reasons: string[]): Logger {
-  const write = (line: string) => {
-    const { why } = JSON.parse(line) as { why?: string };
-    if (why !== undefined) reasons.push(why);
-  };
-  return pino({ level: "debug" }, { write });
-}
-
-/** One namespace written by the tools, one over netlink. */
-class Pair implements Disposable {
-  readonly family: Family;
-  readonly byTools: NetNs;
-  readonly byNetlink: NetNs;
-  readonly tools: Iptables;
-  readonly netlink: Iptables;
-  /** Why the tools had to help the other driver. */
-  readonly helped: string[] = [];
-
-  constructor(family: Family = 4) {
-    this.family = family;
-    this.byTools = NetNs.create("by-tools");
-    this.byNetlink = NetNs.create("by-netlink");
-    this.tools = Iptables.open(this.byTools, { family, variant: "nft", path: "tools" });
-    this.netlink = Iptables.open(this.byNetlink, { family, variant: "nft", log: logTo(this.helped) });
-    for (const { counters } of [this.tools, this.netlink]) counters.ensure(COUNTERS);
-  }
-
-  async restore(input: string): Promise<void> {
-    await Promise.all([this.tools.restore(input), this.netlink.restore(input)]);
-  }
-
-  [Symbol.dispose](): void {
-    this.byTools.close();
-    this.byNetlink.close();
-  }
-
-  /** iptables-save with counters, without its lines about the time. */
-  async saved(ns: NetNs): Promise<string> {
-    const { stdout } = await ns.exec(findTools(this.family, "nft").save, ["-c"]);
-    return stdout.replace(/^#.*\n/gm, "");
-  }
-
-  rules(ns: NetNs): KernelRule[] {
-    return askNft(ns, this.family, (kernel) => kernel.rules()) ?? [];
-  }
-
-  /** Compares everything that can be seen of the two. */
-  async same(t: Tap, what: string): Promise<void> {
-    t.equal(await this.saved(this.byNetlink), await this.saved(this.byTools), `iptables-save: ${what}`);
-    const bytes = (ns: NetNs) =>
-      this.rules(ns)
-        .map(({ table, chain, expressions }) => `${table} ${chain} ${expressions.toString("hex")}`)
-        .join("\n");
-    t.equal(bytes(this.byNetlink), bytes(this.byTools), `bytes in the kernel: ${what}`);
-    const chains = (ns: NetNs) =>
-      (askNft(ns, this.family, (kernel) => kernel.chains()) ?? [])
-        .map((chain) => JSON.stringify(chain))
-        .sort();
-    t.same(chains(this.byNetlink), chains(this.byTools), `chains: ${what}`);
-    t.same(this.helped, [], "all over netlink");
-    this.helped.length = 0;
-  }
-}
-
-type Tap = Pick<typeof t, "equal" | "same" | "ok">;
-
-/** Some with counters; ip6tables-nft-restore 1.8.9 loses them. */
-function tableOf(table: TableName, rules: readonly string[], family: Family): string {
-  const lines = rules.map((rule, i) => `${family === 4 && i % 7 === 3 ? "[3:456] " : ""}-A FORMS ${rule}`);
-  return [`*${table}`, ":FORMS - [0:0]", ":TO - [0:0]", ...lines, "COMMIT", ""].join("\n");
-}
+import { hasNft, logTo, Pair, tableOf } from "../helpers/iptables-pair.js";
+import { ANY_TABLE_RULES, FILTER_RULES, LOOSE_RULES, NAT_RULES } from "../helpers/iptables-rules.js";
 
 if (!hasNft()) t.pass("no iptables-nft here, or one that is too old");
 else {

@@ -2,19 +2,20 @@
 // which is an empty one (scripts/test.mjs): `nodePortAddresses: primary`, and a Node that gets other addresses.
 
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { networkInterfaces, tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
+import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { NODES, SERVICES } from "../../common/client.js";
 import type { Node, Service } from "../../common/k8s.js";
 import { silentLogger } from "../../common/log.js";
-import { startControl } from "../../control/server.js";
 import { Iptables } from "../../dataplane/iptables/index.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { configurationFromFlags } from "../../node/kube-proxy/flags.js";
 import { runKubeProxy } from "../../node/kube-proxy/standalone.js";
+import { controlFor } from "../helpers/control.js";
+import { tempDir } from "../helpers/temp-dir.js";
 
 t.setTimeout(220_000);
 const strangers = Object.keys(networkInterfaces()).filter((name) => name !== "lo");
@@ -25,19 +26,8 @@ const ip = (...words: string[]) => execFileSync("ip", words);
 ip("link", "set", "lo", "up");
 for (const address of ["192.168.56.20", "192.168.56.21"]) ip("addr", "add", `${address}/32`, "dev", "lo");
 
-const dir = mkdtempSync(join(tmpdir(), "kubeplumb-proxy-node-"));
-const control = await startControl({
-  dataDir: join(dir, "data"),
-  listen: { host: "127.0.0.1", port: 0 },
-  clusterName: "test",
-  kubelet: () => ({ socketPath: "/nowhere", pathPrefix: "" }),
-  log: silentLogger,
-});
-t.teardown(async () => {
-  await control.close();
-  rmSync(dir, { recursive: true, force: true });
-});
-const kubeconfig = join(dir, "kubeconfig");
+const { control } = await controlFor(t);
+const kubeconfig = join(tempDir(t), "kubeconfig");
 writeFileSync(kubeconfig, control.adminKubeconfig("test"));
 const { client } = control;
 const web: Service = {

@@ -191,21 +191,21 @@ for (const variant of variants) {
     const routeLocalnet = ns.sysctl("net/ipv4/conf/all/route_localnet");
     const cluster = new Cluster(ns, variant, { syncPeriodMs: 40 });
     await cluster.start();
-    await cluster.service({
-      sessionAffinity: "ClientIP",
-      externalTrafficPolicy: "Local",
-      externalIPs: ["198.51.100.7"],
-    });
-    await cluster.endpoints(
-      { ip: "10.244.1.2", node: "node-1" },
-      { ip: "10.244.2.2", node: "node-2" },
-      { ip: "10.244.3.2", node: "node-3" },
-    );
-    await cluster.endpoints(
-      { ip: "10.244.1.2", node: "node-1" },
-      { ip: "10.244.2.3", node: "node-2" },
-      { ip: "10.244.3.2", node: "node-3" },
-    );
+    const stickyLocal = () =>
+      cluster.service({
+        sessionAffinity: "ClientIP",
+        externalTrafficPolicy: "Local",
+        externalIPs: ["198.51.100.7"],
+      });
+    const spread = (second: string) =>
+      cluster.endpoints(
+        { ip: "10.244.1.2", node: "node-1" },
+        { ip: second, node: "node-2" },
+        { ip: "10.244.3.2", node: "node-3" },
+      );
+    await stickyLocal();
+    await spread("10.244.2.2");
+    await spread("10.244.2.3");
 
     const ours = (_table: TableName, name: string) => name.startsWith("KUBE-");
     const wanted = () =>
@@ -238,16 +238,8 @@ for (const variant of variants) {
       1,
       "all of it by partial syncs",
     );
-    await cluster.service({
-      sessionAffinity: "ClientIP",
-      externalTrafficPolicy: "Local",
-      externalIPs: ["198.51.100.7"],
-    });
-    await cluster.endpoints(
-      { ip: "10.244.1.2", node: "node-1" },
-      { ip: "10.244.2.3", node: "node-2" },
-      { ip: "10.244.3.2", node: "node-3" },
-    );
+    await stickyLocal();
+    await spread("10.244.2.3");
     const good = meaning(await foreign.read());
     const saved = await foreign.save("nat");
     t.match(saved, /-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES/);

@@ -7,7 +7,8 @@ import { REFERENCE } from "../helpers/cni.js";
 import { callRuntime, fieldsOf, message, textOf } from "../helpers/cri.js";
 import type { Machine } from "../helpers/machines.js";
 import { IMAGE } from "../helpers/oci-image.js";
-import { cannotRun, RuntimeCluster } from "../helpers/runtime-machines.js";
+import { checkPublished, containersBy, page, withRuntimeCluster } from "../helpers/runtime-checks.js";
+import { cannotRun, type RuntimeCluster } from "../helpers/runtime-machines.js";
 import { eventually } from "../helpers/until.js";
 
 const SOCKET = "/var/lib/containerd.sock";
@@ -25,19 +26,12 @@ const CONFIG = `version = 2
     snapshotter = "native"
 `;
 
-const skip =
-  cannotRun("containerd", "ctr", "runc") || (!REFERENCE && "not installed: containernetworking-plugins");
-if (skip) {
-  t.pass(skip, { skip });
-  t.end();
-} else {
-  t.setTimeout(220_000);
-  await suite(new RuntimeCluster());
-}
+await withRuntimeCluster(
+  cannotRun("containerd", "ctr", "runc") || (!REFERENCE && "not installed: containernetworking-plugins"),
+  suite,
+);
 
 async function suite(cluster: RuntimeCluster): Promise<void> {
-  t.teardown(() => cluster.close());
-  await cluster.start();
   const { one, two } = cluster;
   const ctr = (machine: Machine, ...argv: string[]) => cluster.must(machine, "ctr", "-a", SOCKET, ...argv);
   function startContainerd(machine: Machine) {
@@ -59,11 +53,7 @@ async function suite(cluster: RuntimeCluster): Promise<void> {
   let execs = 0;
   const exec = (machine: Machine, id: string, ...argv: string[]) =>
     ctr(machine, "task", "exec", "--exec-id", `e${execs++}`, id, ...argv);
-  // Not by -T: Debian's static busybox crashes with it.
-  const wget = (machine: Machine, id: string, url: string) =>
-    exec(machine, id, "timeout", "5", "wget", "-qO-", url);
-  const addressOf = async (machine: Machine, id: string) =>
-    / inet ([\d.]+)\/24 /.exec(await exec(machine, id, "ip", "-4", "addr", "show", "dev", "eth0"))?.[1] ?? "";
+  const { wget, addressOf } = containersBy(exec);
   const criOf = (machine: Machine) => (method: string, request: Parameters<typeof message>[0]) =>
     callRuntime(join(cluster.directory, machine.name, "var/containerd.sock"), method, message(request));
 
@@ -105,8 +95,6 @@ async function suite(cluster: RuntimeCluster): Promise<void> {
     const made = textOf(await cri("CreateContainer", request), 1);
     await cri("StartContainer", { 1: made });
   };
-  const page = async (machine: Machine, url: string): Promise<string> =>
-    (await machine.run("curl", "-sS", "--max-time", "2", url)).out;
   let web = "";
   let ip = "";
 
@@ -116,12 +104,7 @@ async function suite(cluster: RuntimeCluster): Promise<void> {
     t.match(ip, /^10\.244\.\d+\.\d+$/);
     await httpd(web, "web", 8081);
     await eventually(async () => /hello/.test(await page(one, `http://${ip}/`)));
-    for (const [machine, url] of [
-      [two, "http://192.168.56.11:8081/"],
-      [one, "http://192.168.56.11:8081/"],
-      [one, "http://127.0.0.1:8081/"],
-    ] as const)
-      t.match(await page(machine, url), /hello of the container/, `${machine.name}: ${url}`);
+    await checkPublished(t, cluster);
     t.match(await wget(one, "a", "http://192.168.56.11:8081/"), /hello/);
     const gone = await sandbox("gone", 8082);
     await cri("StopPodSandbox", { 1: gone });
@@ -160,6 +143,8 @@ async function suite(cluster: RuntimeCluster): Promise<void> {
 
   t.test("a new containerd takes up where it was killed, and DEL of what is gone succeeds", async (t) => {
     await startContainerd(one).logged(/containerd successfully booted/);
+    // Its CRI service comes a moment after that.
+    await eventually(() => cri("ListPodSandbox", {}));
     await cri("StopPodSandbox", { 1: web });
     await cri("RemovePodSandbox", { 1: web });
     const again = await sandbox("again", 8081);

@@ -3,7 +3,8 @@
 import t from "tap";
 import type { Machine } from "../helpers/machines.js";
 import { IMAGE } from "../helpers/oci-image.js";
-import { cannotRun, RuntimeCluster } from "../helpers/runtime-machines.js";
+import { checkPublished, containersBy, page, withRuntimeCluster } from "../helpers/runtime-checks.js";
+import { cannotRun, type RuntimeCluster } from "../helpers/runtime-machines.js";
 import { eventually } from "../helpers/until.js";
 
 const CONTAINERS = `[containers]
@@ -22,18 +23,9 @@ graphroot = "/var/lib/containers/storage"
 `;
 const NETWORK = "kubeplumb";
 
-const skip = cannotRun("podman", "conmon", "crun");
-if (skip) {
-  t.pass(skip, { skip });
-  t.end();
-} else {
-  t.setTimeout(220_000);
-  await suite(new RuntimeCluster());
-}
+await withRuntimeCluster(cannotRun("podman", "conmon", "crun"), suite);
 
 async function suite(cluster: RuntimeCluster): Promise<void> {
-  t.teardown(() => cluster.close());
-  await cluster.start();
   const { one, two } = cluster;
   const podman = (machine: Machine, ...argv: string[]) => cluster.runtime(machine, "podman", ...argv);
   for (const machine of [one, two]) {
@@ -63,14 +55,7 @@ async function suite(cluster: RuntimeCluster): Promise<void> {
       IMAGE,
     );
   const exec = (machine: Machine, name: string, ...argv: string[]) => podman(machine, "exec", name, ...argv);
-  // Not by -T: Debian's static busybox crashes with it.
-  const wget = (machine: Machine, name: string, url: string) =>
-    exec(machine, name, "timeout", "5", "wget", "-qO-", url);
-  const addressOf = async (machine: Machine, name: string) =>
-    / inet ([\d.]+)\/24 /.exec(await exec(machine, name, "ip", "-4", "addr", "show", "dev", "eth0"))?.[1] ??
-    "";
-  const page = async (machine: Machine, url: string): Promise<string> =>
-    (await machine.run("curl", "-sS", "--max-time", "2", url)).out;
+  const { wget, addressOf } = containersBy(exec);
 
   t.test("from machine to machine by the overlay, to Services, and by a published port", async (t) => {
     await run(one, "a", "-p", "8081:80");
@@ -83,12 +68,7 @@ async function suite(cluster: RuntimeCluster): Promise<void> {
     await eventually(() => wget(one, "a", `http://${service}/`));
     t.match(await wget(one, "a", `http://${service}/`), /hello of the container/);
     await exec(one, "a", "httpd", "-h", "/www");
-    for (const [machine, url] of [
-      [two, "http://192.168.56.11:8081/"],
-      [one, "http://192.168.56.11:8081/"],
-      [one, "http://127.0.0.1:8081/"],
-    ] as const)
-      t.match(await page(machine, url), /hello of the container/, `${machine.name}: ${url}`);
+    await checkPublished(t, cluster);
     t.match(await wget(one, "a", "http://192.168.56.11:8081/"), /hello/, "hairpin");
   });
 

@@ -20,9 +20,8 @@ import { InformerFactory } from "../../common/informer.js";
 import { EventBroadcaster } from "../../control/controllers/events.js";
 import { EventTtlController } from "../../control/controllers/events-ttl.js";
 import { judge } from "../../control/controllers/garbage-collector.js";
-import { startControllers } from "../../control/controllers/index.js";
 import { timestamp } from "../../control/controllers/time.js";
-import { imagePatch, late, OPTIONS, running, webDeployment } from "./helpers/all-controllers.js";
+import { imagePatch, late, running, startAll, webDeployment } from "./helpers/all-controllers.js";
 import { DEFAULT, makePod, NOW } from "./helpers/controller-objects.js";
 import { addNodes, eventually, type LocalApi, openLocalApi, playKubelets } from "./helpers/local-cluster.js";
 
@@ -219,13 +218,11 @@ t.test("a cache that lags makes nothing twice", async (t) => {
   const api = await openLocalApi();
   const { client, log } = api;
   const informers = new InformerFactory(late(client, 15), { log });
-  const controllers = startControllers({ client, informers, log, ...OPTIONS });
-  t.teardown(async () => {
-    await controllers.stop();
+  const close = async () => {
     informers.stop();
     await api.close();
-  });
-  await controllers.ready;
+  };
+  await startAll(t, { client, informers, log, close });
   await addNodes(client, 1);
   api.informers.start();
   const created: string[] = [];

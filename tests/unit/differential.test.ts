@@ -1,13 +1,9 @@
 // What a differential test against kube-apiserver showed to be different, over HTTP on the control plane's socket:
 // each expectation is kube-apiserver's answer to the same request.
 
-import { mkdtempSync, rmSync } from "node:fs";
 import { request } from "node:http";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import t from "tap";
-import { silentLogger } from "../../common/log.js";
-import { startControl } from "../../control/server.js";
+import { controlFor } from "../helpers/control.js";
 import { problems } from "./helpers/kinds.js";
 
 type Json = ReturnType<typeof JSON.parse>;
@@ -17,20 +13,7 @@ const MERGE = "application/merge-patch+json";
 const STRATEGIC = "application/strategic-merge-patch+json";
 const JSON_PATCH = "application/json-patch+json";
 
-const dir = mkdtempSync(join(tmpdir(), "kubeplumb-test-"));
-const socketPath = join(dir, "control.sock");
-const control = await startControl({
-  dataDir: dir,
-  listen: { host: "127.0.0.1", port: 0 },
-  socketPath,
-  clusterName: "test",
-  kubelet: () => ({ socketPath: "/nowhere", pathPrefix: "" }),
-  log: silentLogger,
-});
-t.teardown(async () => {
-  await control.close();
-  rmSync(dir, { recursive: true, force: true });
-});
+const { socketPath } = await controlFor(t);
 
 function ask(
   method: string,

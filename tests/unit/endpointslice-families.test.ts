@@ -13,9 +13,8 @@ import type {
 } from "../../common/k8s.js";
 import { planSlices, type SliceChanges } from "../../control/controllers/endpointslice-plan.js";
 import { isMirrored, planMirror } from "../../control/controllers/endpointslicemirroring-plan.js";
-import { startControllers } from "../../control/controllers/index.js";
 import type { CpuRatios } from "../../control/controllers/topology-hints.js";
-import { OPTIONS } from "./helpers/all-controllers.js";
+import { startAll } from "./helpers/all-controllers.js";
 import { eventually, openLocalApi } from "./helpers/local-cluster.js";
 import { AUTO, even, service } from "./helpers/slice-objects.js";
 
@@ -258,19 +257,8 @@ t.test("mirrored Endpoints: what is planned", async (t) => {
 
 t.test("Endpoints that a person keeps become slices", async (t) => {
   const api = await openLocalApi("silent");
-  const { client, informers, log } = api;
-  const controllers = startControllers({
-    client,
-    informers,
-    log,
-    ...OPTIONS,
-    nodeMonitorGracePeriodSeconds: 3600,
-  });
-  t.teardown(async () => {
-    await controllers.stop();
-    await api.close();
-  });
-  await controllers.ready;
+  const { client } = api;
+  await startAll(t, api, { nodeMonitorGracePeriodSeconds: 3600 });
   const own = { namespace: "default" };
   const MANAGED_BY = "endpointslice.kubernetes.io/managed-by";
   const metadata = { name: "web", ...own };

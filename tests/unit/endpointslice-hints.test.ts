@@ -5,14 +5,13 @@ import t from "tap";
 import { ENDPOINT_SLICES, ENDPOINTS, EVENTS, NODES, PODS, SERVICES } from "../../common/client.js";
 import type { Endpoint, EndpointHints, Node, Pod, Service, Stored } from "../../common/k8s.js";
 import { hintSlices, hintsEvents } from "../../control/controllers/endpointslice-hints.js";
-import { startControllers } from "../../control/controllers/index.js";
 import {
   addZoneHints,
   type CpuRatios,
   cpuRatios,
   type SliceDraft,
 } from "../../control/controllers/topology-hints.js";
-import { OPTIONS } from "./helpers/all-controllers.js";
+import { startAll } from "./helpers/all-controllers.js";
 import { eventually, openLocalApi, readyNode } from "./helpers/local-cluster.js";
 import { AUTO, even, service } from "./helpers/slice-objects.js";
 
@@ -248,21 +247,12 @@ t.test("hints of spec.trafficDistribution, and of both", async (t) => {
 
 t.test("a dual-stack cluster: podCIDRs, slices, Endpoints and hints", async (t) => {
   const api = await openLocalApi("error", ["10.96.0.0/16", "fd00:10:96::/112"]);
-  const { client, informers, log } = api;
-  const controllers = startControllers({
-    client,
-    informers,
-    log,
-    ...OPTIONS,
+  const { client } = api;
+  await startAll(t, api, {
     clusterCIDRs: ["10.244.0.0/16", "fd00:10:244::/56"],
     nodeMonitorGracePeriodSeconds: 3600,
     serviceCIDRs: ["10.96.0.0/16", "fd00:10:96::/112"],
   });
-  t.teardown(async () => {
-    await controllers.stop();
-    await api.close();
-  });
-  await controllers.ready;
   for (const [name, zone] of [
     ["node-1", "a"],
     ["node-2", "b"],

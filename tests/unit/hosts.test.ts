@@ -2,8 +2,7 @@
 // is a node's, when a certificate is renewed, what is installed, and the datagram to systemd.
 
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdtempSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import koffi from "koffi";
 import t from "tap";
@@ -25,9 +24,9 @@ import { chooseAdvertised, chooseUplink } from "../../node/host/uplink.js";
 import { publicKeyHash } from "../../node/machine/join.js";
 import { newRequest, readKeyPair, renewAt, writeKeyPair } from "../../node/machine/key-pair.js";
 import { kubeplumb } from "../helpers/cli.js";
+import { tempDir } from "../helpers/temp-dir.js";
 
-const directory = mkdtempSync(join(tmpdir(), "kubeplumb-hosts-"));
-t.teardown(() => rmSync(directory, { recursive: true, force: true }));
+const directory = tempDir(t);
 
 // Before the first test: a top-level await between tests would end the run.
 const authority = await loadPki({ dir: join(directory, "pki"), serverNames: [] });

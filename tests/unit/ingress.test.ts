@@ -1,17 +1,9 @@
-// Ingress: the routing table, which endpoints a backend has, what the proxy does when an endpoint fails, and the kinds
-// as declared.
-
-import { once } from "node:events";
-import { Agent, createServer, type IncomingMessage, type RequestListener, request } from "node:http";
-import type { AddressInfo } from "node:net";
-import { text } from "node:stream/consumers";
+// Ingress: the routing table, which endpoints a backend has, and the kinds as declared.
 
 import type { IngressSpec } from "kubernetes-types/networking/v1.js";
-import t, { type Test } from "tap";
+import t from "tap";
 import type { EndpointSlice, Ingress, IngressClass, Service, Stored } from "../../common/k8s.js";
-import { NetNs } from "../../dataplane/kernel/netns.js";
-import { type Target, targetsOf } from "../../node/ingress/backends.js";
-import { IngressProxy } from "../../node/ingress/proxy.js";
+import { targetsOf } from "../../node/ingress/backends.js";
 import {
   buildTable,
   findRoute,
@@ -20,44 +12,8 @@ import {
   normalPath,
   secretFor,
 } from "../../node/ingress/routes.js";
-import { freePort } from "../helpers/free-port.js";
+import { backend, ingress, type PathType, rule } from "./helpers/ingresses.js";
 import { cells, created, kind, problems, updated } from "./helpers/kinds.js";
-
-type PathType = "Exact" | "Prefix" | "ImplementationSpecific";
-
-const backend = (name: string, port: string | number = 80) => ({
-  service: { name, port: typeof port === "number" ? { number: port } : { name: port } },
-});
-
-/** A rule of a host: [path, backend, path type]. */
-const rule = (host: string | undefined, ...paths: [path: string, service: string, type?: PathType][]) => ({
-  ...(host === undefined ? {} : { host }),
-  http: {
-    paths: paths.map(([path, service, pathType = "Prefix"]) => ({
-      path,
-      pathType,
-      backend: backend(service),
-    })),
-  },
-});
-
-let count = 0;
-function ingress(spec: IngressSpec, annotations: Record<string, string> = {}): Stored<Ingress> {
-  count += 1;
-  return {
-    apiVersion: "networking.k8s.io/v1",
-    kind: "Ingress",
-    metadata: {
-      name: `i${count}`,
-      namespace: "ns",
-      uid: String(count),
-      resourceVersion: "1",
-      creationTimestamp: `2026-01-01T00:00:${String(count % 60).padStart(2, "0")}Z`,
-      annotations,
-    },
-    spec,
-  };
-}
 
 /** The backend's Service of a request; 404 when there is no route. */
 function ask(ingresses: Stored<Ingress>[], host: string, path: string): string {
@@ -341,81 +297,4 @@ t.test("columns and generation", async (t) => {
     draft.spec = { ...valid, ingressClassName: "kubeplumb" };
   });
   t.equal(changed.draft.metadata.generation, 2);
-});
-
-/** A server on a port of loopback. */
-async function serve(t: Test, handler: RequestListener): Promise<Target> {
-  const server = createServer(handler).listen(0, "127.0.0.1");
-  await once(server, "listening");
-  t.teardown(() => server.close().closeAllConnections());
-  return { host: "127.0.0.1", port: (server.address() as AddressInfo).port };
-}
-
-/** Nobody listens there. */
-async function deadTarget(): Promise<Target> {
-  return { host: "127.0.0.1", port: await freePort() };
-}
-
-t.test("an endpoint that fails is passed over, and no request is given twice that must not be", async (t) => {
-  let targets: Target[] = [];
-  const table = buildTable([ingress({ rules: [rule("a.b", ["/", "web"])] })]);
-  const proxy = new IngressProxy({
-    ns: NetNs.current(),
-    table: () => table,
-    targets: () => targets,
-    resolve: () => Promise.reject(new Error("no such host")),
-  });
-  t.teardown(() => proxy.close());
-  const front = await serve(t, (from, to) => void proxy.handle(from, to, false));
-  const agent = new Agent({ keepAlive: true });
-  t.teardown(() => agent.destroy());
-  const ask = async (method: string, body?: string): Promise<string> => {
-    const asked = request({ ...front, method, agent, headers: { Host: "a.b" } }).end(body);
-    const [answer] = (await once(asked, "response")) as [IncomingMessage];
-    const said = (await text(answer)).trim();
-    return answer.statusCode === 200 ? `200 ${said}` : String(answer.statusCode);
-  };
-  const seen: string[] = [];
-  const live = await serve(t, async (from, to) => {
-    seen.push(from.method ?? "");
-    to.end(`${from.method} ${await text(from)}`);
-  });
-  const dead = await deadTarget();
-  const other = await deadTarget();
-
-  targets = [dead, live];
-  for (let i = 0; i < 6; i++) t.equal(await ask("GET"), "200 GET");
-  for (let i = 0; i < 6; i++) t.equal(await ask("POST", `${i}`), `200 POST ${i}`, "with its body");
-  t.equal(seen.length, 12, "each once");
-  targets = [dead, other];
-  t.equal(await ask("GET"), "502");
-  t.equal(await ask("POST", "x"), "502");
-  targets = [];
-  t.equal(await ask("GET"), "503");
-  targets = [{ host: "no.such.host", port: 80 }];
-  t.equal(await ask("GET"), "503");
-
-  // One that closes a kept connection just when the next request comes, as a server may that is being stopped.
-  const used = new WeakSet<object>();
-  const taken: string[] = [];
-  const closing = await serve(t, (from, to) => {
-    taken.push(from.method ?? "");
-    if (used.has(from.socket)) from.socket.destroy();
-    else to.end("closing");
-    used.add(from.socket);
-  });
-  targets = [closing];
-  for (let i = 0; i < 4; i++) t.equal(await ask("GET"), "200 closing", "asked again on a new connection");
-  taken.length = 0;
-  for (let i = 0; i < 4; i++)
-    t.equal(await ask("POST", "x"), "200 closing", "on a new connection from the start");
-  t.same(taken, ["POST", "POST", "POST", "POST"]);
-  const failing = await serve(t, (from) => {
-    taken.push(from.method ?? "");
-    from.socket.destroy();
-  });
-  targets = [failing];
-  taken.length = 0;
-  t.equal(await ask("POST", "x"), "502");
-  t.same(taken, ["POST"], "nobody can know whether it was done");
 });

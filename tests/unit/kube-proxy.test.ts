@@ -1,9 +1,8 @@
 // The standalone proxy's configuration, flags and HTTP servers, and the credentials of a pod.
 
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { rmSync, writeFileSync } from "node:fs";
 import { createServer, request } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import { inClusterConnection } from "../../client/in-cluster.js";
@@ -21,6 +20,7 @@ import { configurationFile } from "../../node/kube-proxy/configuration-file.js";
 import { configurationFromFlags, FIELD_FLAGS, overshadowed } from "../../node/kube-proxy/flags.js";
 import { HealthCheckServers } from "../../node/kube-proxy/health-check-servers.js";
 import { factsHandler, healthHandler, StatusServers } from "../../node/kube-proxy/status-servers.js";
+import { tempDir } from "../helpers/temp-dir.js";
 
 t.test("durations as Go writes them", async (t) => {
   const cases: [string, number | undefined][] = [
@@ -203,8 +203,7 @@ t.test("flags", async (t) => {
 });
 
 t.test("credentials of a pod", async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), "kubeplumb-sa-"));
-  t.teardown(() => rmSync(directory, { recursive: true }));
+  const directory = tempDir(t);
   writeFileSync(join(directory, "ca.crt"), "CA");
   writeFileSync(join(directory, "token"), "one\n");
   t.throws(() => inClusterConnection({}, directory), /not in a pod/);

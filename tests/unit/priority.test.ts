@@ -14,11 +14,10 @@ import { silentLogger } from "../../common/log.js";
 import { WorkQueue } from "../../common/workqueue.js";
 import { ADMISSION } from "../../control/api/admission.js";
 import { ensureNamespaces, ensurePriorityClasses } from "../../control/controllers/bootstrap.js";
-import { startControllers } from "../../control/controllers/index.js";
 import { NodeInfo, podFacts } from "../../control/controllers/scheduler-node.js";
 import { Nominations } from "../../control/controllers/scheduler-preemption.js";
 import { caught } from "../helpers/caught.js";
-import { OPTIONS } from "./helpers/all-controllers.js";
+import { startAll } from "./helpers/all-controllers.js";
 import { eventually, openLocalApi, playKubelets, readyNode } from "./helpers/local-cluster.js";
 
 const DEFAULT = { namespace: "default" };
@@ -49,13 +48,9 @@ function classes(client: KubeClient) {
 
 /** Controllers on nodes with two cores each. */
 async function start(t: Test, nodes: string[]) {
-  const { client, informers, log, close } = await open();
-  const controllers = startControllers({ client, informers, log, ...OPTIONS });
-  t.teardown(async () => {
-    await controllers.stop();
-    await close();
-  });
-  await controllers.ready;
+  const api = await open();
+  const { client, informers } = api;
+  await startAll(t, api);
   for (const name of nodes) {
     const node = readyNode(name);
     const amounts = { cpu: "2", memory: "4Gi", pods: "110" };

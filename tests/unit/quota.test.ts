@@ -14,9 +14,8 @@ import {
 import type { Pod, ResourceQuota } from "../../common/k8s.js";
 import { ADMISSION } from "../../control/api/admission.js";
 import { ensureNamespaces } from "../../control/controllers/bootstrap.js";
-import { startControllers } from "../../control/controllers/index.js";
 import { caught } from "../helpers/caught.js";
-import { OPTIONS, webDeployment } from "./helpers/all-controllers.js";
+import { startAll, webDeployment } from "./helpers/all-controllers.js";
 import { eventually, openLocalApi } from "./helpers/local-cluster.js";
 
 const DEFAULT = { namespace: "default" };
@@ -24,14 +23,10 @@ type Spec = NonNullable<ResourceQuota["spec"]>;
 type Resources = NonNullable<Pod["spec"]>["containers"][number]["resources"];
 
 async function start(t: Test) {
-  const { client, informers, log, close } = await openLocalApi("error", undefined, ADMISSION);
+  const api = await openLocalApi("error", undefined, ADMISSION);
+  const { client } = api;
   await ensureNamespaces(client);
-  const controllers = startControllers({ client, informers, log, ...OPTIONS });
-  t.teardown(async () => {
-    await controllers.stop();
-    await close();
-  });
-  await controllers.ready;
+  await startAll(t, api);
   await eventually("an account", async () => {
     const { items } = await client.list(SERVICE_ACCOUNTS, DEFAULT);
     return items.length > 0;

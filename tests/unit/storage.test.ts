@@ -22,10 +22,9 @@ import type {
 } from "../../common/k8s.js";
 import { ADMISSION } from "../../control/api/admission.js";
 import { ensureNamespaces } from "../../control/controllers/bootstrap.js";
-import { startControllers } from "../../control/controllers/index.js";
 import { caught } from "../helpers/caught.js";
 import { tempDir } from "../helpers/temp-dir.js";
-import { OPTIONS } from "./helpers/all-controllers.js";
+import { startAll } from "./helpers/all-controllers.js";
 import { addNodes, eventually, openLocalApi, playKubelets } from "./helpers/local-cluster.js";
 import { statefulSet } from "./helpers/workload-objects.js";
 
@@ -68,14 +67,9 @@ function user(name: string, claimName: string): KubeObject {
 async function start(t: Test) {
   const volumesDir = tempDir(t);
   const api = await openLocalApi("error", undefined, ADMISSION);
-  const { client, informers, log } = api;
+  const { client, informers } = api;
   await ensureNamespaces(client);
-  const controllers = startControllers({ client, informers, log, ...OPTIONS, volumesDir });
-  t.teardown(async () => {
-    await controllers.stop();
-    await api.close();
-  });
-  await controllers.ready;
+  await startAll(t, api, { volumesDir });
   await addNodes(client, 2);
   t.teardown(playKubelets(client, informers));
   await eventually("the default class", () => found(client, STORAGE_CLASSES, "standard"));

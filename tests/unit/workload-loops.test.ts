@@ -14,9 +14,8 @@ import {
 } from "../../common/client.js";
 import { InformerFactory } from "../../common/informer.js";
 import type { DaemonSet, KubeObject, ReplicationController } from "../../common/k8s.js";
-import { startControllers } from "../../control/controllers/index.js";
 import { tempDir } from "../helpers/temp-dir.js";
-import { imagePatch, OPTIONS, running } from "./helpers/all-controllers.js";
+import { imagePatch, running, startAll } from "./helpers/all-controllers.js";
 import { DEFAULT } from "./helpers/controller-objects.js";
 import { addNodes, eventually, openLocalApi, playKubelets, readyNode } from "./helpers/local-cluster.js";
 import {
@@ -263,13 +262,11 @@ t.test("caches that lag behind make nothing twice", async (t) => {
     ),
   });
   const informers = new InformerFactory(slow, { log });
-  const controllers = startControllers({ client: slow, informers, log, ...OPTIONS });
-  t.teardown(async () => {
-    await controllers.stop();
+  const close = async () => {
     informers.stop();
     await api.close();
-  });
-  await controllers.ready;
+  };
+  await startAll(t, { client: slow, informers, log, close });
   await addNodes(client, 3);
   const nearby = api.informers.get(PODS);
   let made = 0;

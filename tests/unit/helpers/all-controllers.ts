@@ -35,21 +35,30 @@ export function late(client: KubeClient, ms: number): KubeClient {
   return slow;
 }
 
+/** All controllers at work on the API, gone with the test before the API is. */
+export async function startAll(
+  t: { teardown(fn: () => unknown): unknown },
+  { client, informers, log, close }: Pick<LocalApi, "client" | "informers" | "log" | "close">,
+  options: Partial<typeof OPTIONS> & { volumesDir?: string } = {},
+): Promise<ReturnType<typeof startControllers>> {
+  const controllers = startControllers({ client, informers, log, ...OPTIONS, ...options });
+  t.teardown(async () => {
+    await controllers.stop();
+    await close();
+  });
+  await controllers.ready;
+  return controllers;
+}
+
 /** All controllers at work on an empty API with so many nodes, gone with the test. */
 export async function running(
   t: { teardown(fn: () => unknown): unknown },
   nodes = 3,
-  options: Partial<typeof OPTIONS> & { volumesDir?: string } = {},
+  options: Parameters<typeof startAll>[2] = {},
 ): Promise<Running> {
   const api = await openLocalApi();
-  const { client, informers, log } = api;
-  const controllers = startControllers({ client, informers, log, ...OPTIONS, ...options });
-  t.teardown(async () => {
-    await controllers.stop();
-    await api.close();
-  });
-  await controllers.ready;
-  await addNodes(client, nodes);
+  const controllers = await startAll(t, api, options);
+  await addNodes(api.client, nodes);
   return { ...api, controllers };
 }
 

@@ -69,12 +69,12 @@ export function answerOf(res: IncomingMessage): Promise<Answer> {
   });
 }
 
-/** An API server with the namespace default, gone with the test. */
-export async function startHarness(
+/** An API server on a unix socket with the namespace default, gone with the test. */
+export async function startApi(
   test: Test,
   kubelet: KubeletConnector = () => ({ socketPath: "/nowhere", pathPrefix: "" }),
   admission: readonly Admission[] = [],
-): Promise<Harness> {
+): Promise<Pick<Harness, "registry" | "store" | "client" | "socketPath" | "dir" | "api">> {
   const dir = tempDir(test);
   const store = await LmdbStore.open<Stored>({ path: join(dir, "store"), codec: objectCodec });
   const definitions = createResources({
@@ -86,6 +86,24 @@ export async function startHarness(
   const client = new LocalClient(registry);
   await client.create(NAMESPACES, { metadata: { name: "default" } });
   const api = new ApiServer({ registry, kubelet, address: () => "127.0.0.1:1", log: silentLogger });
+  const socketPath = join(dir, "control.sock");
+  const server = await listenSocket(api, socketPath, silentLogger);
+  test.teardown(async () => {
+    api.close();
+    await closeServer(server);
+    await store.close();
+  });
+  return { registry, store, client, socketPath, dir, api };
+}
+
+/** The same with TLS, and requests to it. */
+export async function startHarness(
+  test: Test,
+  kubelet?: KubeletConnector,
+  admission?: readonly Admission[],
+): Promise<Harness> {
+  const started = await startApi(test, kubelet, admission);
+  const { registry, socketPath, dir, api } = started;
   const pki = await loadPki({ dir: join(dir, "pki"), serverNames: ["127.0.0.1", "localhost"] });
   const { server, port } = await listenTls(
     api,
@@ -94,12 +112,9 @@ export async function startHarness(
     registry.tokens,
     silentLogger,
   );
-  const socketPath = join(dir, "control.sock");
-  const socketServer = await listenSocket(api, socketPath, silentLogger);
-  test.teardown(async () => {
+  test.teardown(() => {
     api.close();
-    await Promise.all([closeServer(server), closeServer(socketServer)]);
-    await store.close();
+    return closeServer(server);
   });
   const call = (method: string, path: string, { body, type, accept }: CallOptions = {}): Promise<Answer> =>
     new Promise((resolve, reject) => {
@@ -118,7 +133,7 @@ export async function startHarness(
       req.end(payload);
     });
   const tls = { ca: pki.ca.cert, cert: pki.admin.cert, key: pki.admin.key };
-  return { registry, store, client, socketPath, port, tls, dir, api, call };
+  return { ...started, port, tls, call };
 }
 
 /** A watch as a client sees it: lines, and how the answer ended. */
