@@ -12,6 +12,10 @@ export const CNI_SOCKET = "cni.sock";
 const DEFAULT_SOCKET = `/run/kubeplumb/${CNI_SOCKET}`;
 /** The machine's own mounts. What a service of systemd sees in a namespace of its own are the same paths. */
 const MACHINE_MOUNTS = "/proc/1/ns/mnt";
+/** The front's mark, among the variables that it hands over. */
+const STDERR_WORD = "KUBEPLUMB_STDERR";
+/** Leaves room for the result in what a front takes. */
+const MAX_STDERR = 1 << 16;
 /** As much as the front sends. */
 const MAX_REQUEST = (1 << 20) + (1 << 16);
 
@@ -100,8 +104,13 @@ async function answer(socket: Socket, request: Buffer, here: Place): Promise<voi
     socket.end();
     return;
   }
-  const { exitCode, output } = await main(call.env, call.input, call.type);
-  socket.end(`${exitCode}${output}`);
+  let said = "";
+  const { exitCode, output } = await main(call.env, call.input, call.type, (text) => {
+    said += text;
+  });
+  // Only to a front that says it takes the two apart: one of before would print both as the result.
+  const tail = call.env[STDERR_WORD] && said !== "" ? `\0${said.slice(0, MAX_STDERR)}` : "";
+  socket.end(`${exitCode}${output}${tail}`);
 }
 
 /** undefined for what no front of ours has said. */

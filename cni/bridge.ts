@@ -7,15 +7,7 @@ import { NetNs } from "../dataplane/kernel/netns.js";
 import { type Link, NetlinkError, RtNetlink } from "../dataplane/kernel/rtnetlink.js";
 import { type BridgeConf, HOST_LOCAL, hostSubnets, parseBridgeConf } from "./config.js";
 import { findPlugin } from "./exec.js";
-import {
-  configure,
-  ensureBridge,
-  ensureGateways,
-  ignore,
-  macOf,
-  routesOf,
-  waitForPort,
-} from "./interfaces.js";
+import { configure, ensureBridge, ignore, macOf, routesOf, waitForPort } from "./interfaces.js";
 import {
   delegate,
   delegateNewVerb,
@@ -27,6 +19,7 @@ import {
   takeForeign,
   takeOwn,
 } from "./lease.js";
+import { checkMac, isMacChecked, uncheckMac } from "./mac-check.js";
 import { isMasqueraded, masquerade, unmasquerade } from "./masquerade.js";
 import {
   type Attachment,
@@ -38,6 +31,7 @@ import {
   validAttachments,
 } from "./types.js";
 import { resultFrom } from "./version.js";
+import { isInVlans, joinVlans, openGate } from "./vlan.js";
 
 /** IFALIASZ less the NUL. */
 const MAX_ALIAS = 255;
@@ -87,11 +81,8 @@ export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
     const ranges = subnets.sets.flat();
     const { mtu } = subnets;
     const bridge = await ensureBridge(host, conf, { mtu, mac: bridgeMac(conf, ranges[0]?.gateway) });
-    if (conf.isGateway && !foreign)
-      await ensureGateways(host, bridge, {
-        gateways: ranges,
-        only: conf.ipam.exclusive && conf.requests.sets.length === 0,
-      });
+    const only = conf.ipam.exclusive && conf.requests.sets.length === 0;
+    let gate = foreign ? undefined : await openGate(host, conf, bridge, { gateways: ranges, only });
     let lease: Lease | undefined;
     if (!foreign) {
       const taken = takeOwn(conf, call, owner);
@@ -108,13 +99,23 @@ export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
       peer: { name: call.ifName, ns: pod, ...(mac !== undefined && { mac }) },
     });
     undo.push(() => deleteIfThere(host, veth));
-    await host.setLink(veth, { hairpin: conf.hairpinMode, alias: aliasOf(conf.name, owner) });
+    await host.setLink(veth, {
+      hairpin: conf.hairpinMode,
+      ...(conf.portIsolation && { isolated: true }),
+      alias: aliasOf(conf.name, owner),
+    });
+    if (conf.vlans) await joinVlans(host, veth, conf.vlans, bridge);
+    if (conf.macspoofchk) {
+      undo.push(() => uncheckMac(call.hostNs, conf.name, (port) => port === veth));
+      await checkMac(call.hostNs, conf.name, veth, (await inside.getLink(call.ifName))?.mac ?? "");
+    }
     if (!lease) {
-      // Only now: a plugin like dhcp asks through the interface. Its DEL is due also when its ADD has failed.
+      // Only now, and up: a plugin like dhcp asks through the interface. Its DEL is due also when its ADD has failed.
       undo.push(() => delegate("DEL", raw, conf, call));
+      await inside.setLink(call.ifName, { up: true });
       lease = await takeForeign(raw, conf, call);
       const gateways = lease.addresses.flatMap(({ block, gateway }) => (gateway ? [{ block, gateway }] : []));
-      if (conf.isGateway) await ensureGateways(host, bridge, { gateways, only: false });
+      gate = await openGate(host, conf, bridge, { gateways, only: false });
     }
     const { addresses } = lease;
     const routes = routesOf(conf, addresses, lease.routes);
@@ -124,7 +125,7 @@ export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
       undo.push(() => unmasquerade(call.hostNs, conf.name, (id) => id === call.containerId));
       await masquerade(call.hostNs, conf.name, call.containerId, addresses);
     }
-    return describe({ link, bridge, port, lease, routes, call, conf, previous });
+    return describe({ link, bridge, gate, port, lease, routes, call, conf, previous });
   } catch (error) {
     const reason = await explain(error, { conf, call, inside, veth });
     const left: string[] = [];
@@ -147,18 +148,24 @@ export async function add(raw: NetConf, call: Invocation): Promise<CniResult> {
 export async function del(raw: NetConf, call: Invocation): Promise<void> {
   const conf = parseBridgeConf(raw, call.args);
   const owner = ownerOf(call);
-  // A DHCP lease is given back through the interface, so before it goes.
-  if (isForeign(conf, call)) await delegate("DEL", raw, conf, call);
+  const veth = hostInterface(conf.name, owner);
+  const failures: unknown[] = [];
+  // A DHCP lease is given back through the interface, so before it goes; and it goes also when that has failed.
+  if (isForeign(conf, call))
+    await delegate("DEL", raw, conf, call).catch((error: unknown) => failures.push(error));
   using host = RtNetlink.open(call.hostNs);
-  await deleteIfThere(host, hostInterface(conf.name, owner));
+  await deleteIfThere(host, veth);
+  if (conf.macspoofchk) await uncheckMac(call.hostNs, conf.name, (port) => port === veth);
   // Only now: an address that is given away again must not be answered for by the old pod.
   if (!isForeign(conf, call)) storeOf(conf, call).release(owner, hintOf(conf));
   if (conf.ipMasq) await unmasquerade(call.hostNs, conf.name, (id) => id === call.containerId);
+  if (failures.length > 0) throw failures[0];
 }
 
 /** For a bridge that is made now. */
-function bridgeMac({ name, bridge }: BridgeConf, gateway: string | undefined): string {
-  if (gateway !== undefined) return macOf(gateway);
+function bridgeMac({ name, bridge, vlans }: BridgeConf, gateway: string | undefined): string {
+  // Of a VLAN's gateway the interface in the VLAN has it.
+  if (gateway !== undefined && vlans?.access === undefined) return macOf(gateway);
   const hash = createHash("sha256").update(`${name}\0${bridge}`).digest();
   return macOf(hash.subarray(0, 4).join("."));
 }
@@ -178,7 +185,14 @@ export async function check(raw: NetConf, call: Invocation): Promise<void> {
   expect(port !== undefined, `${veth}, the host's end of ${call.ifName}, is missing`);
   expect(link.up && port.up, `${call.ifName} or ${veth} is down`);
   expect(port.master === conf.bridge, `${veth} is not a port of ${conf.bridge}`);
+  const bridge = await host.getLink(conf.bridge);
+  expect(bridge?.up === true, `${conf.bridge} is down`);
   expect(!conf.hairpinMode || port.hairpin === true, `${veth} is not in hairpin mode`);
+  expect(!conf.portIsolation || port.isolated === true, `${veth} is not isolated`);
+  const isIn = !conf.vlans || (await isInVlans(host, veth, conf.vlans, bridge));
+  expect(isIn, `${veth} is not in its VLANs`);
+  const isChecked = !conf.macspoofchk || (await isMacChecked(call.hostNs, veth, link.mac));
+  expect(isChecked, `the rule of macspoofchk for ${veth} is missing`);
   const wantedMac = result.interfaces?.find((i) => i.name === call.ifName && i.sandbox !== undefined)?.mac;
   expect(
     wantedMac === undefined || wantedMac === link.mac,
@@ -238,6 +252,7 @@ export async function gc(raw: NetConf, call: LeaseContext): Promise<void> {
   for (const { ip } of stale) store.remove(ip);
   store.sweep();
   const attempt = (work: Promise<unknown>) => work.catch((error: unknown) => failures.push(String(error)));
+  if (conf.macspoofchk) await attempt(uncheckMac(call.hostNs, conf.name, (port) => !keep.has(port)));
   if (conf.ipMasq) {
     const live = new Set(valid.map(({ containerID }) => containerID));
     await attempt(unmasquerade(call.hostNs, conf.name, (id) => !live.has(id)));
@@ -255,8 +270,11 @@ export async function status(raw: NetConf, call: LeaseContext): Promise<void> {
   const conf = parseBridgeConf(raw);
   await delegateNewVerb("STATUS", raw, conf, call);
   try {
-    if (!isForeign(conf, call)) hostSubnets(conf);
-    else if (conf.ipam.type !== HOST_LOCAL) findPlugin(conf.ipam.type, call.binDirs);
+    if (!isForeign(conf, call)) {
+      const store = storeOf(conf, call);
+      for (const set of hostSubnets(conf).sets) store.expectFree(set);
+    }
+    if (isForeign(conf, call) && conf.ipam.type !== HOST_LOCAL) findPlugin(conf.ipam.type, call.binDirs);
   } catch (error) {
     throw new CniError(CODE.unavailable, (error as Error).message, { cause: error });
   }
@@ -295,6 +313,7 @@ function describe(facts: {
   /** The pod's interface. */
   link: Link;
   bridge: Link;
+  gate: Link | undefined;
   port: Link;
   lease: Lease;
   routes: CniRoute[];
@@ -302,7 +321,7 @@ function describe(facts: {
   conf: BridgeConf;
   previous: CniResult | undefined;
 }): CniResult {
-  const { link, bridge, port, lease, routes, call, conf, previous } = facts;
+  const { link, bridge, gate, port, lease, routes, call, conf, previous } = facts;
   const before = previous?.interfaces ?? [];
   const dns = conf.requests.dns ?? conf.dns ?? lease.dns ?? previous?.dns ?? {};
   return {
@@ -312,6 +331,7 @@ function describe(facts: {
       { name: bridge.name, mac: bridge.mac, mtu: bridge.mtu },
       { name: port.name, mac: port.mac, mtu: port.mtu },
       { name: call.ifName, mac: link.mac, mtu: link.mtu, sandbox: call.netns },
+      ...(gate && gate.index !== bridge.index ? [{ name: gate.name, mac: gate.mac, mtu: gate.mtu }] : []),
     ],
     ips: [
       ...(previous?.ips ?? []),

@@ -2,7 +2,9 @@
 // overlay's subnet.env. Understands what flannel's own CNI plugin makes of that file and delegates.
 
 import { readFileSync } from "node:fs";
-import { integerOf, objectOf, stringOf } from "./fields.js";
+import { MAX_NAME } from "../dataplane/kernel/netlink/links.js";
+import type { VlanRange } from "../dataplane/kernel/rtnetlink.js";
+import { integerOf, invalid, listOf, objectOf, stringOf } from "./fields.js";
 import { type Range, rangeOf, readExclude, readRange, readRoutes, readSets } from "./ranges.js";
 import { type Requests, readDns, readRequests } from "./requests.js";
 import {
@@ -32,6 +34,11 @@ const FIELDS = {
   isDefaultGateway: "boolean",
   ipMasq: "boolean",
   enabledad: "boolean",
+  vlan: "number",
+  vlanTrunk: "list",
+  preserveDefaultVlan: "boolean",
+  macspoofchk: "boolean",
+  portIsolation: "boolean",
   ipam: "object",
   subnet: "string",
   subnetFile: "string",
@@ -64,6 +71,12 @@ export interface BridgeConf {
   ipMasq: boolean;
   /** Duplicate address detection for IPv6, waited for. */
   enabledad: boolean;
+  /** Absent: the bridge knows no VLANs. */
+  vlans?: PortVlans;
+  /** Frames of a pod with another source MAC than its own are dropped. */
+  macspoofchk: boolean;
+  /** Pods of the bridge do not reach each other. */
+  portIsolation: boolean;
   mtu?: number;
   ipam: IpamConf;
   subnetFile: string;
@@ -72,6 +85,16 @@ export interface BridgeConf {
   requests: Requests;
   prevResult?: unknown;
   validAttachments?: unknown;
+}
+
+/** The VLANs of a pod's port of the bridge, as the reference plugin bridge has them: one without tag, or some with. */
+export interface PortVlans {
+  /** Of frames without a tag; the gateway is in this VLAN too. */
+  access?: number;
+  /** Of frames with a tag. */
+  trunk: VlanRange[];
+  /** The VLAN that the bridge puts every new port in (1) stays. */
+  preserveDefault: boolean;
 }
 
 /** Where addresses come from. Of another plugin's `ipam` only the type is known. */
@@ -129,6 +152,8 @@ export function parseBridgeConf(conf: NetConf, args?: Readonly<Record<string, st
     hairpinMode = !promiscMode,
     ipMasq = false,
     enabledad = false,
+    macspoofchk = false,
+    portIsolation = false,
     mtu,
     subnetFile = DEFAULT_SUBNET_FILE,
     dataDir,
@@ -144,6 +169,13 @@ export function parseBridgeConf(conf: NetConf, args?: Readonly<Record<string, st
   }
   if (mtu !== undefined) integerOf("mtu", mtu, [68, 65535]);
   const requests = readRequests(conf, args);
+  const vlans = readVlans(conf);
+  if (isGateway && vlans?.access !== undefined && Buffer.byteLength(`${bridge}.${vlans.access}`) > MAX_NAME) {
+    throw new CniError(
+      CODE.invalidConfig,
+      `bridge ${bridge} is too long a name with vlan ${vlans.access}: the gateway's interface is ${bridge}.${vlans.access}`,
+    );
+  }
   const fits = requests.mtu ?? mtu;
   return {
     cniVersion,
@@ -155,6 +187,9 @@ export function parseBridgeConf(conf: NetConf, args?: Readonly<Record<string, st
     isDefaultGateway,
     ipMasq,
     enabledad,
+    ...(vlans && { vlans }),
+    macspoofchk,
+    portIsolation,
     ...(fits !== undefined && { mtu: fits }),
     ipam: readIpam(conf),
     subnetFile,
@@ -164,6 +199,43 @@ export function parseBridgeConf(conf: NetConf, args?: Readonly<Record<string, st
     ...(conf.prevResult !== undefined && { prevResult: conf.prevResult }),
     ...(VALID_ATTACHMENTS in conf && { validAttachments: conf[VALID_ATTACHMENTS] }),
   };
+}
+
+const VLAN_IDS = [1, 4094] as const;
+
+/** `vlan` 0 is none, as in the reference plugin. */
+function readVlans(conf: NetConf): PortVlans | undefined {
+  const {
+    vlan = 0,
+    vlanTrunk,
+    preserveDefaultVlan: preserveDefault = true,
+  } = conf as Record<string, unknown>;
+  const access = integerOf("vlan", vlan, [0, VLAN_IDS[1]]);
+  if (access !== 0 && vlanTrunk !== undefined)
+    throw new CniError(CODE.invalidConfig, "vlan and vlanTrunk exclude each other");
+  if (access === 0 && vlanTrunk === undefined) return undefined;
+  return {
+    ...(access !== 0 && { access }),
+    trunk: vlanTrunk === undefined ? [] : listOf("vlanTrunk", vlanTrunk).flatMap(readTrunk),
+    preserveDefault: preserveDefault === true,
+  };
+}
+
+function readTrunk(raw: unknown, i: number): VlanRange[] {
+  const field = `vlanTrunk[${i}]`;
+  const { id, minID, maxID } = objectOf(field, raw, ["id", "minID", "maxID"]);
+  if ((minID === undefined) !== (maxID === undefined) || (id ?? minID) === undefined)
+    throw invalid(field, "{ id }, or { minID, maxID }", raw);
+  const out: VlanRange[] = [];
+  if (id !== undefined) {
+    const one = integerOf(`${field}.id`, id, VLAN_IDS);
+    out.push([one, one]);
+  }
+  if (minID !== undefined) {
+    const first = integerOf(`${field}.minID`, minID, VLAN_IDS);
+    out.push([first, integerOf(`${field}.maxID`, maxID, [first, VLAN_IDS[1]])]);
+  }
+  return out;
 }
 
 const RANGE_KEYS = ["subnet", "rangeStart", "rangeEnd", "gateway"];

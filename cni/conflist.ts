@@ -70,8 +70,7 @@ function validate(raw: Record<string, unknown>, where: string): NetConfList {
   if (unknown !== undefined) {
     throw new CniError(
       CODE.unsupportedField,
-      `${where}: unknown field ${unknown}; allowed: ${LIST_FIELDS.join(", ")}`,
-      { details: `${unknown}=${JSON.stringify(raw[unknown])}` },
+      `${where}: unknown field ${unknown}=${JSON.stringify(raw[unknown])}; allowed: ${LIST_FIELDS.join(", ")}`,
     );
   }
   const { name, plugins } = raw;

@@ -34,6 +34,10 @@ export interface ExecOptions {
   ifName?: string;
   /** CNI_ARGS as pairs. */
   args?: Readonly<Record<string, string>>;
+  /** The environment that the program gets, CNI_* aside; default this process's own. */
+  env?: NodeJS.ProcessEnv;
+  /** What the program has written to stderr, whether it has failed or not; never called with "". */
+  onStderr?: (text: string) => void;
 }
 
 /** @throws CniError 105 listing where it was looked for. */
@@ -65,19 +69,23 @@ export async function execPlugin(verb: Verb, conf: NetConf, options: ExecOptions
   const path = findPlugin(type, options.binDirs);
   if (stateDir !== undefined) mkdirSync(stateDir, { recursive: true });
   let stdout: string;
+  let stderr = "";
   try {
     const [program, ...args] =
       stateDir === undefined
         ? [path]
         : ["unshare", "--mount", "/bin/sh", "-c", WITH_STATE, "cni", stateDir, path];
-    ({ stdout } = await options.hostNs.exec(program as string, args, {
+    ({ stdout, stderr } = await options.hostNs.exec(program as string, args, {
       input: JSON.stringify(conf),
       env: environment(verb, options),
       timeout: TIMEOUT_MS,
     }));
   } catch (error) {
     if (!(error instanceof CommandError)) throw error;
+    ({ stderr } = error);
     throw pluginError(type, verb, new CommandError({ ...error, argv: [path], cause: error.cause }));
+  } finally {
+    if (stderr !== "") options.onStderr?.(stderr);
   }
   if (stdout.trim() === "") return undefined;
   try {
@@ -93,7 +101,7 @@ export async function execPlugin(verb: Verb, conf: NetConf, options: ExecOptions
 function environment(verb: Verb, options: ExecOptions): NodeJS.ProcessEnv {
   const { binDirs, containerId, netns, ifName, args = {} } = options;
   return {
-    ...process.env,
+    ...(options.env ?? process.env),
     CNI_COMMAND: verb,
     CNI_PATH: binDirs.join(":"),
     ...(containerId !== undefined && { CNI_CONTAINERID: containerId }),

@@ -18,6 +18,9 @@ const EVERYTHING: Record<IpFamily, string> = { 4: "0.0.0.0/0", 6: "::/0" };
 const WAIT_MS = 5000;
 const WAIT_STEP_MS = 20;
 
+/** How the bridge's ports to its own gateways in VLANs begin; those of pods begin with veth. */
+export const GATEWAY_PORT = "vgw";
+
 /** An address that a pod has been given. */
 export interface PodAddress {
   ip: string;
@@ -37,53 +40,76 @@ export async function ensureBridge(
   conf: BridgeConf,
   facts: { mtu?: number; mac: string },
 ): Promise<Link> {
+  const filter = conf.vlans === undefined ? {} : { vlanFiltering: true };
   let link = await host.getLink(conf.bridge);
   if (!link) {
     // A MAC of its own: else it is the lowest of the ports' and changes under the neighbours' feet.
-    await host.addBridge({ name: conf.bridge, ...facts, up: true }).catch(ignore("EEXIST"));
+    const made = host.addBridge({ name: conf.bridge, ...facts, ...filter, up: true });
+    await made.catch(ignore("EEXIST")).catch(noVlans(conf));
     link = await host.getLink(conf.bridge);
   }
   if (link?.kind !== "bridge") {
     throw new CniError(CODE.invalidConfig, `${conf.bridge} is ${link?.kind ?? "no"} device, not a bridge`);
   }
+  if (conf.vlans && !link.vlans?.filtering) await host.setLink(link.index, filter).catch(noVlans(conf));
   if (!link.up) await host.setLink(link.index, { up: true });
   if (conf.promiscMode) await host.setLink(link.index, { promiscuous: true });
   return link;
 }
 
+/** For catch(): an error in words where the kernel is built without CONFIG_BRIDGE_VLAN_FILTERING. */
+function noVlans({ bridge, vlans }: BridgeConf): (error: unknown) => void {
+  return (error) => {
+    const isMissing = vlans !== undefined && error instanceof NetlinkError && error.code === "ENOTSUP";
+    if (!isMissing) throw error;
+    throw new CniError(
+      CODE.kernel,
+      `this kernel has no VLANs of bridges (CONFIG_BRIDGE_VLAN_FILTERING), which vlan and vlanTrunk need for ${bridge}`,
+      { details: error.message, cause: error },
+    );
+  };
+}
+
 /**
- * The gateways' addresses. `only`: nothing else of their families may be there, since the configuration knows them all;
+ * The gateways' addresses, on the bridge or on its interface in a VLAN. `only`: nothing else of their families may be there, since the configuration knows them all;
  * without it, nothing that overlaps.
  */
 export async function ensureGateways(
   host: RtNetlink,
-  bridge: Link,
-  { gateways, only }: { gateways: readonly Pick<Range, "gateway" | "block">[]; only: boolean },
+  link: Link,
+  facts: { bridge: string; gateways: readonly Pick<Range, "gateway" | "block">[]; only: boolean },
 ): Promise<void> {
-  const present = (await host.listAddresses(bridge.index)).filter(({ scope }) => scope !== SCOPE_LINK);
+  const { bridge, gateways, only } = facts;
+  const present = (await host.listAddresses(link.index)).filter(({ scope }) => scope !== SCOPE_LINK);
   const wanted = new Set(gateways.map(({ gateway, block }) => `${gateway}/${block.prefix}`));
   for (const range of gateways) {
     const { block } = range;
     const others = present.filter(
       ({ cidr, family }) => !wanted.has(cidr) && family === block.family && (only || overlaps(block, cidr)),
     );
-    for (const { cidr } of others) await removeGateway(host, bridge, block, cidr);
-    await ensureGateway(host, bridge, range, present);
+    for (const { cidr } of others) await removeGateway(host, link, { bridge, block, cidr });
+    await ensureGateway(host, link, range, present);
   }
 }
 
 const overlaps = (block: Cidr, cidr: string): boolean => block.overlaps(Cidr.parse(cidr));
 
-async function removeGateway(host: RtNetlink, bridge: Link, block: Cidr, cidr: string): Promise<void> {
-  const ports = (await host.listLinks()).filter(({ master }) => master === bridge.name);
+async function removeGateway(
+  host: RtNetlink,
+  link: Link,
+  { bridge, block, cidr }: { bridge: string; block: Cidr; cidr: string },
+): Promise<void> {
+  const ports = (await host.listLinks()).filter(
+    ({ name, master }) => master === bridge && !name.startsWith(GATEWAY_PORT),
+  );
   if (ports.length > 0) {
     throw new CniError(
       CODE.bridgeAddress,
-      `${bridge.name} has ${cidr} and ${ports.length} ports, but this host's block is ${block}`,
+      `${link.name} has ${cidr} and ${ports.length} ports, but this host's block is ${block}`,
       { details: "delete the pods of the old block first" },
     );
   }
-  await host.deleteAddress(bridge.index, cidr).catch(ignore("EADDRNOTAVAIL"));
+  await host.deleteAddress(link.index, cidr).catch(ignore("EADDRNOTAVAIL"));
 }
 
 async function ensureGateway(
@@ -166,6 +192,7 @@ export async function configure(
   if (!link) throw new Error(`${ifName} is missing in ${inside.ns.name}`);
   if (addresses.some(({ block }) => block.family === 6)) ownIPv6(inside, ifName, detect);
   const dev = link.index;
+  if (link.up) await inside.setLink(dev, { up: false });
   const [refused] = await inside.batch(() => [
     inside.setLink(dev, { arpNotify: true }),
     ...addresses.map(({ ip, block }) => inside.addAddress(dev, `${ip}/${block.prefix}`, { detect })),

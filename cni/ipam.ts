@@ -66,7 +66,18 @@ export class AddressStore {
       // The next one is nearly always free; only when it is not, it pays to know all that are taken.
       if (taken.size === 0) taken = new Set(this.#names());
     }
-    throw new CniError(CODE.tryAgain, `no address is free in ${blocks(set)}`, {
+    throw this.#full(set);
+  }
+
+  /** Throws CniError 11 when all addresses of the set are taken. */
+  expectFree(set: readonly Range[]): void {
+    const taken = new Set(this.#names());
+    for (const ip of candidates(set, undefined)) if (!taken.has(ip)) return;
+    throw this.#full(set);
+  }
+
+  #full(set: readonly Range[]): CniError {
+    return new CniError(CODE.tryAgain, `no address is free in ${blocks(set)}`, {
       details: `all are listed in ${this.#dir}`,
     });
   }

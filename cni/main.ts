@@ -15,17 +15,24 @@ const REQUIRED: Readonly<Record<string, readonly string[]>> = {
   ADD: ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
   DEL: ["CNI_CONTAINERID", "CNI_IFNAME"],
   CHECK: ["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
-  GC: [],
+  GC: ["CNI_PATH"],
   STATUS: [],
   VERSION: [],
 };
 
-/** Runs one invocation. Returns the exit code and what is to be printed. */
+/** How a call ends: the exit code and what is to be printed. */
+export interface Answer {
+  exitCode: number;
+  output: string;
+}
+
+/** Runs one invocation. `onStderr` gets what plugins that it executes (IPAM) write there. */
 export async function main(
   env: Environment,
   input: string,
   type: OwnType = "kubeplumb-cni",
-): Promise<{ exitCode: number; output: string }> {
+  onStderr?: (text: string) => void,
+): Promise<Answer> {
   let version: string = NEWEST_VERSION;
   try {
     const verb = env.CNI_COMMAND ?? "";
@@ -36,7 +43,7 @@ export async function main(
     }
     const conf = parseConf(input);
     version = negotiate(typeof conf.cniVersion === "string" ? conf.cniVersion : "0.1.0");
-    const result = await run(type, verb, { ...conf, cniVersion: version }, env);
+    const result = await run(type, verb, { ...conf, cniVersion: version }, { env, onStderr });
     return result === undefined ? { exitCode: 0, output: "" } : print(result);
   } catch (error) {
     const known = error instanceof CniError ? error : unexpected(error);
@@ -66,7 +73,7 @@ function checkEnvironment(verb: string, env: Environment): void {
       `required environment variables are missing: ${missing.join(", ")}`,
     );
   }
-  if (required.length > 0) checkAttachment(env.CNI_CONTAINERID ?? "", env.CNI_IFNAME ?? "");
+  if (required.includes("CNI_CONTAINERID")) checkAttachment(env.CNI_CONTAINERID ?? "", env.CNI_IFNAME ?? "");
 }
 
 function parseConf(input: string, { empty = false } = {}): NetConf {
@@ -89,7 +96,12 @@ function parseConf(input: string, { empty = false } = {}): NetConf {
   return conf as NetConf;
 }
 
-async function run(type: OwnType, verb: string, conf: NetConf, env: Environment): Promise<unknown> {
+async function run(
+  type: OwnType,
+  verb: string,
+  conf: NetConf,
+  { env, onStderr }: { env: Environment; onStderr: ((text: string) => void) | undefined },
+): Promise<unknown> {
   const plugin = PLUGINS[type];
   const call: Invocation = {
     containerId: env.CNI_CONTAINERID ?? "",
@@ -97,6 +109,8 @@ async function run(type: OwnType, verb: string, conf: NetConf, env: Environment)
     hostNs: NetNs.current(),
     binDirs: (env.CNI_PATH ?? "").split(":").filter((dir) => dir !== ""),
     args: parseArgs(env.CNI_ARGS ?? ""),
+    env,
+    ...(onStderr && { onStderr }),
     ...(env.CNI_NETNS && { netns: env.CNI_NETNS }),
   };
   switch (verb) {
@@ -127,7 +141,7 @@ export async function runProcess(type: OwnType = "kubeplumb-cni"): Promise<void>
   // As a stream: the caller's end may be a non-blocking socket, which cannot be read synchronously.
   if (!process.stdin.isTTY) for await (const chunk of process.stdin) chunks.push(chunk as Buffer);
   const input = Buffer.concat(chunks).toString();
-  const { exitCode, output } = await main(process.env, input, type);
+  const { exitCode, output } = await main(process.env, input, type, (text) => process.stderr.write(text));
   process.stdout.write(output);
   process.exitCode = exitCode;
 }

@@ -2,7 +2,18 @@
 // and says nothing when nothing is. Plain Node without dependencies: it runs before they are there.
 
 import { spawnSync } from "node:child_process";
-import { accessSync, constants, existsSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  accessSync,
+  constants,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { delimiter, isAbsolute, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -29,6 +40,24 @@ const TEST_PROGRAMS = [
   ["podman", "podman"],
   ["crun", "crun"],
   ["busybox", "busybox-static"],
+  ["dnsmasq", "dnsmasq-base"],
+  ["nft", "nftables"],
+];
+
+/**
+ * Firewalls that tests run in namespaces of their own, with what firewalld is written in. Never installed: their
+ * packages start them, and then they change this machine's rules.
+ */
+const FIREWALLS = [
+  "ufw",
+  "firewalld",
+  "python3-firewall",
+  "python3-nftables",
+  "python3-dbus",
+  "python3-gi",
+  "gir1.2-glib-2.0",
+  "libgirepository-1.0-1",
+  "dbus-daemon",
 ];
 
 /** What VMs are made and run with (npm run test:vm). */
@@ -138,6 +167,30 @@ function installPrograms(programs, { optional = false } = {}) {
   }
 }
 
+/** Into .cache/firewalls: files as they would be below /. */
+function unpackFirewalls() {
+  const dir = join(root, ".cache", "firewalls");
+  if (existsSync(dir) || process.getuid?.() !== 0 || !isInstalled("apt-get")) return;
+  say(`Unpacking ${FIREWALLS.join(", ")} for tests`);
+  const fresh = `${dir}.${process.pid}`;
+  try {
+    mkdirSync(fresh, { recursive: true });
+    run("apt-get", ["update", "-qq"]);
+    run("apt-get", ["download", "-qq", "-o", "APT::Sandbox::User=root", ...FIREWALLS], { cwd: fresh });
+    for (const name of readdirSync(fresh)) {
+      run("dpkg-deb", ["-x", name, "."], { cwd: fresh });
+      rmSync(join(fresh, name));
+    }
+    // Debian 12's packages still have some of their files there.
+    if (existsSync(join(fresh, "lib")))
+      cpSync(join(fresh, "lib"), join(fresh, "usr", "lib"), { recursive: true });
+    renameSync(fresh, dir);
+  } catch (error) {
+    rmSync(fresh, { recursive: true, force: true });
+    say(`Not unpacked: ${error.message}; tests of firewalls are left out`);
+  }
+}
+
 function modified(path) {
   try {
     return statSync(path).mtimeMs;
@@ -191,6 +244,7 @@ export function setup({ tests = false, vms = false } = {}) {
     checkNode();
     installPrograms(PROGRAMS);
     if (tests) installPrograms(TEST_PROGRAMS, { optional: true });
+    if (tests) unpackFirewalls();
     if (vms) installPrograms(VM_PROGRAMS);
     installPackages();
     build();

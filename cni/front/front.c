@@ -2,9 +2,10 @@
 // plugin itself, in Node. No libc, no memory but what is here: a process that starts in a fraction of a millisecond.
 // Built by scripts/build-front.mjs; the name it is called by (kubeplumb-cni, kubeplumb-portmap) is the plugin's.
 //
-// Request: the net, mnt and pid namespaces as readlink has them, the plugin's name and each CNI_* variable, every one
-// ended by NUL; an empty one; then standard input as it is. Answer: one byte, the exit code + '0', then the output.
-// An agent that is elsewhere closes without an answer.
+// Request: the net, mnt and pid namespaces as readlink has them, the plugin's name and each variable, every one ended by
+// NUL; an empty one; then standard input as it is. KUBEPLUMB_STDERR says that an answer may have two parts. Answer: one
+// byte, the exit code + '0', then the output; with a NUL behind it what belongs on stderr. An agent that is elsewhere
+// closes without an answer.
 
 #define NULL ((void *)0)
 typedef unsigned long size;
@@ -82,7 +83,9 @@ static void ask(const char *path, const char *name, char **env, size have) {
     at = add(at, link, got);
   }
   at = add(at, name, length(name));
-  for (; *env; env++) if (begins(*env, "CNI_")) at = add(at, *env, length(*env));
+  const char *mark = "KUBEPLUMB_STDERR=1";
+  at = add(at, mark, length(mark));
+  for (; *env; env++) if (**env) at = add(at, *env, length(*env));
   at = add(at, "", 0);
   if (at >= HEAD) return;
   long fd = call(SOCKET, 1, 1 | 02000000, 0);
@@ -91,7 +94,10 @@ static void ask(const char *path, const char *name, char **env, size have) {
     call(SHUTDOWN, fd, 1, 0);
     long got = rest(fd, answer, MOST);
     if (got > 0) {
-      int written = all(WRITE, 1, answer + 1, got - 1);
+      long end = 1;
+      while (end < got && answer[end]) end++;
+      int written = all(WRITE, 1, answer + 1, end - 1);
+      if (end < got) all(WRITE, 2, answer + end + 1, got - end - 1);
       call(EXIT, written ? answer[0] - '0' : 1, 0, 0);
     }
   }

@@ -4,7 +4,7 @@
 
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { type Logger, silentLogger } from "../../common/log.js";
+import type { Logger } from "../../common/log.js";
 import { CommandError, type CommandResult } from "../kernel/command.js";
 import { NetlinkError } from "../kernel/netlink/socket.js";
 import { NetNs } from "../kernel/netns.js";
@@ -90,14 +90,14 @@ export class Iptables implements IptablesDriver {
   readonly #ns: NetNs;
   readonly #tools: Tools;
   readonly #env: NodeJS.ProcessEnv;
-  readonly #log: Logger;
+  readonly #log: Logger | undefined;
   readonly #nft: NftRuleset | undefined;
   #last: Promise<unknown> = Promise.resolve();
   /** Questions answered with yes, and the version of the ruleset that they were asked of. */
   #standing: { generation: number; inputs: Set<string> } | undefined;
 
   private constructor(ns: NetNs, tools: Tools, options: IptablesOptions) {
-    const { family = 4, lockFile = privateLock(ns), path = "auto", log = silentLogger } = options;
+    const { family = 4, lockFile = privateLock(ns), path = "auto", log } = options;
     this.#ns = ns;
     this.family = family;
     this.#tools = tools;
@@ -106,7 +106,7 @@ export class Iptables implements IptablesDriver {
     this.#log = log;
     this.counters = new KernelCounters(ns, family, log);
     const { variant, version } = tools;
-    log.debug({ host: ns.name, family, variant, version, path: this.path }, "iptables driver");
+    log?.debug({ host: ns.name, family, variant, version, path: this.path }, "iptables driver");
   }
 
   /** @throws Error when the machine has no such iptables, naming program and package. */
@@ -165,7 +165,7 @@ export class Iptables implements IptablesDriver {
     if (!this.#nft) return false;
     const why = await this.#nft.restore(input, { counters });
     if (why === undefined) return true;
-    this.#log.debug({ host: this.#ns.name, why }, "iptables-restore is called instead of netlink");
+    this.#log?.debug({ host: this.#ns.name, why }, "iptables-restore is called instead of netlink");
     return false;
   }
 
@@ -214,7 +214,7 @@ export class Iptables implements IptablesDriver {
 
   async #readOverNetlink<Rule>(reading: Omit<Reading<Rule>, "foreign">): Promise<Printed<Rule> | undefined> {
     const told = (tool: string, why: Error) =>
-      this.#log.debug({ host: this.#ns.name, why: why.message }, `${tool} is called instead of netlink`);
+      this.#log?.debug({ host: this.#ns.name, why: why.message }, `${tool} is called instead of netlink`);
     const foreign = async ({ table, chain }: ChainAt, why: UnsupportedRule) => {
       told("iptables -S", why);
       const { stdout } = await this.#exec(this.#tools.iptables, this.#args(table, ["-S", chain]));

@@ -32,9 +32,9 @@ export interface PacketCounters {
 export class KernelCounters implements PacketCounters {
   readonly #ns: NetNs;
   readonly #family: 4 | 6;
-  readonly #log: Logger;
+  readonly #log: Logger | undefined;
 
-  constructor(ns: NetNs, family: 4 | 6, log: Logger) {
+  constructor(ns: NetNs, family: 4 | 6, log: Logger | undefined) {
     this.#ns = ns;
     this.#family = family;
     this.#log = log;
@@ -49,7 +49,7 @@ export class KernelCounters implements PacketCounters {
       return true;
     } catch (error) {
       if (!refused(error)) throw error;
-      this.#log.debug(
+      this.#log?.debug(
         { host: this.#ns.name, why: error.message },
         "rules cannot count packets here (nfacct)",
       );

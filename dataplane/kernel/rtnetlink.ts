@@ -8,6 +8,7 @@ import * as neighbors from "./netlink/neighbors.js";
 import { removeLink } from "./netlink/removal.js";
 import * as routes from "./netlink/routes.js";
 import { type NetlinkError, NetlinkSocket } from "./netlink/socket.js";
+import * as vlans from "./netlink/vlans.js";
 import type { NetNs } from "./netns.js";
 
 export type { Address } from "./netlink/addresses.js";
@@ -16,6 +17,7 @@ export type { BridgeOptions, Device, Link, LinkChange, VethOptions, VxlanOptions
 export type { FdbEntry, FdbOptions, Neighbor, NeighborOptions } from "./netlink/neighbors.js";
 export type { Route, RouteOptions } from "./netlink/routes.js";
 export { NetlinkError } from "./netlink/socket.js";
+export type { PortVlan, VlanOptions, VlanRange } from "./netlink/vlans.js";
 
 /**
  * A netlink socket in one namespace. Every method but {@link deleteLink} does its whole work before it returns: the
@@ -68,6 +70,20 @@ export class RtNetlink implements Disposable {
 
   async setLink(device: links.Device, change: links.LinkChange): Promise<void> {
     links.setLink(this.#socket, device, change);
+  }
+
+  /** A bridge port joins VLANs, or is in them otherwise from now on. */
+  async addVlan(port: links.Device, options: vlans.VlanOptions): Promise<void> {
+    vlans.addVlan(this.#socket, port, options);
+  }
+
+  async deleteVlan(port: links.Device, range: vlans.VlanRange): Promise<void> {
+    vlans.deleteVlan(this.#socket, port, range);
+  }
+
+  /** Of a bridge port; none where the kernel has no VLANs of bridges. */
+  async listVlans(port: links.Device): Promise<vlans.PortVlan[]> {
+    return vlans.listVlans(this.#socket, port);
   }
 
   /** `cidr` with host bits: "10.244.1.1/24". EEXIST when it is there. `detect`: IPv6's duplicate detection runs. */

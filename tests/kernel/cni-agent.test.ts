@@ -77,7 +77,7 @@ t.test("with an agent, in other namespaces, and without one", { skip }, async (t
   };
   t.match(await run("ADD", portmap, pod), { exitCode: 0, json: { ips: [{ address: "10.80.0.3/24" }] } });
   t.match(await run("ADD", conf(), pod), { exitCode: 1, json: { code: 101 } }, "errors come through");
-  t.match(await run("ADD", conf({ vlan: 1 }), pod), { exitCode: 1, json: { code: 2 } });
+  t.match(await run("ADD", conf({ vrf: 1 }), pod), { exitCode: 1, json: { code: 2 } });
   t.equal((await run("DEL", portmap, pod)).exitCode, 0);
   t.equal((await run("DEL", conf(), pod)).exitCode, 0);
 

@@ -84,7 +84,7 @@ t.test("a result in every version, errors in the one that was asked for", async 
 t.test("refused with the field named", async (t) => {
   const pod = newPod();
   const errors: [object, Partial<Call>, number, RegExp][] = [
-    [{ vlan: 5 }, {}, 2, /unsupported field vlan=5; allowed: bridge, /],
+    [{ vrf: 5 }, {}, 2, /unsupported field vrf=5; allowed: bridge, /],
     [{ mtu: 67 }, {}, 7, /mtu must be an integer from 68 to 65535, not 67/],
     [{ ipMasq: "yes" }, {}, 7, /ipMasq must be a boolean, not "yes"/],
     [{ hairpinMode: true, promiscMode: true }, {}, 7, /hairpinMode and promiscMode exclude/],

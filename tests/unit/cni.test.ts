@@ -148,7 +148,7 @@ t.test("configuration lists", async (t) => {
     [{ ...good, plugins: [{ type: "../x" }] }, CODE.invalidConfig, /plugins\[0\]\.type .*"\.\.\/x"/],
     [{ ...good, plugins: ["x"] }, CODE.invalidConfig, /plugins\[0\] must be an object/],
     [{ ...good, disableCheck: "no" }, CODE.invalidConfig, /disableCheck must be true or false, not "no"/],
-    [{ ...good, plugin: [] }, CODE.unsupportedField, /unknown field plugin; allowed: cniVersion/],
+    [{ ...good, plugin: [] }, CODE.unsupportedField, /unknown field plugin=\[\]; allowed: cniVersion/],
     [{ ...good, cniVersion: "2.0.0" }, CODE.incompatibleVersion, /"2\.0\.0" is not supported/],
     [{ ...good, cniVersions: "1.0.0" }, CODE.invalidConfig, /cniVersions must be a list/],
   ];
@@ -198,13 +198,15 @@ t.test("the plugin's own configuration", async (t) => {
     isDefaultGateway: true,
     ipMasq: false,
     enabledad: false,
+    macspoofchk: false,
+    portIsolation: false,
     ipam: { type: "kubeplumb-cni", sets: [], routes: [], exclude: [], exclusive: true },
     subnetFile: "/run/flannel/subnet.env",
     requests: { ips: [], sets: [] },
   });
-  t.throws(() => conf({ vlan: 7 }), {
+  t.throws(() => conf({ vrf: 7 }), {
     code: CODE.unsupportedField,
-    message: /vlan=7; allowed: bridge/,
+    message: /vrf=7; allowed: bridge/,
   });
   t.throws(() => conf({ mtu: "1450" }), {
     code: CODE.invalidConfig,
@@ -443,7 +445,7 @@ t.test("the protocol's errors, without a kernel", async (t) => {
     cniVersion: "0.3.1",
     msg: /CHECK needs cniVersion 0\.4\.0/,
   });
-  t.match(await run({ CNI_COMMAND: "GC" }, '{"cniVersion":"1.0.0","name":"n"}'), {
+  t.match(await run({ CNI_COMMAND: "GC", CNI_PATH: "/bin" }, '{"cniVersion":"1.0.0","name":"n"}'), {
     code: CODE.incompatibleVersion,
   });
 });

@@ -1,18 +1,16 @@
 // Links (network interfaces): bridges, veth pairs, VXLAN devices (rtnetlink(7), linux/if_link.h).
 // Knows how link requests are encoded and link messages decoded.
 
-import { ipFamily, ipToBytes } from "../../../common/ip.js";
 import type { NetNs } from "../netns.js";
 import {
-  type Attributes,
   formatMac,
   type MessageWriter,
   type NetlinkMessage,
   parseAttributes,
   parseMac,
-  readIp,
   readString,
 } from "./codec.js";
+import { bridgeData, decodeInfo, IFLA_LINKINFO, linkInfo, portInfo, vxlanData } from "./link-info.js";
 import { NetlinkError, type NetlinkSocket, NLM_F_CREATE, NLM_F_EXCL } from "./socket.js";
 
 export const RTM_NEWLINK = 16;
@@ -29,28 +27,16 @@ const IFLA_IFNAME = 3;
 const IFLA_MTU = 4;
 const IFLA_LINK = 5;
 const IFLA_MASTER = 10;
-const IFLA_LINKINFO = 18;
 const IFLA_IFALIAS = 20;
 const IFLA_AF_SPEC = 26;
 const IFLA_GROUP = 27;
 const IFLA_NET_NS_FD = 28;
 const IFLA_EXT_MASK = 29;
-const IFLA_INFO_KIND = 1;
-const IFLA_INFO_DATA = 2;
-const IFLA_INFO_SLAVE_KIND = 4;
-const IFLA_INFO_SLAVE_DATA = 5;
-const IFLA_BRPORT_MODE = 4;
 const AF_INET = 2;
 const IFLA_INET_CONF = 1;
 /** The interface's own sysctls by number (linux/ip.h). */
 const IPV4_DEVCONF_ARP_NOTIFY = 22;
 const VETH_INFO_PEER = 1;
-const IFLA_VXLAN_ID = 1;
-const IFLA_VXLAN_LINK = 3;
-const IFLA_VXLAN_LOCAL = 4;
-const IFLA_VXLAN_LEARNING = 7;
-const IFLA_VXLAN_PORT = 15;
-const IFLA_VXLAN_LOCAL6 = 17;
 /** Counters are most of a link message and nobody here reads them. */
 const RTEXT_FILTER_SKIP_STATS = 8;
 
@@ -79,6 +65,10 @@ export interface Link {
   alias?: string;
   /** Of a bridge port. */
   hairpin?: boolean;
+  /** Of a bridge port: nothing goes from it to another one that is isolated too. */
+  isolated?: boolean;
+  /** Of a bridge; absent where the kernel has no VLANs of bridges. */
+  vlans?: { filtering: boolean; defaultVlan: number };
   vxlan?: { id: number; port: number; learning: boolean; local?: string; linkIndex?: number };
 }
 
@@ -88,6 +78,8 @@ export interface BridgeOptions {
   /** A fixed address; else the bridge takes the lowest of its ports', and changes it as they come and go. */
   mac?: string;
   up?: boolean;
+  /** Ports are in VLANs. ENOTSUP from a kernel without (CONFIG_BRIDGE_VLAN_FILTERING). */
+  vlanFiltering?: boolean;
 }
 
 export interface VethOptions {
@@ -126,6 +118,10 @@ export interface LinkChange {
   mac?: string;
   /** Send frames back through the port they came from; for a bridge port only. */
   hairpin?: boolean;
+  /** Nothing goes to another port that is isolated too; for a bridge port only. */
+  isolated?: boolean;
+  /** As in {@link BridgeOptions}; for a bridge only. */
+  vlanFiltering?: boolean;
   /** A note for people and tools (ip-link(8) shows it); up to 255 bytes. */
   alias?: string;
   /** net.ipv4.conf.NAME.arp_notify: announce addresses by ARP when it comes up. Takes effect for a later request. */
@@ -156,26 +152,19 @@ function ifinfo(w: MessageWriter, facts: { index?: number; up?: boolean; promisc
   });
 }
 
-function linkInfo(w: MessageWriter, kind: string, data?: (w: MessageWriter) => void): void {
-  w.nest(IFLA_LINKINFO, () => {
-    w.string(IFLA_INFO_KIND, kind);
-    if (data) w.nest(IFLA_INFO_DATA, data);
-  });
-}
-
 function common(w: MessageWriter, o: { mtu?: number; mac?: string }): void {
   if (o.mtu !== undefined) w.u32(IFLA_MTU, o.mtu);
   if (o.mac !== undefined) w.bytes(IFLA_ADDRESS, parseMac(o.mac));
 }
 
 export function addBridge(socket: NetlinkSocket, options: BridgeOptions): void {
-  const { name, up } = options;
+  const { name, up, vlanFiltering } = options;
   checkName(name);
   socket.change({ operation: "addBridge", detail: name }, RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, (w) => {
     ifinfo(w, { up });
     w.string(IFLA_IFNAME, name);
     common(w, options);
-    linkInfo(w, "bridge");
+    linkInfo(w, "bridge", vlanFiltering === undefined ? undefined : bridgeData(vlanFiltering));
   });
 }
 
@@ -202,7 +191,7 @@ export function addVeth(socket: NetlinkSocket, options: VethOptions): void {
 }
 
 export function addVxlan(socket: NetlinkSocket, options: VxlanOptions): void {
-  const { name, id, port, local, link, learning, up } = options;
+  const { name, id, port, local, link, up } = options;
   checkName(name);
   const detail = `${name} id ${id} local ${local} dev ${link} dstport ${port}`;
   const under = indexOf(socket, "addVxlan", link);
@@ -210,13 +199,7 @@ export function addVxlan(socket: NetlinkSocket, options: VxlanOptions): void {
     ifinfo(w, { up });
     w.string(IFLA_IFNAME, name);
     common(w, options);
-    linkInfo(w, "vxlan", () => {
-      w.u32(IFLA_VXLAN_ID, id);
-      w.u32(IFLA_VXLAN_LINK, under);
-      w.bytes(ipFamily(local) === 6 ? IFLA_VXLAN_LOCAL6 : IFLA_VXLAN_LOCAL, ipToBytes(local));
-      w.u8(IFLA_VXLAN_LEARNING, learning ? 1 : 0);
-      w.u16be(IFLA_VXLAN_PORT, port);
-    });
+    linkInfo(w, "vxlan", vxlanData(options, under));
   });
 }
 
@@ -240,7 +223,9 @@ export function target(
 }
 
 export function setLink(socket: NetlinkSocket, device: Device, change: LinkChange): void {
-  const { up, promiscuous, master, mtu, mac, alias, arpNotify, hairpin, ns, name } = change;
+  const { up, promiscuous, master, mtu, mac, alias, arpNotify, hairpin, isolated, vlanFiltering, ns, name } =
+    change;
+  const isPort = hairpin !== undefined || isolated !== undefined;
   const label = { operation: "setLink", detail: `${device} ${describe(change)}` };
   const masterIndex = typeof master === "string" ? indexOf(socket, "setLink", master) : (master ?? 0);
   // A new name needs the index, because IFLA_IFNAME is then the new one.
@@ -254,13 +239,14 @@ export function setLink(socket: NetlinkSocket, device: Device, change: LinkChang
     if (arpNotify !== undefined) inetConf(w, IPV4_DEVCONF_ARP_NOTIFY, arpNotify ? 1 : 0);
     if (master !== undefined) w.u32(IFLA_MASTER, masterIndex);
     if (ns) w.u32(IFLA_NET_NS_FD, ns.fd);
-    if (hairpin !== undefined && master === undefined) portInfo(w, hairpin);
+    if (vlanFiltering !== undefined) linkInfo(w, "bridge", bridgeData(vlanFiltering));
+    if (isPort && master === undefined) portInfo(w, change);
   });
   // The kernel looks at port settings before it looks at the master: a new port takes a second request.
-  if (hairpin !== undefined && master !== undefined) {
+  if (isPort && master !== undefined) {
     socket.change(label, RTM_NEWLINK, 0, (w) => {
       target(w, name ?? at);
-      portInfo(w, hairpin);
+      portInfo(w, change);
     });
   }
 }
@@ -268,13 +254,6 @@ export function setLink(socket: NetlinkSocket, device: Device, change: LinkChang
 /** A sysctl of net.ipv4.conf.NAME. */
 function inetConf(w: MessageWriter, key: number, value: number): void {
   w.nest(IFLA_AF_SPEC, () => w.nest(AF_INET, () => w.nest(IFLA_INET_CONF, () => w.u32(key, value))));
-}
-
-function portInfo(w: MessageWriter, hairpin: boolean): void {
-  w.nest(IFLA_LINKINFO, () => {
-    w.string(IFLA_INFO_SLAVE_KIND, "bridge");
-    w.nest(IFLA_INFO_SLAVE_DATA, () => w.u8(IFLA_BRPORT_MODE, hairpin ? 1 : 0));
-  });
 }
 
 function describe(change: LinkChange): string {
@@ -361,26 +340,4 @@ export function decodeLink(message: NetlinkMessage): RawLink {
   const info = attributes.get(IFLA_LINKINFO);
   if (info) decodeInfo(link, parseAttributes(info));
   return { link, master: attributes.get(IFLA_MASTER)?.readUInt32LE(0) };
-}
-
-function decodeInfo(link: Link, info: Attributes): void {
-  const kind = info.get(IFLA_INFO_KIND);
-  if (kind) link.kind = readString(kind);
-  const data = info.get(IFLA_INFO_DATA);
-  if (link.kind === "vxlan" && data) {
-    const facts = parseAttributes(data);
-    const local = facts.get(IFLA_VXLAN_LOCAL) ?? facts.get(IFLA_VXLAN_LOCAL6);
-    link.vxlan = {
-      id: facts.get(IFLA_VXLAN_ID)?.readUInt32LE(0) ?? 0,
-      port: facts.get(IFLA_VXLAN_PORT)?.readUInt16BE(0) ?? 0,
-      learning: facts.get(IFLA_VXLAN_LEARNING)?.readUInt8(0) === 1,
-      ...(local && { local: readIp(local) }),
-      linkIndex: facts.get(IFLA_VXLAN_LINK)?.readUInt32LE(0),
-    };
-  }
-  const slaveKind = info.get(IFLA_INFO_SLAVE_KIND);
-  const slave = info.get(IFLA_INFO_SLAVE_DATA);
-  if (slaveKind && slave && readString(slaveKind) === "bridge") {
-    link.hairpin = parseAttributes(slave).get(IFLA_BRPORT_MODE)?.readUInt8(0) === 1;
-  }
 }
