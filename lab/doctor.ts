@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { accessSync, constants, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { type FirewallRoles, firewallChecks } from "./firewall-checks.js";
 import { hidesProc, isPrivileged, namespaceCommand } from "./launch.js";
 import type { ProbeResult } from "./probe.js";
 import { featureRemedy, install, namespaceRemedy } from "./remedies.js";
@@ -23,13 +24,18 @@ const NODE_MINIMUM: [number, number] = [20, 19];
 /** Each host, pod and connection holds a few descriptors. */
 const OPEN_FILES_MINIMUM = 4096;
 
-/** Every check, in the order in which they build on one another. Throws nothing for what is missing. */
-export async function doctor(): Promise<Check[]> {
+/**
+ * Every check, in the order in which they build on one another. Throws nothing for what is missing.
+ * @param roles what this machine is, or may become, in a cluster of machines.
+ */
+export async function doctor(roles: FirewallRoles): Promise<Check[]> {
   const checks = [nodeVersion(), ...commands(), openFiles()];
   const namespaces = await tryNamespaces();
   checks.push(...namespaces.checks);
   if (namespaces.usable) checks.push(...(await kernelFeatures(namespaces.pidNamespace)));
   checks.push(...(await userTools()));
+  const hasIptables = findCommand("iptables") !== undefined;
+  if (isPrivileged() && hasIptables) checks.push(...(await firewallChecks(roles)));
   return checks;
 }
 

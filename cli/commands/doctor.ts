@@ -1,6 +1,9 @@
 // kubeplumb doctor: what this machine offers, what is missing and what to do about it.
 
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { type CommandSpec, outputOption } from "../command.js";
+import { ADMIN_KUBECONFIG, CONTROL_DATA, NODE_DATA, RUN } from "../host-paths.js";
 import { visibleLength } from "../table.js";
 
 interface Options {
@@ -18,7 +21,7 @@ const spec: CommandSpec<Options> = {
     const { doctor } = await import("../../lab/doctor.js");
     const steps = context.steps();
     steps.start("Trying what the kernel offers");
-    const checks = await doctor().finally(() => steps.close());
+    const checks = await doctor(roles()).finally(() => steps.close());
     const failed = checks.filter((check) => check.status === "fail").length;
     if (output === "json") {
       context.print(JSON.stringify({ ok: failed === 0, checks }, null, 2));
@@ -38,6 +41,20 @@ const spec: CommandSpec<Options> = {
     return failed === 0 ? 0 : 1;
   },
 };
+
+/** A machine that is neither may become a node. */
+function roles() {
+  const control = existsSync(CONTROL_DATA);
+  const node = existsSync(NODE_DATA) || !control;
+  return { runDir: RUN, node, controlPort: control ? controlPort() : undefined };
+}
+
+/** As the administrator's kubeconfig has it. */
+function controlPort(): number {
+  const path = join(CONTROL_DATA, ADMIN_KUBECONFIG);
+  const text = existsSync(path) ? readFileSync(path, "utf8") : "";
+  return Number(/^\s*server: .*:(\d+)$/m.exec(text)?.[1] ?? 6443);
+}
 
 function count(things: number): string {
   return things === 1 ? "one thing is" : `${things} things are`;

@@ -53,9 +53,10 @@ export function locate(input: string, stderr: string): { line?: number; text?: s
   return { line, ...(text !== undefined && { text }), ...(table && { table }) };
 }
 
-// iptables-nft 1.8.9 calls a chain that is not there "incompatible" when it is asked to list it.
+// iptables-nft 1.8.9 calls a chain that is not there "incompatible" when it is asked to list it. The legacy variant has
+// no table where the kernel has no module for it: Debian's cloud kernel 5.10 has none of ip6tables.
 const ABSENT =
-  /does a matching rule exist|No chain\/target\/match|Chain '[^']+' does not exist|Couldn't load target|is incompatible, use 'nft' tool/;
+  /does a matching rule exist|No chain\/target\/match|Chain '[^']+' does not exist|Table does not exist|Couldn't load target|is incompatible, use 'nft' tool/;
 
 /** Whether a refused question (-C, -D, -S) says that its rule or chain is not there, rather than that it failed. */
 export function meansAbsent(error: { exitCode: number | null; stderr: string }): boolean {

@@ -12,6 +12,7 @@ export {
 export { RestoreError } from "./errors.js";
 export { MemoryIptables } from "./memory.js";
 export type { PacketCounters } from "./nfacct.js";
+export { askNft } from "./nft-kernel.js";
 export { chainsOf, ParseError, parseSave, ruleOfWords } from "./parse.js";
 export { fixedPoint, probabilityText } from "./probability.js";
 export {

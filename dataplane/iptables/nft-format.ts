@@ -21,8 +21,8 @@ export const MESSAGE = {
 export const SUBSYSTEM_ID = 10;
 /** struct nfgenmsg: family, version, resource id. */
 export const NFGENMSG = 4;
-/** NFPROTO_IPV4, NFPROTO_IPV6. */
-export const FAMILY = { 4: 2, 6: 10 } as const;
+/** NFPROTO_IPV4, NFPROTO_IPV6, NFPROTO_INET: of tables for both, which iptables never makes. */
+export const FAMILY = { 4: 2, 6: 10, inet: 1 } as const;
 
 export const TABLE_ATTRIBUTE = { name: 1, handle: 4 } as const;
 export const CHAIN_ATTRIBUTE = { table: 1, name: 3, hook: 4, policy: 5, type: 7 } as const;

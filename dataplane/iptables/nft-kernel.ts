@@ -40,7 +40,7 @@ export class NftKernel {
   readonly #socket: NetlinkSocket;
   readonly #family: number;
 
-  constructor(socket: NetlinkSocket, family: 4 | 6) {
+  constructor(socket: NetlinkSocket, family: keyof typeof FAMILY) {
     this.#socket = socket;
     this.#family = FAMILY[family];
   }
@@ -170,7 +170,7 @@ function decodeChain({ body }: NetlinkMessage): KernelChain {
  */
 export function askNft<T>(
   ns: Pick<NetNs, "run" | "name">,
-  family: 4 | 6,
+  family: keyof typeof FAMILY,
   question: (kernel: NftKernel) => T,
 ): T | undefined {
   const socket = NetlinkSocket.open(ns, NETLINK_NETFILTER);
