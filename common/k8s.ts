@@ -202,6 +202,9 @@ export interface Status {
   code: number;
 }
 
+/** Of a pod: "emulated" has it emulated on nodes that run real containers too. */
+export const RUNTIME_ANNOTATION = "kubeplumb.io/runtime";
+
 /** "namespace/name", or "name" for a cluster-scoped object: the key of caches and work queues. */
 export function keyOf(object: { metadata: { namespace?: string; name: string } }): string {
   const { namespace, name } = object.metadata;

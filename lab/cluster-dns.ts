@@ -11,7 +11,14 @@ import {
   SERVICE_ACCOUNTS,
   SERVICES,
 } from "../common/client.js";
-import type { ConfigMap, Deployment, KubeObject, Service, ServiceAccount } from "../common/k8s.js";
+import {
+  type ConfigMap,
+  type Deployment,
+  type KubeObject,
+  RUNTIME_ANNOTATION,
+  type Service,
+  type ServiceAccount,
+} from "../common/k8s.js";
 import type { Logger } from "../common/log.js";
 import { dnsAddresses } from "./resolve.js";
 
@@ -94,7 +101,7 @@ function deployment(): Deployment {
       strategy: { type: "RollingUpdate", rollingUpdate: { maxUnavailable: 1 } },
       selector: { matchLabels: LABELS },
       template: {
-        metadata: { labels: LABELS },
+        metadata: { labels: LABELS, annotations: { [RUNTIME_ANNOTATION]: "emulated" } },
         spec: {
           priorityClassName: "system-cluster-critical",
           serviceAccountName: NAME,

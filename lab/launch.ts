@@ -2,9 +2,11 @@
 // namespaces they run in, nothing of what they do.
 
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, openSync, readFileSync, rmSync } from "node:fs";
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import type { Socket } from "node:net";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { cgroupRecord, removeRecorded } from "../dataplane/kernel/cgroups.js";
 import { type ChildMessage, ParentChannel } from "./channel.js";
 import { ClusterError, hasCode } from "./errors.js";
 import {
@@ -221,6 +223,11 @@ export function ownProcesses(paths: ClusterPaths, role: ProcessRole): (ProcessId
   return processesWithArgument(markerOf(paths, role));
 }
 
+/** Where the node agents write down which control groups they have made. */
+function cgroupRecords({ hosts }: ClusterPaths): string[] {
+  return existsSync(hosts) ? readdirSync(hosts).map((name) => cgroupRecord(join(hosts, name, "var"))) : [];
+}
+
 /**
  * Ends what runs of that role at once and removes its record and socket; resolves when all of it is gone. Idempotent.
  * @throws ClusterError when it does not go within 10 s.
@@ -241,6 +248,8 @@ export async function stopProcess(paths: ClusterPaths, role: ProcessRole): Promi
       `the ${role} process (${left.join(", ")}) does not end after SIGKILL`,
     );
   }
+  // Of processes that are gone now; what they were under is the machine's and stays.
+  if (role === "lab") for (const record of cgroupRecords(paths)) await removeRecorded(record);
   const sockets = role === "control" ? [paths.controlSocket, paths.relaySocket] : [paths.labSocket];
   for (const path of [recordPath(paths, role), ...sockets]) rmSync(path, { force: true });
   return ids.length > 0;

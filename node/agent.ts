@@ -9,6 +9,7 @@ import { ENDPOINT_SLICES, NODES, PODS, SERVICES } from "../common/client.js";
 import { type IpFamily, parseIp } from "../common/ip.js";
 import type { Logger } from "../common/log.js";
 import { Iptables } from "../dataplane/iptables/index.js";
+import { Cgroups, cgroupRecord } from "../dataplane/kernel/cgroups.js";
 import type { NetNs } from "../dataplane/kernel/netns.js";
 import { Overlay, PUBLIC_IP, subnetEnvPath } from "../dataplane/overlay/index.js";
 import { capacity, goArch, nodeInfo } from "./host/machine.js";
@@ -21,10 +22,12 @@ import { KubeProxy } from "./kube-proxy/kube-proxy.js";
 import { KubeletApi } from "./kubelet/api.js";
 import type { NodeAgent, NodeAgentOptions } from "./options.js";
 import { KUBELET_BACKOFF } from "./pods/backoff.js";
+import { emulatedRuntime } from "./pods/emulated.js";
 import type { PodEnvironment } from "./pods/environment.js";
 import { EventRecorder } from "./pods/events.js";
 import { parseResolvConf } from "./pods/files.js";
 import { PodManager } from "./pods/manager.js";
+import type { ContainerRuntime } from "./pods/runtime.js";
 import { NodeStats } from "./stats/node-stats.js";
 import { wireOverlay } from "./wiring.js";
 
@@ -45,10 +48,10 @@ export async function startNodeAgent(options: NodeAgentOptions): Promise<NodeAge
   return agent;
 }
 
-function factsOf(options: NodeAgentOptions, nodeIPs: readonly string[]): NodeFacts {
+function factsOf(options: NodeAgentOptions, nodeIPs: readonly string[], runtimeVersion: string): NodeFacts {
   const { name, labels = {}, taints = [], maxPods = DEFAULT_MAX_PODS, rootDir } = options;
-  const arch = goArch();
-  return { name, nodeIPs, labels, taints, arch, info: nodeInfo(), capacity: capacity(maxPods, rootDir) };
+  const info = nodeInfo(runtimeVersion);
+  return { name, nodeIPs, labels, taints, arch: goArch(), info, capacity: capacity(maxPods, rootDir) };
 }
 
 const familiesOf = ({ nodeIPs }: NodeAgentOptions): IpFamily[] => nodeIPs.map((ip) => parseIp(ip).family);
@@ -70,6 +73,8 @@ class Agent implements NodeAgent {
   readonly #overlay: Overlay;
   readonly #network: CniNetwork;
   readonly #events: EventRecorder;
+  readonly #emulated: ContainerRuntime;
+  readonly #runtime: ContainerRuntime;
   readonly #registration: Registration;
   readonly #pods: PodManager;
   readonly #stats: NodeStats;
@@ -119,7 +124,9 @@ class Agent implements NodeAgent {
       subnetFile: subnetEnvPath(runDir),
       hostNs: ns,
     });
-    const facts = factsOf(options, this.#nodeIPs);
+    this.#emulated = emulatedRuntime(options.images ?? {}, new Cgroups(cgroupRecord(rootDir)));
+    this.#runtime = options.runtime ?? this.#emulated;
+    const facts = factsOf(options, this.#nodeIPs, this.#runtime.version);
     this.#registration = new Registration({
       facts,
       client,
@@ -178,7 +185,7 @@ class Agent implements NodeAgent {
   }
 
   #podEnvironment(allocatable: NodeFacts["capacity"]): PodEnvironment {
-    const { name, ns, rootDir, client, informers, images = {}, timing } = this.#options;
+    const { name, ns, rootDir, client, informers, timing } = this.#options;
     const services = informers.get(SERVICES);
     const resolver = "/etc/resolv.conf";
     return {
@@ -191,7 +198,8 @@ class Agent implements NodeAgent {
       services: () => services.list(),
       events: this.#events,
       network: this.#network,
-      images,
+      runtime: this.#runtime,
+      emulated: this.#emulated,
       clusterDNS: this.#options.clusterDNS,
       clusterDomain: this.#options.clusterDomain ?? "cluster.local",
       nodeDns: parseResolvConf(existsSync(resolver) ? readFileSync(resolver, "utf8") : ""),
@@ -250,7 +258,7 @@ class Agent implements NodeAgent {
 
   #networkProblem(): string | undefined {
     if (!this.#hasPodCIDR || !this.#overlayUp) return NOT_READY;
-    return this.#network.notReady();
+    return this.#network.notReady() ?? this.#runtime.notReady();
   }
 
   #check(): void {
@@ -298,6 +306,7 @@ class Agent implements NodeAgent {
     // First, so that it does not look after every link of a pod that goes.
     await Promise.all([this.proxy.stop(), this.#overlay.stop()]);
     await this.#pods.stop(graceful ? STOP_GRACE_MS : undefined);
+    await Promise.all([...new Set([this.#runtime, this.#emulated])].map((one) => one.close()));
     this.#events.stop();
   }
 }

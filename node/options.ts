@@ -11,6 +11,7 @@ import type { NetNs } from "../dataplane/kernel/netns.js";
 import type { ImageSpec } from "./images/index.js";
 import type { KubeProxy } from "./kube-proxy/kube-proxy.js";
 import type { PodTiming } from "./pods/environment.js";
+import type { ContainerRuntime } from "./pods/runtime.js";
 
 export interface NodeAgentOptions {
   /** Name of the Node object and of the host. */
@@ -38,8 +39,10 @@ export interface NodeAgentOptions {
   labels?: Readonly<Record<string, string>>;
   /** Set when the node registers for the first time. */
   taints?: readonly Taint[];
-  /** What image names stand for, beside those that are built in. */
+  /** What image names stand for, beside those that are built in; of the emulated runtime. */
   images?: Readonly<Record<string, ImageSpec>>;
+  /** What runs the pods; default: the emulated runtime. The agent closes it when it stops. */
+  runtime?: ContainerRuntime | undefined;
   /** Default <rootDir>/etc/cni/net.d. */
   cniConfDir?: string;
   /** Default /opt/cni/bin and /usr/lib/cni (Debian's). */

@@ -37,6 +37,11 @@ export const commands: readonly CommandEntry[] = [
   },
   { name: "node", summary: "run this machine as a node of such a cluster", load: () => import("./node.js") },
   {
+    name: "image",
+    summary: "import and list images of this machine's container runtime",
+    load: () => import("./image.js"),
+  },
+  {
     name: "token",
     summary: "make, list and delete tokens for machines that join",
     load: () => import("./token.js"),

@@ -4,7 +4,8 @@ import { hostname } from "node:os";
 import { ipFamily } from "../../common/ip.js";
 import { type CommandSpec, UsageError } from "../command.js";
 import { aborted, daemonLog, serveUntilAsked } from "../daemon.js";
-import { CNI_CONF, NODE_DATA, RUN } from "../host-paths.js";
+import { CNI_CONF, CONTAINERD, NODE_DATA, RUN } from "../host-paths.js";
+import { parseEndpoint } from "../runtime-endpoint.js";
 
 interface Options {
   server?: string;
@@ -13,6 +14,8 @@ interface Options {
   name?: string;
   nodeIp?: string;
   iface?: string;
+  runtime: "emulated" | "containerd";
+  containerRuntimeEndpoint?: string;
 }
 
 /** RFC 1123, as the names of Nodes. */
@@ -20,7 +23,7 @@ const NAME = /^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$/;
 
 const spec: CommandSpec<Options> = {
   description:
-    "Joins at its first start, with a token; from then on it has a certificate of its own. Needs root. When it is\nstopped its pods end; rules, bridge and overlay stay, as those of kube-proxy and flannel do.",
+    "Joins at its first start, with a token; from then on it has a certificate of its own. Needs root. When it is\nstopped emulated pods end; rules, bridge and overlay stay, as those of kube-proxy and flannel do.",
   options: [
     {
       flags: "--server <url>",
@@ -41,6 +44,17 @@ const spec: CommandSpec<Options> = {
       parse: parseAddress,
     },
     { flags: "--iface <interface>", description: "the same, told by the interface" },
+    {
+      flags: "--runtime <runtime>",
+      description: "what runs pods; containers of containerd go on when the node is stopped",
+      choices: ["emulated", "containerd"],
+      default: "emulated",
+    },
+    {
+      flags: "--container-runtime-endpoint <endpoint>",
+      description: `of --runtime containerd: where it answers (default: ${CONTAINERD})`,
+      parse: parseEndpoint,
+    },
   ],
   examples: [
     [
@@ -48,10 +62,14 @@ const spec: CommandSpec<Options> = {
       "kubeplumb node --server https://192.168.56.10:6443 --token abcdef.0123456789abcdef --discovery-token-ca-cert-hash sha256:…",
     ],
     ["come back", "kubeplumb node --server https://192.168.56.10:6443"],
+    ["with real containers", "kubeplumb node --server https://192.168.56.10:6443 --runtime containerd"],
     ["as a service of systemd", "kubeplumb install node -- --server …"],
   ],
   async run(context, _args, options) {
     const { server, nodeIp: nodeIP, iface, discoveryTokenCaCertHash: caHash } = options;
+    const { runtime, containerRuntimeEndpoint: endpoint } = options;
+    if (runtime !== "containerd" && endpoint)
+      throw new UsageError("--container-runtime-endpoint is for --runtime containerd");
     if (!server) throw new UsageError("--server is needed: the address of the API server");
     if (process.getuid?.() !== 0)
       throw new Error("kubeplumb node needs root: it programs this machine's network");
@@ -70,6 +88,7 @@ const spec: CommandSpec<Options> = {
         dataDir: NODE_DATA,
         runDir: RUN,
         cniConfDir: CNI_CONF,
+        runtimeEndpoint: runtime === "containerd" ? (endpoint ?? CONTAINERD) : undefined,
         log,
       },
       context.signal,

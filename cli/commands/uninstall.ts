@@ -2,6 +2,8 @@
 
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { cgroupRecord, removeRecorded } from "../../dataplane/kernel/cgroups.js";
+import { endLeftPods } from "../../node/cri/leftovers.js";
 import { cleanUpNode } from "../../node/machine/cleanup.js";
 import type { CommandSpec, Context } from "../command.js";
 import { daemonLog } from "../daemon.js";
@@ -35,7 +37,12 @@ const spec: CommandSpec<Options> = {
     const role = name as Role;
     const isHere = root === "/";
     if (isHere && systemdRuns() && existsSync(unitPath(role))) stopService(role);
-    if (isHere && role === "node") await cleanUpNode(daemonLog("node", context));
+    if (isHere && role === "node") {
+      const log = daemonLog("node", context);
+      await endLeftPods(NODE_DATA, log);
+      await cleanUpNode(log);
+      await removeRecorded(cgroupRecord(NODE_DATA));
+    }
     const removed = removeFiles(role, root);
     if (isHere && systemdRuns()) systemctl("daemon-reload");
     const state = role === "control" ? [CONTROL_DATA] : [NODE_DATA, RUN, join(CNI_CONF, OWN_CONFLIST)];

@@ -114,16 +114,26 @@ const NODE = [
   "RuntimeDirectoryPreserve=yes",
   "ProtectSystem=true",
   "KillMode=mixed",
+  // systemd then hands both on to the groups beside it, where those for the limits of containers are made.
+  "Delegate=cpu memory",
   `CapabilityBoundingSet=${NODE_CAPABILITIES.join(" ")}`,
 ];
 
+const CONTAINERD_UNIT = "containerd.service";
+
+/** Its containers are looked for at the start of the node. */
+const runsContainerd = (args: readonly string[]): boolean =>
+  args.some((word, at) => word === "--runtime" && args[at + 1] === "containerd");
+
 function unit({ role, program, args }: InstallOptions): string {
   const isControl = role === "control";
-  const after = isControl ? "network-online.target" : "network-online.target kubeplumb-control.service";
+  const runtime = runsContainerd(args) ? [CONTAINERD_UNIT] : [];
+  const wants = ["network-online.target", ...runtime].join(" ");
+  const after = isControl ? wants : `${wants} kubeplumb-control.service`;
   return `${[
     "[Unit]",
     `Description=kubeplumb ${isControl ? "control plane" : "node"}`,
-    "Wants=network-online.target",
+    `Wants=${wants}`,
     `After=${after}`,
     // Tried again for ever, not five times in ten seconds.
     "StartLimitIntervalSec=0",

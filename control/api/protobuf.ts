@@ -1,63 +1,18 @@
 // Request bodies in Kubernetes' protobuf form, turned into the JSON that the rest of the engine works with: typed
 // clients (kubectl create deployment, client-go) send nothing else. Answers stay JSON. Pure.
 
+import { ProtobufError, wireFields } from "../../common/protobuf.js";
 import type { FieldInfo, Schema, TypeRef } from "./schema.js";
 
 export const PROTOBUF = "application/vnd.kubernetes.protobuf";
 
-/** The bytes are not what they claim to be. */
-export class ProtobufError extends Error {
-  override readonly name = "ProtobufError";
-}
-
 /** "k8s\0" before a runtime.Unknown message. */
 const MAGIC = Buffer.from([0x6b, 0x38, 0x73, 0x00]);
-
-type Wire = { number: number; value: bigint | Buffer };
-
-function* fieldsOf(bytes: Buffer): Generator<Wire> {
-  let at = 0;
-  const varint = (): bigint => {
-    let result = 0n;
-    for (let shift = 0n; shift < 70n; shift += 7n) {
-      const byte = bytes[at++];
-      if (byte === undefined) throw new ProtobufError("unexpected end of data");
-      result |= BigInt(byte & 0x7f) << shift;
-      if (byte < 0x80) return result;
-    }
-    throw new ProtobufError("a number is too long");
-  };
-  const take = (length: number): Buffer => {
-    if (length < 0 || at + length > bytes.length) throw new ProtobufError("unexpected end of data");
-    at += length;
-    return bytes.subarray(at - length, at);
-  };
-  while (at < bytes.length) {
-    const tag = Number(varint());
-    const number = tag >>> 3;
-    switch (tag & 7) {
-      case 0:
-        yield { number, value: varint() };
-        break;
-      case 1:
-        yield { number, value: take(8) };
-        break;
-      case 2:
-        yield { number, value: take(Number(varint())) };
-        break;
-      case 5:
-        yield { number, value: take(4) };
-        break;
-      default:
-        throw new ProtobufError(`wire type ${tag & 7} is not used by Kubernetes`);
-    }
-  }
-}
 
 /** The last value of each field of a small message. */
 function messageOf(bytes: Buffer): Map<number, bigint | Buffer> {
   const out = new Map<number, bigint | Buffer>();
-  for (const { number, value } of fieldsOf(bytes)) out.set(number, value);
+  for (const { number, value } of wireFields(bytes)) out.set(number, value);
   return out;
 }
 
@@ -135,7 +90,7 @@ export class ProtobufReader {
   }
 
   #fill(out: Record<string, unknown>, goName: string, numbers: Numbers, bytes: Buffer): void {
-    for (const { number, value } of fieldsOf(bytes)) {
+    for (const { number, value } of wireFields(bytes)) {
       const field = numbers.get(number);
       // A field that is newer than our types.
       if (!field) continue;

@@ -13,14 +13,15 @@ import {
   SERVICES,
 } from "../../common/client.js";
 import type { Informer } from "../../common/informer.js";
-import type {
-  Deployment,
-  Ingress,
-  IngressClass,
-  KubeObject,
-  Namespace,
-  Service,
-  ServiceAccount,
+import {
+  type Deployment,
+  type Ingress,
+  type IngressClass,
+  type KubeObject,
+  type Namespace,
+  RUNTIME_ANNOTATION,
+  type Service,
+  type ServiceAccount,
 } from "../../common/k8s.js";
 import type { WorkQueue } from "../../common/workqueue.js";
 import type { ControllerContext } from "./context.js";
@@ -84,7 +85,7 @@ const deployment: Deployment = {
     replicas: 1,
     selector: { matchLabels: SELECTOR },
     template: {
-      metadata: { labels: SELECTOR },
+      metadata: { labels: SELECTOR, annotations: { [RUNTIME_ANNOTATION]: "emulated" } },
       spec: {
         serviceAccountName: NAMESPACE,
         containers: [

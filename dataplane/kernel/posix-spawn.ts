@@ -80,7 +80,8 @@ function inputFile(text: string): number {
   return fd;
 }
 
-function pipe(): [number, number] {
+/** pipe2(2), closed in what is executed: the end to read and the end to write. @throws SyscallError */
+export function pipe(): [number, number] {
   const fds = [0, 0];
   if (cPipe2(fds, O_CLOEXEC) < 0) fail("pipe2", "", koffi.errno());
   return [fds[0] as number, fds[1] as number];

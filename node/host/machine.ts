@@ -33,13 +33,13 @@ export function prettyName(osRelease: string): string {
 let unknownMachine: string | undefined;
 
 /** status.nodeInfo. */
-export function nodeInfo(): NodeSystemInfo {
+export function nodeInfo(containerRuntimeVersion: string): NodeSystemInfo {
   unknownMachine ??= randomUUID();
   const machineID = readLine("/etc/machine-id") ?? readLine("/var/lib/dbus/machine-id") ?? unknownMachine;
   return {
     architecture: goArch(),
     bootID: readLine("/proc/sys/kernel/random/boot_id") ?? "",
-    containerRuntimeVersion: RUNTIME_VERSION,
+    containerRuntimeVersion,
     kernelVersion: release(),
     // Deprecated by Kubernetes, still required: the kubelet leaves it empty.
     kubeProxyVersion: "",

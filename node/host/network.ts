@@ -129,14 +129,21 @@ export class CniNetwork implements PodNetwork {
   }
 
   async collectGarbage(): Promise<void> {
-    const { binDirs, stateDir, hostNs } = this.#options;
     const conf = this.#readConf();
-    const context = { binDirs, stateDir, hostNs, ...(conf && { confPath: conf.path }) };
     try {
-      await delRemembered(context);
+      await this.giveBackOwn();
     } finally {
-      if (conf) await gcNetwork(conf.conflist, { ...context, valid: [] });
+      if (conf) await gcNetwork(conf.conflist, { ...this.#context(conf), valid: [] });
     }
+  }
+
+  async giveBackOwn(): Promise<void> {
+    await delRemembered(this.#context(this.#readConf()));
+  }
+
+  #context(conf: Conf) {
+    const { binDirs, stateDir, hostNs } = this.#options;
+    return { binDirs, stateDir, hostNs, ...(conf && { confPath: conf.path }) };
   }
 
   #attachment(pod: PodIdentity, containerId: string, ns: NetNs, confPath: string): AttachmentOptions {

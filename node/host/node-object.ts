@@ -79,20 +79,34 @@ export function nodeConditions(
   return [...before.filter((one) => !names.has(one.type)), ...own];
 }
 
-/** The whole status to report. */
+/** What others have put into the capacity (docs: extended resources); the kubelet makes it allocatable, no more. */
+function extendedResources(capacity: NodeStatus["capacity"] = {}): Record<string, string> {
+  const isExtended = ([name]: [string, string]) => /^(?!(?:[^/]*\.)?kubernetes\.io\/)[^/]+\//.test(name);
+  return Object.fromEntries(Object.entries(capacity).filter(isExtended));
+}
+
+/** The part of the status that is to be patched: what is no more in the capacity is not allocatable either. */
+export function statusPatch(facts: NodeFacts, status: NodeStatus, before: NodeStatus | undefined): object {
+  const allocatable: Record<string, string | null> = { ...status.allocatable };
+  for (const name of Object.keys(before?.allocatable ?? {})) allocatable[name] ??= null;
+  return { ...status, capacity: facts.capacity, allocatable };
+}
+
+/** The whole status, as it is to be. */
 export function nodeStatus(
   facts: NodeFacts,
   health: Health,
   before: NodeStatus | undefined,
   now: string,
 ): NodeStatus {
+  const all = { ...extendedResources(before?.capacity), ...facts.capacity };
   return {
     addresses: [
       ...facts.nodeIPs.map((address) => ({ type: "InternalIP", address })),
       { type: "Hostname", address: facts.name },
     ],
-    capacity: facts.capacity,
-    allocatable: facts.capacity,
+    capacity: all,
+    allocatable: all,
     conditions: nodeConditions(health, before?.conditions, now),
     daemonEndpoints: { kubeletEndpoint: { Port: 10250 } },
     nodeInfo: facts.info,

@@ -14,6 +14,7 @@ import {
   nodeLabels,
   nodeStatus,
   sameNodeStatus,
+  statusPatch,
 } from "./node-object.js";
 
 const LEASE_NAMESPACE = "kube-node-lease";
@@ -207,7 +208,8 @@ export class Registration {
     const { facts, client, health, events } = this.#options;
     const ready = health().networkProblem === undefined;
     const status = this.#wanted(node);
-    await client.patch(NODES, facts.name, "merge", { status }, { subresource: "status" });
+    const patch = { status: statusPatch(facts, status, node.status) };
+    await client.patch(NODES, facts.name, "merge", patch, { subresource: "status" });
     this.#lastWrite = Date.now();
     if (ready !== this.#wasReady) {
       this.#wasReady = ready;

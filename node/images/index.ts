@@ -6,13 +6,18 @@ import { bootcamp } from "./bootcamp.js";
 import { coredns } from "./coredns.js";
 import { echo, echoServer, httpEcho, requestEcho, whoami } from "./echo.js";
 import { nginxEchoServer } from "./echoserver.js";
+import { guestbook } from "./guestbook.js";
 import { helloApp } from "./hello-app.js";
 import { hpaExample } from "./hpa-example.js";
 import { ingressController } from "./ingress.js";
 import { machineImages } from "./machine.js";
 import { nginx } from "./nginx.js";
+import { nginxHttps } from "./nginx-configured.js";
 import { pause } from "./pause.js";
+import { goproxy, helloFrontend } from "./proxies.js";
 import { helloGo, kubia, kubiaUnhealthy, livenessImage, nodeHello, serveHostnameImage } from "./samples.js";
+import { etcd, memcached, redis, redisFollower, redisSlave } from "./servers.js";
+import { polinuxStress, vishStress } from "./stress.js";
 import type { Image, ImageSpec, ResolvedImage } from "./types.js";
 
 export type { ContainerContext, Emulation, Image, ImageSpec, ResolvedImage, Workload } from "./types.js";
@@ -38,6 +43,17 @@ const EMULATED: readonly Image[] = [
   helloGo,
   kubia,
   kubiaUnhealthy,
+  polinuxStress,
+  vishStress,
+  redis,
+  redisFollower,
+  redisSlave,
+  guestbook,
+  memcached,
+  etcd,
+  helloFrontend,
+  goproxy,
+  nginxHttps,
 ];
 
 /** A reference taken apart: "nginx:1.29" is docker.io's library/nginx, short "nginx". */
@@ -129,6 +145,7 @@ export function resolveImage(
     ? mappedImage(normal)
     : ({ image: findImage(reference) ?? (options.hasCommand ? BARE : undefined) } as { image: Image });
   if (!found?.image) return undefined;
+  if (!options.hasCommand && !normal?.command && found.image.missing?.()) return undefined;
   const repository = text.replace(/@.*$/, "").replace(/:[^:/]*$/, "");
   const digest =
     reference.digest ??
@@ -143,7 +160,11 @@ export function resolveImage(
 
 /** The kubelet's error for an image that cannot be had, with what to do about it. */
 export function unknownImageMessage(text: string, mapped: Readonly<Record<string, ImageSpec>> = {}): string {
-  return `kubeplumb has no image of that name and tag; known images: ${knownImages(mapped).join(", ")}; map one in the cluster config under images: (for example images: {"${text}": nginx})`;
+  const found = resolveImage(text, { mapped, hasCommand: true });
+  const missing = typeof found === "object" ? found.image.missing?.() : undefined;
+  if (missing) return missing;
+  // The list comes last: an Event has room for a part of it.
+  return `kubeplumb has no image of that name and tag; map one in the cluster config under images: (for example images: {"${text}": nginx}); known images: ${knownImages(mapped).join(", ")}`;
 }
 
 /** The command line of a container (Kubernetes: command replaces the entrypoint and drops the image's cmd). */

@@ -7,6 +7,7 @@ import { readFile, stat } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { dirname, extname, normalize } from "node:path";
 import { EmulatedProcess } from "./emulated.js";
+import { bringsConfiguration, configuredNginx } from "./nginx-configured.js";
 import type { ContainerContext, Image } from "./types.js";
 
 const PORT = 80;
@@ -65,7 +66,7 @@ interface Answer {
 }
 
 /** A combined-format time: 21/Nov/2026:03:49:00 +0000. */
-function logDate(now: Date): string {
+export function logDate(now: Date): string {
   const month = now.toUTCString().slice(8, 11);
   const iso = now.toISOString();
   return `${iso.slice(8, 10)}/${month}/${iso.slice(0, 4)}:${iso.slice(11, 19)} +0000`;
@@ -138,18 +139,79 @@ async function serve(
   );
 }
 
+const versionOf = (tag: string): string => /^\d+\.\d+(\.\d+)?/.exec(tag)?.[0] ?? DEFAULT_VERSION;
+
+/** To read: what the emulation does. */
+const CONFIGURATION = `
+# What kubeplumb's emulation of nginx does. It does not read this file.
+
+user  nginx;
+worker_processes  1;
+
+error_log  /var/log/nginx/error.log notice;
+pid        /run/nginx.pid;
+
+events {
+    worker_connections  1024;
+}
+
+http {
+    access_log  /var/log/nginx/access.log  main;
+    keepalive_timeout  60;
+
+    server {
+        listen  80;
+        root    ${ROOT};
+        index   index.html;
+    }
+}
+`;
+
+/** What people type in a container: the version, and signals to the running one. */
+const command = (version: string): string => `#!/bin/sh
+tell() {
+  for process in /proc/[0-9]*; do
+    [ "$process" = "/proc/$$" ] && continue
+    [ "$(cat "$process/comm" 2>/dev/null)" = nginx ] && exec kill "-$1" "\${process#/proc/}"
+  done
+  echo 'nginx: [error] open() "/run/nginx.pid" failed (2: No such file or directory)' >&2
+  exit 1
+}
+case "$1 $2" in
+  "-v " | "-V ") echo "nginx version: nginx/${version}" >&2 ;;
+  "-t ")
+    echo "nginx: the configuration file /etc/nginx/nginx.conf syntax is ok" >&2
+    echo "nginx: configuration file /etc/nginx/nginx.conf test is successful" >&2 ;;
+  "-s quit") tell QUIT ;;
+  "-s stop") tell TERM ;;
+  "-s reload") tell HUP ;;
+  *) echo "nginx: kubeplumb's emulation knows -v, -V, -t and -s quit, stop and reload" >&2; exit 1 ;;
+esac
+`;
+
 export const nginx: Image = {
   names: ["nginx", "registry.k8s.io/nginx-slim", "k8s.gcr.io/nginx-slim"],
   tags: TAGS,
   entrypoint: ["/docker-entrypoint.sh"],
   cmd: ["nginx", "-g", "daemon off;"],
   env: { NGINX_VERSION: DEFAULT_VERSION },
-  files: () => ({ [`${ROOT}/index.html`]: WELCOME }),
+  files: (tag) => ({
+    [`${ROOT}/index.html`]: WELCOME,
+    "/etc/nginx/nginx.conf": CONFIGURATION,
+    "/usr/sbin/nginx": command(versionOf(tag)),
+  }),
+  mounted: (targets) =>
+    bringsConfiguration(targets) ? configuredNginx({ [`${ROOT}/index.html`]: WELCOME }) : undefined,
   stopSignal: "SIGQUIT",
+  processes: (argv) => [
+    `nginx: master process ${argv.slice(argv.findIndex((arg) => arg.endsWith("nginx"))).join(" ")}`,
+    "nginx: worker process",
+  ],
   program: (argv) =>
-    argv.some((arg) => arg === "nginx" || arg.endsWith("/nginx")) && !argv.includes("-c")
+    argv.some((arg) => arg === "nginx" || arg.endsWith("/nginx")) &&
+    !argv.some((arg) => ["-c", "-s", "-t", "-v", "-V"].includes(arg))
       ? async (context) => {
-          const version = /^\d+\.\d+(\.\d+)?/.exec(context.tag)?.[0] ?? DEFAULT_VERSION;
+          const version = versionOf(context.tag);
           const process = new EmulatedProcess(context, {
             onTerm: 0,
             onQuit: (self) => void self.shutDown(0),

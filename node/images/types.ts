@@ -65,14 +65,24 @@ export interface Image {
   readonly cmd: readonly string[];
   readonly env?: Readonly<Record<string, string>>;
   readonly workingDir?: string;
+  /** Directories of its own that no volume and no file make: absolute paths, parents first. */
+  readonly directories?: readonly string[];
   /** What an emulated image of this tag has of its own for people to look at and to change, by absolute path. */
   files?(tag: string): Readonly<Record<string, string>>;
   /** Programs of this machine that the image has at other places: path in the image → path here. */
   readonly programs?: Readonly<Record<string, string>>;
   /** The program of this machine that comes nearest to the image's /bin/sh; default: the machine's own. */
   readonly shell?: string;
+  /** USER, as far as it is a number; default root. A name says nothing of who that is. */
+  readonly user?: { uid: number } | { name: string };
+  /** What `ps` shows of an emulated program: its first process and those that it starts; default: the command line. */
+  processes?(argv: readonly string[]): readonly string[];
   /** STOPSIGNAL; default SIGTERM. */
   readonly stopSignal?: NodeJS.Signals;
+  /** What the image is instead when volumes are mounted at these paths; undefined: itself. */
+  mounted?(targets: readonly string[]): Image | undefined;
+  /** What to say when this machine lacks the program that the image runs by itself; undefined when all is there. */
+  missing?(): string | undefined;
   /** The emulation of a command line, when this image has one for it; else it runs as a process of this machine. */
   program?(argv: readonly string[]): Emulation | undefined;
 }

@@ -2,18 +2,17 @@
 // manager's business.
 
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { type Duplex, PassThrough } from "node:stream";
+import type { Duplex } from "node:stream";
 import type { Status } from "../../common/k8s.js";
 import type { Logger } from "../../common/log.js";
 import type { PodContainer } from "../pods/container.js";
 import { logPath } from "../pods/container-setup.js";
 import type { PodManager } from "../pods/manager.js";
-import type { ContainerRun } from "../pods/run.js";
+import type { Run } from "../pods/runtime.js";
 import type { PodWorker } from "../pods/worker.js";
 import type { NodeSample, NodeStats } from "../stats/node-stats.js";
 import { type PortForwardTarget, servePortForward } from "../streams/port-forward.js";
 import {
-  held,
   type RemoteCommandOptions,
   type RemoteProcess,
   serveRemoteCommand,
@@ -44,9 +43,6 @@ const WAITING: Readonly<Record<string, string>> = {
   ErrImagePull: "image can't be pulled",
   ImagePullBackOff: "trying and failing to pull image",
 };
-
-/** Bytes of output that wait for an attached client. */
-const LARGEST_ATTACH_BACKLOG = 16 << 20;
 
 export interface KubeletApiOptions {
   nodeName: string;
@@ -158,7 +154,7 @@ export class KubeletApi {
     }
     // So that a client sees that the stream is open before the first line comes.
     res.flushHeaders();
-    const stop = run.log.follow(
+    const stop = run.followLog(
       options,
       (text) => {
         res.write(limit.take(text));
@@ -217,7 +213,7 @@ export class KubeletApi {
   }
 
   /** @throws UpgradeError when there is nothing to exec into. */
-  #running(path: string[]): { run: ContainerRun; container: PodContainer } {
+  #running(path: string[]): { run: Run; container: PodContainer } {
     try {
       const { container, worker } = this.#container(path);
       if (container.run) return { run: container.run, container };
@@ -236,78 +232,12 @@ export class KubeletApi {
     const { run } = this.#running(path);
     const { command, tty, stdin } = options;
     if (command.length === 0) throw new UpgradeError(400, "BadRequest", "you must specify a command to exec");
-    const emulated = await emulatedExec(run, command);
-    if (emulated) return emulated;
-    const process = await run.exec(command, { stdin, tty });
-    // At once: it may be over before it is known to have started.
-    const [stdout, stderr] = [held(process.stdout), held(process.stderr)];
-    // A command that this machine lacks is an error of its own, not an exit code.
-    await process.started.catch((error: Error) => {
-      throw new Error(`failed to exec in container: ${error.message}`);
-    });
-    return {
-      stdin: process.stdin,
-      stdout,
-      stderr,
-      resize: (columns, rows) => process.resize(columns, rows),
-      exited: process.exited,
-      abandon: () => process.signal("SIGKILL"),
-    };
+    return await run.exec(command, { stdin, tty });
   }
 
-  #attach(path: string[], _options: RemoteCommandOptions): RemoteProcess {
-    const { run, container } = this.#running(path);
-    const stdout = new PassThrough();
-    const stderr = container.spec.tty ? null : new PassThrough();
-    const detach = run.listen((stream, chunk) => {
-      const output = stream === "stdout" ? stdout : (stderr ?? stdout);
-      output.write(chunk);
-      // The container goes on for all its readers: one that does not follow is left behind.
-      if (output.writableLength + output.readableLength > LARGEST_ATTACH_BACKLOG) end();
-    });
-    const end = () => {
-      detach();
-      stdout.end();
-      stderr?.end();
-    };
-    const stdin = run.stdin ? new PassThrough() : null;
-    if (stdin && run.stdin) {
-      stdin.pipe(run.stdin, { end: container.spec.stdinOnce ?? false });
-      stdin.on("error", () => {});
-    }
-    return {
-      stdin,
-      stdout,
-      stderr,
-      resize: (columns, rows) => run.resize(columns, rows),
-      // How the container itself ended is in the pod's status; the attachment as such went well.
-      exited: run.exited.then(() => {
-        end();
-        return { exitCode: 0 };
-      }),
-      abandon: end,
-    };
+  #attach(path: string[], { stdin }: RemoteCommandOptions): Promise<RemoteProcess> {
+    return this.#running(path).run.attach({ stdin });
   }
-}
-
-/** A command that the image emulates (`/agnhost connect …`) runs as such. */
-async function emulatedExec(run: ContainerRun, command: string[]): Promise<RemoteProcess | undefined> {
-  const stdout = new PassThrough();
-  const stderr = new PassThrough();
-  const workload = await run.emulate(command, (stream, chunk) => {
-    const output = stream === "stdout" ? stdout : stderr;
-    // What still was on its way when the command ended is lost with it.
-    if (output.writable) output.write(chunk);
-  });
-  if (!workload) return undefined;
-  // As a process in the container's PID namespace ends with its first one.
-  void run.exited.then(() => workload.signal("SIGKILL"));
-  const exited = workload.exited.then((status) => {
-    stdout.end();
-    stderr.end();
-    return status;
-  });
-  return { stdin: null, stdout, stderr, exited, abandon: () => workload.signal("SIGKILL") };
 }
 
 /** Counts bytes to limitBytes. */

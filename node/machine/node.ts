@@ -11,10 +11,16 @@ import { CONFIG_MAPS, isReason, type KubeClient, StatusError } from "../../commo
 import { InformerFactory } from "../../common/informer.js";
 import { ipFamily } from "../../common/ip.js";
 import type { Logger } from "../../common/log.js";
+import { nodeNeeds } from "../../dataplane/firewall/index.js";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { startNodeAgent } from "../agent.js";
+import { connectCri } from "../cri/connect.js";
+import { endLeftPods, recordRuntime } from "../cri/leftovers.js";
+import { FirewallWatch } from "../host/firewall-watch.js";
 import { chooseUplink, machineAddresses, type Uplink } from "../host/uplink.js";
 import type { NodeAgent } from "../options.js";
+import { EventRecorder } from "../pods/events.js";
+import type { ContainerRuntime } from "../pods/runtime.js";
 import { discoverCa, JoinError, joinWithToken, nodeUser, publicKeyHash, requestCertificate } from "./join.js";
 import { type KeyPair, readKeyPair, renewAt, writeFileAtomically, writeKeyPair } from "./key-pair.js";
 import { KUBELET_PORT, KubeletServer } from "./kubelet-server.js";
@@ -34,13 +40,18 @@ export interface MachineNodeOptions {
   /** What ends with the machine: addresses of pods, the overlay's facts. */
   runDir: string;
   cniConfDir: string;
+  /** Of a container runtime with CRI that is to run the pods: unix:///PATH. Without it they are emulated. */
+  runtimeEndpoint?: string | undefined;
   log: Logger;
 }
 
 export interface MachineNode {
   /** Resolves when the Node is Ready; rejects when the cluster will not have it. */
   readonly ready: Promise<void>;
-  /** Ends the pods in order and lets go; rules, bridge and overlay stay, as those of kube-proxy and flannel do. */
+  /**
+   * Ends emulated pods in order and lets go; containers of a runtime go on. Rules, bridge and overlay stay, as those of
+   * kube-proxy and flannel do.
+   */
   stop(): Promise<void>;
 }
 
@@ -54,7 +65,7 @@ const REACH_MS = 10_000;
 
 /**
  * Joins or comes back, and starts the agent.
- * @throws JoinError, UplinkError: what a person must change; Error when the machine cannot be used.
+ * @throws JoinError, UplinkError, RuntimeError: what a person must change; Error when the machine cannot be used.
  */
 export async function startMachineNode(
   options: MachineNodeOptions,
@@ -91,6 +102,7 @@ class Machine implements MachineNode {
 
   async start(): Promise<void> {
     const { name, server, log, runDir, dataDir, cniConfDir } = this.#options;
+    const runtime = await this.#runtime();
     const uplink = await this.#uplink();
     const ca = await this.#ca();
     const identity = await this.#identity(ca);
@@ -113,6 +125,7 @@ class Machine implements MachineNode {
       rootDir: dataDir,
       runDir,
       cniConfDir,
+      runtime,
       client,
       informers,
       alone: true,
@@ -126,10 +139,29 @@ class Machine implements MachineNode {
     kubelet.serve(agent);
     await this.#serveCni();
     informers.start();
+    this.#watchFirewall(client, uplink, facts);
     log.info(
       { node: name, nodeIP: uplink.ip, iface: uplink.iface, port: KUBELET_PORT },
       "node agent started",
     );
+  }
+
+  #watchFirewall(client: KubeClient, { iface, ip }: Uplink, { clusterCIDRs }: ClusterFacts): void {
+    const { name, runDir, log } = this.#options;
+    const events = new EventRecorder({ client, component: "kubelet", host: name, log });
+    const target = { kind: "Node", apiVersion: "v1", name, uid: name };
+    const watch = new FirewallWatch({
+      ns: NetNs.current(name),
+      where: { runDir, uplink: iface, ips: [ip], networks: clusterCIDRs },
+      needs: nodeNeeds,
+      tell: (message) => events.record(target, "Warning", "FirewallBlocks", message),
+      log: log.child({ part: "firewall" }),
+    });
+    this.#undo.push(async () => {
+      await watch.stop();
+      events.stop();
+    });
+    watch.start();
   }
 
   /** For the plugins that other runtimes of this machine call: they work without, but a start of Node later. */
@@ -141,6 +173,17 @@ class Machine implements MachineNode {
     } catch (error) {
       log.warn({ err: error }, "plugins that other runtimes call will not be done here");
     }
+  }
+
+  /** Undefined: the emulated one. Pods that another one has of a former life would be nobody's: they are ended. */
+  async #runtime(): Promise<ContainerRuntime | undefined> {
+    const { runtimeEndpoint: endpoint, name: node, dataDir, log } = this.#options;
+    const runtime = endpoint && (await connectCri(endpoint, node, log.child({ part: "runtime" })));
+    await endLeftPods(dataDir, log, endpoint);
+    if (!runtime) return undefined;
+    recordRuntime(dataDir, { endpoint, node });
+    this.#undo.push(() => runtime.close());
+    return runtime;
   }
 
   async #uplink(): Promise<Uplink> {

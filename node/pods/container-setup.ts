@@ -11,7 +11,7 @@ import type { PodEnvironment } from "./environment.js";
 import { configMapData, fetchTexts, secretData } from "./objects.js";
 import { privilegesOf } from "./privileges.js";
 import type { RunOptions } from "./run.js";
-import type { Sandbox } from "./sandbox.js";
+import type { PodSandbox } from "./runtime.js";
 import { containerMounts, type Volumes } from "./volumes.js";
 
 /**
@@ -26,9 +26,9 @@ export interface ContainerOwner {
   readonly hasInit: boolean;
   readonly environment: PodEnvironment;
   /** There when containers are started. */
-  readonly sandbox: Sandbox | undefined;
+  readonly sandbox: PodSandbox | undefined;
   readonly volumes: Volumes;
-  container(name: string): { readonly run: { readonly pid: number | undefined } | undefined } | undefined;
+  container(name: string): { readonly run: { readonly id: string } | undefined } | undefined;
   /** Fills the volumes that wait for a process to read them. @throws VolumeError */
   completeVolumes(): Promise<void>;
   /** Something to act on or to report has happened. */
@@ -41,8 +41,6 @@ export interface ContainerOwner {
   ): void;
 }
 
-const PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /** <rootDir>/log/pods/<namespace>_<pod>_<uid>, as the kubelet names it. */
 export function podLogDirectory(rootDir: string, pod: Stored<Pod>): string {
   const { namespace, name, uid } = pod.metadata;
@@ -53,9 +51,14 @@ export function logPath(rootDir: string, pod: Stored<Pod>, container: string, ru
   return join(podLogDirectory(rootDir, pod), container, `${run}.log`);
 }
 
+/** Where a run of a container may leave its last words, below the pod's directory. */
+export function terminationLogPath(directory: string, container: string, run: number): string {
+  return join(directory, "containers", container, String(run));
+}
+
 async function environmentOf(
   owner: ContainerOwner,
-  sandbox: Sandbox,
+  sandbox: PodSandbox,
   container: Container,
   image: ResolvedImage,
   privileges: Privileges,
@@ -69,11 +72,7 @@ async function environmentOf(
   );
   const secrets = await fetchTexts(references.secrets, (name) => secretData(client, namespace, name));
   const base = {
-    PATH,
-    // As runtimes set it for a user that /etc/passwd of the image does not know.
-    HOME: privileges.uid === 0 ? "/root" : "/",
-    HOSTNAME: sandbox.hostname,
-    ...image.image.env,
+    ...environment.runtime.baseEnv(image, privileges, sandbox),
     ...servicesEnv(pod, environment.services()),
   };
   return containerEnv(pod, container, base, {
@@ -90,35 +89,38 @@ async function environmentOf(
 export async function buildRun(
   owner: ContainerOwner,
   container: Container,
-  image: ResolvedImage,
+  resolved: ResolvedImage,
   runNumber: number,
 ): Promise<RunOptions> {
   const { pod, environment, sandbox } = owner;
   if (!sandbox) throw new Error(`container ${container.name} has no sandbox to start in`);
-  const privileges = privilegesOf(pod, container);
+  const targets = (container.volumeMounts ?? []).map(({ mountPath }) => mountPath);
+  const image = { ...resolved, image: resolved.image.mounted?.(targets) ?? resolved.image };
+  const privileges = privilegesOf(pod, container, image.image.user);
   const env = await environmentOf(owner, sandbox, container, image, privileges);
   const expanded = {
     ...(container.command ? { command: container.command.map((word) => expand(word, env)) } : {}),
     ...(container.args ? { args: container.args.map((word) => expand(word, env)) } : {}),
   };
   const { targetContainerName = "" } = container as EphemeralContainer;
-  // An emulated target has no processes to show.
-  const sharePid = owner.container(targetContainerName)?.run?.pid;
+  const target = owner.container(targetContainerName)?.run;
   return {
     pod,
     container,
     image,
-    ...(sharePid === undefined ? {} : { sharePid }),
+    ...(target && { targetID: target.id }),
+    ...expanded,
     argv: commandLine(image.image, expanded),
     env,
     privileges,
+    runNumber,
     mounts: containerMounts(container, owner.volumes, env),
     completeVolumes: () => owner.completeVolumes(),
     sandbox,
     environment,
     logPath: logPath(environment.rootDir, pod, container.name, runNumber),
     ...(container.terminationMessagePath
-      ? { terminationLog: join(sandbox.directory, "containers", container.name, String(runNumber)) }
+      ? { terminationLog: terminationLogPath(sandbox.directory, container.name, runNumber) }
       : {}),
     warn: (message) =>
       environment.log.warn(

@@ -4,7 +4,7 @@
 import type { ContainerStatus, LifecycleHandler } from "kubernetes-types/core/v1.js";
 import type { Container } from "../../common/k8s.js";
 import type { ResolvedImage } from "../images/index.js";
-import { type ExitStatus, LaunchError } from "../process/launch.js";
+import { LaunchError } from "../process/launch.js";
 import { Backoff, goDuration } from "./backoff.js";
 import { buildRun, type ContainerKind, type ContainerOwner } from "./container-setup.js";
 import { ContainerConfigError } from "./env.js";
@@ -12,10 +12,13 @@ import { ImagePull } from "./image-pull.js";
 import type { ProbeKind } from "./probe-state.js";
 import { Prober } from "./prober.js";
 import { ContainerRecord } from "./record.js";
-import { ContainerRun, runToEnd } from "./run.js";
+import type { Ending, LeftContainer, Run } from "./runtime.js";
 import type { ContainerFacts } from "./status.js";
 import { runHook, Stopping } from "./stopping.js";
 import { VolumeError } from "./volumes.js";
+
+/** How long the end of a run is what a status tells, before it says that the next one is waited for. */
+const END_SHOWN_MS = 1000;
 
 export class PodContainer {
   #spec: Container;
@@ -25,7 +28,7 @@ export class PodContainer {
   readonly #imagePull: ImagePull;
   readonly #record: ContainerRecord;
   #starting = false;
-  #run: ContainerRun | undefined;
+  #run: Run | undefined;
   #prober: Prober | undefined;
   #hookRunning = false;
   #stopping: Stopping | undefined;
@@ -39,17 +42,26 @@ export class PodContainer {
     kind: ContainerKind,
     owner: ContainerOwner,
     former: ContainerStatus | undefined,
+    left: LeftContainer | undefined,
   ) {
     this.#spec = spec;
     this.kind = kind;
     this.#owner = owner;
     this.#restartBackoff = new Backoff(owner.environment.timing.restartBackoff);
-    this.#imagePull = new ImagePull(owner.environment.timing.imageBackoff, {
+    const { runtime, timing } = owner.environment;
+    this.#imagePull = new ImagePull(runtime.images, timing.imageBackoff, {
       waitFor: (reason, message) => this.#waitFor(reason, message),
       event: (type, reason, message) => this.#event(type, reason, message),
+      done: () => owner.changed(),
     });
     // Init containers too: it is what kubectl's Init:1/3 is made of.
-    this.#record = new ContainerRecord(owner.hasInit ? "PodInitializing" : "ContainerCreating", former);
+    this.#record = new ContainerRecord(owner.hasInit ? "PodInitializing" : "ContainerCreating", former, left);
+    if (left?.run) this.#follow(left.run);
+  }
+
+  /** From the worker, when all that is of the pod is there: what was running before goes on being looked after. */
+  resume(): void {
+    if (this.#run) this.#probe(this.#run);
   }
 
   get spec(): Container {
@@ -77,7 +89,7 @@ export class PodContainer {
     void this.stop(Date.now() + grace * 1000, `Container ${this.name} definition changed, will be restarted`);
   }
 
-  get run(): ContainerRun | undefined {
+  get run(): Run | undefined {
     return this.#run;
   }
 
@@ -100,7 +112,7 @@ export class PodContainer {
     const running = this.#run !== undefined;
     return {
       name: this.name,
-      image: (this.#run?.options.container ?? this.spec).image ?? "",
+      image: this.#run?.image ?? this.spec.image ?? "",
       ...this.#record.facts(this.#run),
       ...(this.#redefined && !running ? { replaced: true } : {}),
       ready: running ? !this.#hookRunning && (this.#prober?.ready ?? true) : this.kind === "init",
@@ -140,11 +152,13 @@ export class PodContainer {
         return undefined;
       }
       const wait = this.#restartBackoff.remaining(failed.finishedAt, Date.now());
-      if (wait > 0) return this.#crashLoop(wait);
+      // How it ended is seen for a moment, as the kubelet's status says it before the next look.
+      const shown =
+        Math.min(this.#restartBackoff.delayMs / 10, END_SHOWN_MS) + failed.finishedAt - Date.now();
+      if (wait > 0) return shown > 0 ? shown : this.#crashLoop(wait);
     }
     if (this.#notBefore > Date.now()) return this.#notBefore - Date.now();
-    const image = this.#imagePull.pull(this.spec.image ?? "", {
-      mapped: this.#owner.environment.images,
+    const image = await this.#imagePull.pull(this.spec.image ?? "", {
       hasCommand: (this.spec.command?.length ?? 0) > 0,
       policy: this.spec.imagePullPolicy,
     });
@@ -177,7 +191,7 @@ export class PodContainer {
       const options = await buildRun(this.#owner, this.spec, image, this.#record.nextRun);
       // Before the start: a container whose program does not exist was created all the same.
       this.#event("Normal", "Created", "Container created");
-      this.#began(await ContainerRun.start(options), image);
+      this.#began(await this.#owner.environment.runtime.start(options));
       return undefined;
     } catch (error) {
       return this.#notStarted(error);
@@ -186,17 +200,21 @@ export class PodContainer {
     }
   }
 
-  #began(run: ContainerRun, image: ResolvedImage): void {
+  #began(run: Run): void {
     this.#event("Normal", "Started", "Container started");
-    this.#record.began(run, image.imageID);
+    this.#record.began(run);
     this.#redefined = false;
-    this.#run = run;
+    this.#follow(run);
     const postStart = this.spec.lifecycle?.postStart;
     this.#hookRunning = postStart !== undefined;
     if (postStart) void this.#postStart(postStart, run);
     else this.#probe(run);
-    void run.exited.then((status) => this.#exited(run, status));
     this.#owner.changed();
+  }
+
+  #follow(run: Run): void {
+    this.#run = run;
+    void run.exited.then((ending) => this.#exited(run, ending));
   }
 
   #notStarted(error: unknown): number {
@@ -227,17 +245,16 @@ export class PodContainer {
   }
 
   /** Probes and hooks see the container through this. */
-  #target(run: ContainerRun) {
+  #target(run: Run) {
     return {
       hostNs: this.#owner.environment.hostNs,
-      podIP: run.options.sandbox.ip,
+      podIP: run.podIP,
       container: this.spec,
-      exec: async (argv: string[], timeoutMs: number) =>
-        runToEnd(await run.exec(argv, { stdin: false, tty: false }), timeoutMs),
+      exec: (argv: string[], timeoutMs: number) => run.check(argv, timeoutMs),
     };
   }
 
-  #probe(run: ContainerRun): void {
+  #probe(run: Run): void {
     if (this.#run !== run || this.#stopping || this.kind === "init") return;
     const { startupProbe, readinessProbe, livenessProbe } = this.spec;
     if (!startupProbe && !readinessProbe && !livenessProbe) return;
@@ -258,7 +275,7 @@ export class PodContainer {
     );
   }
 
-  async #postStart(hook: LifecycleHandler, run: ContainerRun): Promise<void> {
+  async #postStart(hook: LifecycleHandler, run: Run): Promise<void> {
     const { success, message } = await runHook(hook, this.#target(run), Number.POSITIVE_INFINITY);
     if (this.#run !== run) return;
     if (!success) {
@@ -274,14 +291,14 @@ export class PodContainer {
     this.#owner.changed();
   }
 
-  #exited(run: ContainerRun, status: ExitStatus): void {
+  #exited(run: Run, ending: Ending): void {
     if (this.#run !== run) return;
     this.#prober?.stop();
     this.#prober = undefined;
     this.#run = undefined;
     this.#stopping = undefined;
     this.#hookRunning = false;
-    this.#record.exited(run, status, Date.now());
+    this.#record.exited(run, ending, Date.now());
     this.#owner.changed();
   }
 
@@ -307,6 +324,11 @@ export class PodContainer {
       },
     });
     return this.#stopping.done;
+  }
+
+  /** Looks after it no more, and lets it run. */
+  leave(): void {
+    this.#prober?.stop();
   }
 
   /** Ends it without asking. */

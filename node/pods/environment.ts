@@ -4,10 +4,10 @@ import type { KubeClient } from "../../common/client.js";
 import type { Service, Stored } from "../../common/k8s.js";
 import type { Logger } from "../../common/log.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
-import type { ImageSpec } from "../images/index.js";
 import type { BackoffOptions } from "./backoff.js";
 import type { EventRecorder } from "./events.js";
 import type { DnsConfig } from "./files.js";
+import type { ContainerRuntime } from "./runtime.js";
 
 /** Intervals that tests may shorten; the defaults are the kubelet's. */
 export interface PodTiming {
@@ -47,6 +47,8 @@ export interface PodNetwork {
   remove(pod: PodIdentity, sandboxId: string, ns: NetNs): Promise<void>;
   /** Gives back everything that a former life of the agent took; called before the first add. */
   collectGarbage(): Promise<void>;
+  /** The same, of what the agent itself has added: for the rest another one of the machine answers. */
+  giveBackOwn(): Promise<void>;
 }
 
 export interface PodEnvironment {
@@ -64,7 +66,9 @@ export interface PodEnvironment {
   services(): readonly Stored<Service>[];
   events: EventRecorder;
   network: PodNetwork;
-  images: Readonly<Record<string, ImageSpec>>;
+  runtime: ContainerRuntime;
+  /** For pods that ask for it, where {@link runtime} is another one. */
+  emulated: ContainerRuntime;
   clusterDNS: string | undefined;
   clusterDomain: string;
   /** The node's own resolver configuration. */

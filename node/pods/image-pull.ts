@@ -1,8 +1,9 @@
 // The image of one container: there, or asked for again and again with the kubelet's back-off, states and events.
 // Knows images and the clock, nothing of what runs.
 
-import { type ImageSpec, type ResolvedImage, resolveImage, unknownImageMessage } from "../images/index.js";
-import { Backoff, type BackoffOptions } from "./backoff.js";
+import type { ResolvedImage } from "../images/index.js";
+import { Backoff, type BackoffOptions, goDuration } from "./backoff.js";
+import type { ImageSource } from "./runtime.js";
 
 /** After ErrImagePull, how long until it shows as ImagePullBackOff. */
 const PULL_ERROR_SHOWN_MS = 1000;
@@ -11,14 +12,24 @@ export interface ImagePullHandlers {
   /** The container waits for its image. Returns whether that is news. */
   waitFor(reason: string, message: string): boolean;
   event(type: "Normal" | "Warning", reason: string, message: string): void;
+  /** A pull has ended, one way or the other: to be asked again. */
+  done(): void;
 }
+
+type Pulled = { image: ResolvedImage; bytes: number; tookMs: number } | { why: string };
 
 export class ImagePull {
   readonly #backoff: Backoff;
+  readonly #images: ImageSource;
   readonly #handlers: ImagePullHandlers;
   #failedAt: number | undefined;
+  /** Why, in the words of whoever was to give it. */
+  #why = "";
+  /** One that is under way, or whose outcome nobody has looked at; of which image. */
+  #pulling: { reference: string; outcome?: Pulled } | undefined;
 
-  constructor(backoff: BackoffOptions, handlers: ImagePullHandlers) {
+  constructor(images: ImageSource, backoff: BackoffOptions, handlers: ImagePullHandlers) {
+    this.#images = images;
     this.#backoff = new Backoff(backoff);
     this.#handlers = handlers;
   }
@@ -26,22 +37,32 @@ export class ImagePull {
   /** Another image is wanted: nothing of the past counts. */
   reset(): void {
     this.#failedAt = undefined;
+    this.#pulling = undefined;
     this.#backoff.reset();
   }
 
-  /** The image, or the milliseconds after which to ask again, or undefined: it can never be had. */
-  pull(
+  /** The image, or the milliseconds after which to ask again, or undefined: when there is news, if ever. */
+  async pull(
     reference: string,
-    options: { mapped: Readonly<Record<string, ImageSpec>>; hasCommand: boolean; policy: string | undefined },
-  ): ResolvedImage | number | undefined {
+    { hasCommand, policy }: { hasCommand: boolean; policy: string | undefined },
+  ): Promise<ResolvedImage | number | undefined> {
     const { waitFor, event } = this.#handlers;
-    const image = resolveImage(reference, options);
-    if (image === "invalid") {
+    const outcome = this.#pulling?.outcome;
+    if (this.#pulling && !outcome) return undefined;
+    this.#pulling = undefined;
+    if (outcome) return "why" in outcome ? this.#failed(reference, outcome.why) : this.#pulled(outcome);
+    const here = await this.#images.find(reference, hasCommand);
+    if (here === "invalid") {
       const message = `Failed to apply default image tag "${reference}": couldn't parse image name "${reference}": invalid reference format`;
       if (waitFor("InvalidImageName", message)) event("Warning", "InspectFailed", message);
       return undefined;
     }
-    if (!image && options.policy === "Never") {
+    if (here && policy !== "Always") {
+      const message = `Container image "${reference}" already present on machine and can be accessed by the pod`;
+      event("Normal", "Pulled", message);
+      return here;
+    }
+    if (!here && policy === "Never") {
       const message = `Container image "${reference}" is not present with pull policy of Never`;
       if (waitFor("ErrImageNeverPull", message)) {
         event("Warning", "ErrImageNeverPull", message);
@@ -49,43 +70,65 @@ export class ImagePull {
       }
       return undefined;
     }
-    if (!image) return this.#failed(reference, unknownImageMessage(reference, options.mapped));
-    this.#pulled(reference, options.policy);
+    return this.#backingOff(reference) ?? this.#begin(reference, hasCommand);
+  }
+
+  /** Not waited for, unless nothing has to be brought: it may take minutes, in which the pod may be deleted. */
+  async #begin(reference: string, hasCommand: boolean): Promise<ResolvedImage | number | undefined> {
+    const pulling: { reference: string; outcome?: Pulled } = { reference };
+    this.#pulling = pulling;
+    const begun = Date.now();
+    this.#handlers.event("Normal", "Pulling", `Pulling image "${reference}"`);
+    const ended = this.#images.pull(reference, hasCommand).then(
+      (found) => ({ ...found, tookMs: Date.now() - begun }),
+      (error: Error) => ({ why: error.message }),
+    );
+    const soon = new Promise<undefined>((resolve) => setImmediate(resolve, undefined));
+    const atOnce = await Promise.race([ended, soon]);
+    if (atOnce) {
+      this.#pulling = undefined;
+      return "why" in atOnce ? this.#failed(reference, atOnce.why) : this.#pulled(atOnce);
+    }
+    void ended.then((outcome) => {
+      if (this.#pulling !== pulling) return;
+      pulling.outcome = outcome;
+      this.#handlers.done();
+    });
+    return undefined;
+  }
+
+  #pulled({ image, bytes, tookMs }: Exclude<Pulled, { why: string }>): ResolvedImage {
+    const took = goDuration(tookMs);
+    const message = `Successfully pulled image "${image.reference}" in ${took} (${took} including waiting). Image size: ${bytes} bytes.`;
+    this.#handlers.event("Normal", "Pulled", message);
+    this.#failedAt = undefined;
     return image;
   }
 
-  /** Every image there is is here; a pull that is asked for transfers nothing. */
-  #pulled(reference: string, policy: string | undefined): void {
-    const { event } = this.#handlers;
-    if (policy !== "Always") {
-      const message = `Container image "${reference}" already present on machine and can be accessed by the pod`;
-      event("Normal", "Pulled", message);
-      return;
+  /** Milliseconds to wait before the next try; undefined when it may be made. */
+  #backingOff(reference: string): number | undefined {
+    const { waitFor, event } = this.#handlers;
+    if (this.#failedAt === undefined) return undefined;
+    const now = Date.now();
+    const wait = this.#backoff.remaining(this.#failedAt, now);
+    if (wait <= 0) return undefined;
+    const shown = Math.min(PULL_ERROR_SHOWN_MS, this.#backoff.delayMs) - (now - this.#failedAt);
+    if (shown > 0) return shown;
+    if (waitFor("ImagePullBackOff", `Back-off pulling image "${reference}": ErrImagePull: ${this.#why}`)) {
+      event("Normal", "BackOff", `Back-off pulling image "${reference}"`);
+      event("Warning", "Failed", "Error: ImagePullBackOff");
     }
-    event("Normal", "Pulling", `Pulling image "${reference}"`);
-    const took = "0s (0s including waiting). Image size: 0 bytes.";
-    event("Normal", "Pulled", `Successfully pulled image "${reference}" in ${took}`);
+    return wait;
   }
 
   #failed(reference: string, why: string): number {
     const { waitFor, event } = this.#handlers;
     const now = Date.now();
-    const failedAt = this.#failedAt;
-    const wait = failedAt === undefined ? 0 : this.#backoff.remaining(failedAt, now);
-    if (failedAt !== undefined && wait > 0) {
-      const shown = Math.min(PULL_ERROR_SHOWN_MS, this.#backoff.delayMs) - (now - failedAt);
-      if (shown > 0) return shown;
-      if (waitFor("ImagePullBackOff", `Back-off pulling image "${reference}": ErrImagePull: ${why}`)) {
-        event("Normal", "BackOff", `Back-off pulling image "${reference}"`);
-        event("Warning", "Failed", "Error: ImagePullBackOff");
-      }
-      return wait;
-    }
-    this.#backoff.next(failedAt ?? now, now);
+    this.#backoff.next(this.#failedAt ?? now, now);
     this.#failedAt = now;
+    this.#why = why;
     const message = `Failed to pull image "${reference}": ${why}`;
     waitFor("ErrImagePull", message);
-    event("Normal", "Pulling", `Pulling image "${reference}"`);
     event("Warning", "Failed", message);
     event("Warning", "Failed", "Error: ErrImagePull");
     return Math.min(PULL_ERROR_SHOWN_MS, this.#backoff.delayMs);

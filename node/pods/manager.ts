@@ -3,7 +3,7 @@
 import { readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { Informer } from "../../common/informer.js";
-import type { Pod, Stored } from "../../common/k8s.js";
+import { type Pod, RUNTIME_ANNOTATION, type Stored } from "../../common/k8s.js";
 import { WorkQueue } from "../../common/workqueue.js";
 import { podLogDirectory } from "./container-setup.js";
 import type { PodEnvironment } from "./environment.js";
@@ -47,15 +47,25 @@ export class PodManager {
   /** Takes up the pods bound to this node, after what a former life left has been given back. */
   async start(): Promise<void> {
     await this.#informer.synced;
-    await this.#collectGarbage();
+    await this.#takeOver();
     this.#work.start();
     this.#reports.start();
-    const here = (pod: Stored<Pod>) => pod.spec?.nodeName === this.#environment.nodeName;
     this.#unsubscribe = this.#informer.subscribe({
-      add: (pod) => here(pod) && this.#take(pod),
-      update: (_old, pod) => here(pod) && this.#take(pod),
+      add: (pod) => this.#isHere(pod) && this.#take(pod),
+      update: (_old, pod) => this.#isHere(pod) && this.#take(pod),
       delete: (pod) => this.#workers.get(pod.metadata.uid)?.remove(),
     });
+  }
+
+  /** The cluster's own programs are emulated everywhere: no registry has their images. */
+  #environmentOf({ metadata }: Stored<Pod>): PodEnvironment {
+    const environment = this.#environment;
+    const isEmulated = metadata.annotations?.[RUNTIME_ANNOTATION] === "emulated";
+    return isEmulated ? { ...environment, runtime: environment.emulated } : environment;
+  }
+
+  #isHere(pod: Stored<Pod>): boolean {
+    return pod.spec?.nodeName === this.#environment.nodeName;
   }
 
   #take(pod: Stored<Pod>): void {
@@ -65,7 +75,7 @@ export class PodManager {
       present.update(pod);
       return;
     }
-    const worker = new PodWorker(pod, this.#environment, {
+    const worker = new PodWorker(pod, this.#environmentOf(pod), {
       again: (key, ms) => (ms === undefined ? this.#work.add(key) : this.#work.addAfter(key, ms)),
       report: (key, ms) => (ms === undefined ? this.#reports.add(key) : this.#reports.addAfter(key, ms)),
       gone: (key) => this.#workers.delete(key),
@@ -89,15 +99,12 @@ export class PodManager {
     return [...this.#workers.values()].map((worker) => worker.pod);
   }
 
-  /** Gives back addresses and files of sandboxes that ended with a former life of the agent. */
-  async #collectGarbage(): Promise<void> {
-    const { rootDir, network, log } = this.#environment;
-    try {
-      await network.collectGarbage();
-    } catch (error) {
-      log.warn({ err: error }, "addresses of a former life could not all be given back");
-    }
-    rmSync(join(rootDir, "pods"), { recursive: true, force: true });
+  /** What a former life of the agent has left: what is of no pod of this node is given back, the rest is gone on with. */
+  async #takeOver(): Promise<void> {
+    const { rootDir, runtime } = this.#environment;
+    const here = this.#informer.list().filter((pod) => this.#isHere(pod));
+    const own = here.filter((pod) => this.#environmentOf(pod).runtime === runtime);
+    await runtime.takeOver(own, this.#environment);
     const logs = join(rootDir, "log", "pods");
     const known = new Set(this.#informer.list().map((pod) => podLogDirectory(rootDir, pod)));
     for (const name of entries(logs)) {

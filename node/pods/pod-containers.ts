@@ -3,6 +3,7 @@
 import type { Container } from "../../common/k8s.js";
 import { PodContainer } from "./container.js";
 import type { ContainerKind, ContainerOwner } from "./container-setup.js";
+import type { LeftPod } from "./runtime.js";
 
 /** Where the kinds of containers stand in the spec. */
 export const FIELDS: Readonly<Record<ContainerKind, string>> = {
@@ -18,9 +19,12 @@ export class PodContainers {
   /** Grows while the pod lives. */
   readonly ephemeral: PodContainer[] = [];
   readonly #owner: ContainerOwner;
+  readonly #left: LeftPod["containers"] | undefined;
 
-  constructor(owner: ContainerOwner) {
+  /** `left`: what a former life of the agent has left running, or ended, of them. */
+  constructor(owner: ContainerOwner, left: LeftPod["containers"] | undefined) {
     this.#owner = owner;
+    this.#left = left;
     const { initContainers = [], containers = [] } = owner.pod.spec ?? {};
     this.init = initContainers.map((one) =>
       this.#make(one, one.restartPolicy === "Always" ? "sidecar" : "init"),
@@ -36,7 +40,7 @@ export class PodContainers {
       ...(status?.containerStatuses ?? []),
       ...(status?.ephemeralContainerStatuses ?? []),
     ].find(({ name }) => name === spec.name);
-    return new PodContainer(spec, kind, this.#owner, former);
+    return new PodContainer(spec, kind, this.#owner, former, this.#left?.get(spec.name));
   }
 
   #addEphemeral(): void {

@@ -1,6 +1,7 @@
 // The security contexts of a pod and of its container as the privileges of a process. Pure.
 
 import type { Container, Pod, Stored } from "../../common/k8s.js";
+import type { Image } from "../images/index.js";
 import { DEFAULT_CAPABILITIES, type Privileges } from "../process/privileges.js";
 import { ContainerConfigError } from "./env.js";
 
@@ -21,25 +22,32 @@ function capabilitiesOf({ securityContext }: Container): readonly string[] | "al
   return [...new Set([...base, ...add.filter((name) => name !== "ALL")])];
 }
 
+function whyRoot(asked: number | undefined, user: NonNullable<Image["user"]>): string {
+  if (asked !== undefined) return "container's runAsUser breaks non-root policy";
+  if ("uid" in user) return "container has runAsNonRoot and image will run as root";
+  return `container has runAsNonRoot and image has non-numeric user (${user.name}), cannot verify user is non-root`;
+}
+
 /**
  * Of the container's processes. A container's own fields win over the pod's (SecurityContext of the API).
  * @throws ContainerConfigError worded as the kubelet's, when it may not be root and would be.
  */
-export function privilegesOf(pod: Pick<Stored<Pod>, "spec" | "metadata">, container: Container): Privileges {
+export function privilegesOf(
+  pod: Pick<Stored<Pod>, "spec" | "metadata">,
+  container: Container,
+  imageUser: Image["user"] = { uid: 0 },
+): Privileges {
   const ofPod = pod.spec?.securityContext;
   const own = container.securityContext;
   const asked = own?.runAsUser ?? ofPod?.runAsUser;
-  if ((own?.runAsNonRoot ?? ofPod?.runAsNonRoot) && !asked) {
+  const ofImage = "uid" in imageUser ? imageUser.uid : undefined;
+  if ((own?.runAsNonRoot ?? ofPod?.runAsNonRoot) && !(asked ?? ofImage)) {
     const { name, namespace, uid } = pod.metadata;
     const which = `(pod: "${name}_${namespace}(${uid})", container: ${container.name})`;
-    throw new ContainerConfigError(
-      asked === undefined
-        ? `container has runAsNonRoot and image will run as root ${which}`
-        : `container's runAsUser breaks non-root policy ${which}`,
-    );
+    throw new ContainerConfigError(`${whyRoot(asked, imageUser)} ${which}`);
   }
   return {
-    uid: asked ?? 0,
+    uid: asked ?? ofImage ?? 0,
     gid: own?.runAsGroup ?? ofPod?.runAsGroup ?? 0,
     groups: podGroups(pod),
     capabilities: capabilitiesOf(container),

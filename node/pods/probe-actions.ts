@@ -9,6 +9,7 @@ import { dialError } from "../../common/dial-error.js";
 import { hostPort } from "../../common/ip.js";
 import type { Container, Probe } from "../../common/k8s.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
+import { grpcProbe } from "./grpc-probe.js";
 
 export interface ProbeOutcome {
   success: boolean;
@@ -53,7 +54,8 @@ export async function attempt(
     if (probe.httpGet) return await httpGet(probe.httpGet, target, timeoutMs);
     if (probe.tcpSocket) return await tcpSocket(probe.tcpSocket, target, timeoutMs);
     if (probe.exec) return await command(probe.exec.command ?? [], target, timeoutMs);
-    return { success: false, message: "kubeplumb makes no gRPC probes; supported: httpGet, tcpSocket, exec" };
+    if (probe.grpc) return await grpcProbe(probe.grpc, target, timeoutMs);
+    throw new Error(`missing probe handler for ${target.container.name}`);
   } catch (error) {
     return { success: false, message: (error as Error).message };
   }

@@ -2,9 +2,8 @@
 // Keeps facts for the status; decides nothing and starts nothing.
 
 import type { ContainerStateTerminated, ContainerStatus } from "kubernetes-types/core/v1.js";
-import type { ExitStatus } from "../process/launch.js";
 import { apiTime } from "./environment.js";
-import type { ContainerRun } from "./run.js";
+import type { Ending, LeftContainer, Run } from "./runtime.js";
 import type { ContainerFacts } from "./status.js";
 
 interface PastRun {
@@ -24,10 +23,32 @@ export class ContainerRecord {
   #imageID = "";
   #containerID = "";
 
-  /** `former`: the status that a former life of the agent has left; its containers ended with it. */
-  constructor(waitsFor: "ContainerCreating" | "PodInitializing", former: ContainerStatus | undefined) {
+  /**
+   * `former`: the status that a former life of the agent has left; `left`: the container itself, if that is still there.
+   * Without it, it ended with the agent.
+   */
+  constructor(
+    waitsFor: "ContainerCreating" | "PodInitializing",
+    former: ContainerStatus | undefined,
+    left: LeftContainer | undefined,
+  ) {
     this.#waiting = { reason: waitsFor };
-    if (former?.containerID) this.#adopt(former, former.containerID);
+    if (left) this.#takeOver(left, former?.lastState?.terminated);
+    else if (former?.containerID) this.#adopt(former, former.containerID);
+  }
+
+  #takeOver(
+    { run, ended, restartCount, imageID }: LeftContainer,
+    last: ContainerStateTerminated | undefined,
+  ) {
+    this.#restartCount = restartCount;
+    this.#everStarted = true;
+    this.#imageID = imageID;
+    this.#containerID = run?.containerID ?? ended?.info.containerID ?? "";
+    this.#ended = ended;
+    this.#waiting = { reason: "" };
+    const isSame = last?.containerID === ended?.info.containerID;
+    if (last && !isSame) this.#last = last;
   }
 
   #adopt({ state = {}, lastState, restartCount, imageID }: ContainerStatus, containerID: string): void {
@@ -89,8 +110,8 @@ export class ContainerRecord {
     this.#waiting = { reason: "" };
   }
 
-  began(run: ContainerRun, imageID: string): void {
-    this.#countRun(containerID(run));
+  began({ containerID, imageID }: Run): void {
+    this.#countRun(containerID);
     this.#imageID = imageID;
   }
 
@@ -102,23 +123,23 @@ export class ContainerRecord {
     this.#ended = { info, finishedAt: now };
   }
 
-  exited(run: ContainerRun, { exitCode }: ExitStatus, now: number): void {
+  exited(run: Run, { exitCode, reason }: Ending, now: number): void {
     const message = run.terminationMessage(exitCode);
     this.#ended = {
       finishedAt: now,
       info: {
         exitCode,
-        reason: exitCode === 0 ? "Completed" : "Error",
+        reason: reason ?? (exitCode === 0 ? "Completed" : "Error"),
         ...(message === undefined ? {} : { message }),
         startedAt: apiTime(run.startedAt),
         finishedAt: apiTime(now),
-        containerID: containerID(run),
+        containerID: run.containerID,
       },
     };
   }
 
   facts(
-    run: ContainerRun | undefined,
+    run: Run | undefined,
   ): Pick<ContainerFacts, "imageID" | "containerID" | "restartCount" | "state" | "last"> {
     const state: ContainerFacts["state"] = run
       ? { running: { startedAt: apiTime(run.startedAt) } }
@@ -135,5 +156,3 @@ export class ContainerRecord {
     };
   }
 }
-
-const containerID = (run: ContainerRun): string => `kubeplumb://${run.id}`;

@@ -7,7 +7,7 @@ const UNITS = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"];
 const BINARY = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
 
 /** A quantity ("500m", "1.5Gi", "1e3") in its own unit. @throws RangeError when it is none. */
-function quantity(text: string): number {
+export function quantity(text: string): number {
   const [, digits = "", unit = ""] = /^([+-]?[\d.]+(?:[eE][+-]?\d+)?)([A-Za-z]*)$/.exec(text) ?? [];
   const power = UNITS.indexOf(unit);
   const factor = power >= 0 ? 10 ** (3 * (power - 3)) : 1024 ** BINARY.indexOf(unit);

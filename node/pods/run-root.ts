@@ -44,6 +44,7 @@ export class RunRoot {
         ns: sandbox.ns,
         mounts: [...sandbox.files(), ...ofImage, ...mounts, ...termination],
         files: image.image.files?.(image.tag) ?? {},
+        directories: image.image.directories ?? [],
         readOnly: container.securityContext?.readOnlyRootFilesystem ?? false,
         scratch: join(sandbox.directory, "root"),
         warn: (message) => this.#options.warn(message),

@@ -2,20 +2,27 @@
 // to start and stop it, not when.
 
 import { randomBytes } from "node:crypto";
+import { basename } from "node:path";
 import type { Writable } from "node:stream";
 import type { Container, Pod, Stored } from "../../common/k8s.js";
+import type { Cgroups } from "../../dataplane/kernel/cgroups.js";
 import type { ContainerContext, ResolvedImage, Workload } from "../images/index.js";
 import { ContainerLog } from "../kubelet/container-log.js";
-import { type ExitStatus, LaunchError, type LaunchedProcess, launch } from "../process/launch.js";
+import { LaunchError, type LaunchedProcess, launch } from "../process/launch.js";
 import type { Privileges } from "../process/privileges.js";
 import type { BindMount } from "../process/root-plan.js";
+import { standIn } from "../process/stand-in.js";
 import { ContainerUsage } from "../stats/container-usage.js";
+import type { RemoteProcess } from "../streams/remote-command.js";
 import type { Env } from "./env.js";
 import type { PodEnvironment } from "./environment.js";
 import { inClusterClient } from "./in-cluster.js";
+import { RunLimits } from "./run-limits.js";
 import { type OutputListener, RunOutput } from "./run-output.js";
+import { attachRemote, execRemote } from "./run-remote.js";
 import { RunRoot } from "./run-root.js";
-import type { Sandbox } from "./sandbox.js";
+import type { Ending, PodSandbox, Run } from "./runtime.js";
+import { ShownProcess } from "./shown-process.js";
 import { makeTerminationLog, terminationMessage } from "./termination.js";
 import { throughMounts } from "./volumes.js";
 
@@ -23,17 +30,24 @@ export interface RunOptions {
   pod: Stored<Pod>;
   container: Container;
   image: ResolvedImage;
-  /** The whole command line, references expanded. */
+  /** The spec's own words, references expanded. */
+  command?: string[];
+  args?: string[];
+  /** The whole command line. */
   argv: string[];
   env: Env;
   privileges: Privileges;
+  /** The restart count that it has. */
+  runNumber: number;
   /** Of volumes; the sandbox adds its own. */
   mounts: BindMount[];
   /** To be called before a process sees the mounts. @throws VolumeError */
   completeVolumes(): Promise<void>;
-  /** Whose processes the container sees: a process of another container. */
+  /** Whose processes the container sees: a process of its pod or of its target. Of the emulated runtime. */
   sharePid?: number;
-  sandbox: Sandbox;
+  /** The run's whose processes the container sees (an ephemeral container's target). */
+  targetID?: string;
+  sandbox: PodSandbox;
   environment: PodEnvironment;
   logPath: string;
   /** The file of this machine that the container has at its terminationMessagePath. */
@@ -41,11 +55,22 @@ export interface RunOptions {
   warn(message: string): void;
 }
 
-export class ContainerRun {
-  readonly id = randomBytes(32).toString("hex");
+const OOM_KILLED: Ending = { exitCode: 137, signal: 9, reason: "OOMKilled" };
+
+/** What a run has whatever runs in it. */
+interface Base {
+  id: string;
+  log: ContainerLog;
+  output: RunOutput;
+  root: RunRoot;
+  limits: RunLimits;
+}
+
+export class ContainerRun implements Run {
+  readonly id: string;
   readonly startedAt: number;
   readonly log: ContainerLog;
-  readonly exited: Promise<ExitStatus>;
+  readonly exited: Promise<Ending>;
   /** The terminal or pipe of a container with stdin: true. */
   readonly stdin: Writable | null;
   readonly usage: ContainerUsage;
@@ -53,40 +78,49 @@ export class ContainerRun {
   readonly #workload: Workload;
   readonly #process: LaunchedProcess | undefined;
   readonly #output: RunOutput;
-  readonly #root: RunRoot;
+  readonly #base: Base;
+  readonly #shown: ShownProcess | undefined;
 
   private constructor(
     options: RunOptions,
-    { log, output, root }: { log: ContainerLog; output: RunOutput; root: RunRoot },
+    base: Base,
     workload: Workload,
     process: LaunchedProcess | undefined,
   ) {
+    const { id, log, output, root, limits } = base;
     this.#options = options;
-    this.#root = root;
+    this.#base = base;
+    this.id = id;
     this.log = log;
     this.#output = output;
     this.#workload = workload;
     this.#process = process;
     this.stdin = process?.stdin ?? null;
     this.usage = new ContainerUsage(workload.usage?.bind(workload));
-    if (process) this.usage.add(process);
+    this.#shown = process ? undefined : new ShownProcess(workload, (signalled) => this.#standIn(signalled));
+    if (process) this.#has(process);
     this.startedAt = Date.now();
     this.exited = workload.exited.then((status) => {
       log.close();
       root.close();
-      return status;
+      if (!limits.end()) return status;
+      this.#tellOfMemory();
+      // All of it ended, whichever process had asked for too much: as with the kubelet since 1.28.
+      return OOM_KILLED;
     });
   }
 
   /** @throws LaunchError when a real process cannot be started; the error of an emulation when that cannot. */
-  static async start(options: RunOptions): Promise<ContainerRun> {
-    const { environment, logPath, pod } = options;
+  static async start(options: RunOptions, cgroups: Cgroups): Promise<ContainerRun> {
+    const { environment, logPath, pod, container, warn } = options;
     const log = new ContainerLog(logPath, (error) =>
       environment.log.warn({ err: error, pod: pod.metadata.name, logPath }, "container log not written"),
     );
     const outputs = new RunOutput();
     const root = new RunRoot(options);
-    const base = { log, output: outputs, root };
+    const id = randomBytes(32).toString("hex");
+    const limits = new RunLimits({ id, container, cgroups, warn });
+    const base = { id, log, output: outputs, root, limits };
     const output: OutputListener = (stream, chunk) => {
       log.write(stream, chunk);
       outputs.write(stream, chunk);
@@ -95,15 +129,17 @@ export class ContainerRun {
       if (options.terminationLog) makeTerminationLog(options.terminationLog);
       const emulation = options.image.image.program?.(options.argv);
       if (emulation) {
-        const workload = await emulation(emulationContext(options, root, options.argv, output));
-        return new ContainerRun(options, base, workload, undefined);
+        const workload = await emulation(emulationContext(options, base, options.argv, output));
+        const run = new ContainerRun(options, base, workload, undefined);
+        // Others may look at it at any time.
+        if (options.sharePid !== undefined) await run.show();
+        return run;
       }
       await options.completeVolumes();
-      const { sharePid } = options;
-      const { stdin = false, tty = false } = options.container;
+      const { stdin = false, tty = false } = container;
       const process = launch({
-        ...launchBase(options, root),
-        ...(sharePid === undefined ? {} : { sharePid }),
+        ...launchBase(options, base),
+        ...sharing(options),
         argv: options.argv,
         stdin,
         tty,
@@ -115,23 +151,74 @@ export class ContainerRun {
     } catch (error) {
       log.close();
       root.close();
+      limits.end();
       throw error;
     }
   }
 
-  get options(): RunOptions {
-    return this.#options;
+  get containerID(): string {
+    return `kubeplumb://${this.id}`;
   }
 
-  /** What the ended run has left to be told; undefined when nothing. */
+  get image(): string {
+    return this.#options.container.image ?? "";
+  }
+
+  get imageID(): string {
+    return this.#options.image.imageID;
+  }
+
+  get podIP(): string {
+    return this.#options.sandbox.ip;
+  }
+
+  get stopSignal(): NodeJS.Signals {
+    return this.#options.image.image.stopSignal ?? "SIGTERM";
+  }
+
   terminationMessage(exitCode: number): string | undefined {
     const { container, terminationLog } = this.#options;
     return terminationMessage(container, exitCode, terminationLog, this.log);
   }
 
-  /** The process of this machine, when it is one: its namespaces are the container's. */
   get pid(): number | undefined {
-    return this.#process?.commandPid();
+    return this.#process?.commandPid() ?? this.#shown?.pid;
+  }
+
+  /** Makes sure that there is a process to be seen, where that can be, and tells its id. @throws LaunchError */
+  async show(): Promise<number | undefined> {
+    if (!this.#shown) return this.pid;
+    await this.#options.completeVolumes();
+    return this.#shown.show();
+  }
+
+  async #standIn(signalled: (name: NodeJS.Signals) => void): Promise<LaunchedProcess | undefined> {
+    const { image, argv } = this.#options;
+    const titles = image.image.processes?.(argv) ?? [argv.join(" ")];
+    const process = await standIn(
+      { ...launchBase(this.#options, this.#base), ...sharing(this.#options) },
+      titles,
+      signalled,
+    );
+    if (process) this.#has(process);
+    return process;
+  }
+
+  /** One more process, whose use counts and is limited. */
+  #has(process: LaunchedProcess): void {
+    this.usage.add(process);
+    this.#base.limits.watch({
+      holdsMoreThan: (bytes) => this.usage.holdsMoreThan(bytes),
+      exceeded: () => this.signal("SIGKILL"),
+    });
+  }
+
+  /** In the words of the kernel, on its Node. */
+  #tellOfMemory(): void {
+    const { environment, argv } = this.#options;
+    const { nodeName: name, events } = environment;
+    const message = `Memory cgroup out of memory: Killed process ${this.#process?.pid ?? ""} (${basename(argv[0] ?? "")})`;
+    events.record({ kind: "Node", apiVersion: "v1", name, uid: name }, "Warning", "OOMKilling", message);
   }
 
   signal(name: NodeJS.Signals): void {
@@ -153,41 +240,64 @@ export class ContainerRun {
     return this.log.read(options);
   }
 
+  followLog(...args: Parameters<ContainerLog["follow"]>): ReturnType<ContainerLog["follow"]> {
+    return this.log.follow(...args);
+  }
+
+  async check(argv: string[], timeoutMs?: number): ReturnType<typeof runToEnd> {
+    return runToEnd(await this.launch(argv, { stdin: false, tty: false }), timeoutMs);
+  }
+
+  /** A command that the image emulates (`/agnhost connect …`) runs as such. @throws LaunchError, VolumeError */
+  exec(argv: string[], options: { stdin: boolean; tty: boolean }): Promise<RemoteProcess> {
+    return execRemote(this, argv, options);
+  }
+
+  async attach(): Promise<RemoteProcess> {
+    const { tty = false, stdinOnce = false } = this.#options.container;
+    return attachRemote(this, { tty, stdinOnce });
+  }
+
   /**
-   * A command in the container's namespaces with its environment and files; when the workload is emulated, in a PID
-   * namespace of its own.
+   * A command in the container's namespaces with its environment and files.
    * @throws LaunchError when the process has just ended; VolumeError.
    */
-  async exec(argv: string[], options: { stdin: boolean; tty: boolean }): Promise<LaunchedProcess> {
+  async launch(argv: string[], options: { stdin: boolean; tty: boolean }): Promise<LaunchedProcess> {
     await this.#options.completeVolumes();
-    const pid = this.pid;
+    const pid = await this.show();
     if (this.#process && pid === undefined) {
       throw new LaunchError("setup", "cannot exec in a stopped container");
     }
     const process = launch({
-      ...launchBase(this.#options, this.#root),
-      ...(pid === undefined ? {} : { join: pid }),
+      ...launchBase(this.#options, this.#base),
+      ...(pid === undefined ? sharing(this.#options) : { join: pid }),
       argv,
       ...options,
       env: options.tty ? { TERM: "xterm", ...this.#options.env } : this.#options.env,
     });
-    this.usage.add(process);
+    this.#has(process);
     return process;
   }
 
   /** The image's own emulation of a command (`/agnhost connect …`), if it has one. */
   emulate(argv: string[], output: OutputListener): Promise<Workload> | undefined {
     const emulation = this.#options.image.image.program?.(argv);
-    return emulation?.(emulationContext(this.#options, this.#root, argv, output));
+    return emulation?.(emulationContext(this.#options, this.#base, argv, output));
   }
 }
 
-function launchBase({ sandbox, env, container, image, privileges, warn }: RunOptions, root: RunRoot) {
+const sharing = ({ sharePid }: RunOptions) => (sharePid === undefined ? {} : { sharePid });
+
+function launchBase(
+  { sandbox, env, container, image, privileges, warn }: RunOptions,
+  { root, limits }: Pick<Base, "root" | "limits">,
+) {
   const cwd = container.workingDir || image.image.workingDir || "/";
   return {
     privileges,
     ns: sandbox.ns,
     root: root.get(),
+    cgroup: limits.cgroup,
     hostname: sandbox.hostname,
     env,
     cwd,
@@ -226,7 +336,7 @@ export async function runToEnd(
 
 function emulationContext(
   options: RunOptions,
-  root: RunRoot,
+  base: Pick<Base, "root" | "limits">,
   argv: readonly string[],
   output: OutputListener,
 ): ContainerContext {
@@ -246,7 +356,7 @@ function emulationContext(
     stderr: (text) => output("stderr", text),
     exec: async (command) => {
       await options.completeVolumes();
-      const process = launch({ ...launchBase(options, root), argv: command, stdin: false });
+      const process = launch({ ...launchBase(options, base), argv: command, stdin: false });
       const { exitCode, output: text } = await runToEnd(process);
       return { exitCode, output: text };
     },
@@ -254,7 +364,7 @@ function emulationContext(
     hostPath: (path) =>
       throughMounts(path, mounts) ??
       (path.startsWith("/etc/") ? throughMounts(path, sandbox.files()) : undefined) ??
-      root.made?.path(path),
+      base.root.made?.path(path),
     api: async (userAgent) => {
       await options.completeVolumes();
       return inClusterClient({ ns: sandbox.ns, env, mounts, userAgent });

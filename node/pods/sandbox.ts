@@ -17,19 +17,24 @@ import {
   resolvConf,
   withinLimits,
 } from "./files.js";
+import { PauseProcess } from "./pause-process.js";
+import type { PodSandbox } from "./runtime.js";
+import { networkSysctls } from "./sysctls.js";
 
 export function podDirectory(rootDir: string, uid: string): string {
   return join(rootDir, "pods", uid);
 }
 
 /** Addresses of a plugin's choice and order, the node's primary family first; one a family, as kubelet takes them. */
-function sorted(ips: readonly string[], nodeIPs: readonly string[]): string[] {
+export function sortedIPs(ips: readonly string[], nodeIPs: readonly string[]): string[] {
   const primary = ipFamily(nodeIPs[0] ?? "") === 6 ? 6 : 4;
   const found = [primary, primary === 6 ? 4 : 6].map((family) => ips.find((ip) => ipFamily(ip) === family));
   return found.filter((ip) => ip !== undefined);
 }
 
-export class Sandbox {
+export class Sandbox implements PodSandbox {
+  /** It ends with this process only. */
+  readonly lost = false;
   readonly id: string;
   readonly ns: NetNs;
   /** At least one, the primary one first. */
@@ -39,6 +44,7 @@ export class Sandbox {
   readonly #pod: Stored<Pod>;
   readonly #environment: PodEnvironment;
   readonly #hostNetwork: boolean;
+  readonly #pause: PauseProcess;
   #files: BindMount[] | undefined;
 
   private constructor(
@@ -54,6 +60,10 @@ export class Sandbox {
     this.ips = ips;
     this.hostname = this.#hostNetwork ? environment.nodeName : podHostname(pod);
     this.directory = podDirectory(environment.rootDir, pod.metadata.uid);
+    const { log } = environment;
+    const { hostname, directory } = this;
+    const warn = (message: string) => log.warn({ pod: pod.metadata.name }, message);
+    this.#pause = new PauseProcess({ ns, hostname, directory, warn });
   }
 
   /** @throws the error of the namespace or of the network plugin; nothing is left then. */
@@ -65,8 +75,9 @@ export class Sandbox {
       return new Sandbox(pod, environment, { id, ns: environment.hostNs, ips: environment.nodeIPs });
     const ns = NetNs.create(`${namespace}/${name}`);
     try {
+      for (const { name, value } of networkSysctls(pod)) ns.sysctl(name, value);
       const joined = await environment.network.add({ ...identity, hostPorts: hostPorts(pod) }, id, ns);
-      const ips = sorted(joined, environment.nodeIPs);
+      const ips = sortedIPs(joined, environment.nodeIPs);
       return new Sandbox(pod, environment, { id, ns, ips });
     } catch (error) {
       try {
@@ -82,9 +93,15 @@ export class Sandbox {
     }
   }
 
-  /** The primary address. */
   get ip(): string {
     return this.ips[0] ?? "";
+  }
+
+  /** A process whose PID namespace all containers are to live in; undefined: each has its own. @throws LaunchError */
+  async sharedPid(): Promise<number | undefined> {
+    const { hostPID, shareProcessNamespace } = this.#pod.spec ?? {};
+    if (hostPID) return process.pid;
+    return shareProcessNamespace ? this.#pause.pid() : undefined;
   }
 
   /** /etc/hosts, /etc/resolv.conf and /etc/hostname of the pod, written when first asked for. */
@@ -119,19 +136,24 @@ export class Sandbox {
     this.#environment.events.record(target, "Warning", reason, message);
   }
 
-  /** Leaves the network and lets go of the namespace. @throws the plugin's error; may be called again. */
   async remove(): Promise<void> {
     const { namespace = "", name, uid } = this.#pod.metadata;
+    await this.#pause.end();
     if (!this.#hostNetwork) {
       await this.#environment.network.remove({ namespace, name, uid }, this.id, this.ns);
       this.ns.close();
     }
     rmSync(this.directory, { recursive: true, force: true });
   }
+
+  leave(): void {
+    void this.#pause.end();
+    this.ns.close();
+  }
 }
 
 /** Of all containers, as a kubelet tells them to the runtime. */
-function hostPorts({ spec }: Stored<Pod>): HostPort[] {
+export function hostPorts({ spec }: Stored<Pod>): HostPort[] {
   const containers = [...(spec?.initContainers ?? []), ...(spec?.containers ?? [])];
   return containers
     .flatMap(({ ports = [] }) => ports)

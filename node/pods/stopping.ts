@@ -3,7 +3,7 @@
 
 import type { LifecycleHandler } from "kubernetes-types/core/v1.js";
 import { attempt, type ProbeOutcome, type ProbeTarget } from "./probe-actions.js";
-import type { ContainerRun } from "./run.js";
+import type { Run } from "./runtime.js";
 
 /** What a container still gets after its preStop hook has used up the grace: the kubelet's minimum. */
 const LEAST_GRACE_MS = 2000;
@@ -34,12 +34,12 @@ export interface StoppingOptions {
 export class Stopping {
   /** Resolves when the run has ended. */
   readonly done: Promise<void>;
-  readonly #run: ContainerRun;
+  readonly #run: Run;
   /** Epoch milliseconds of SIGKILL. */
   #deadline: number;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(run: ContainerRun, deadline: number, options: StoppingOptions) {
+  constructor(run: Run, deadline: number, options: StoppingOptions) {
     this.#run = run;
     this.#deadline = deadline;
     this.#arm();
@@ -70,7 +70,7 @@ export class Stopping {
       this.#deadline = Math.max(this.#deadline, Date.now() + Math.min(grace, LEAST_GRACE_MS));
       this.#arm();
     }
-    run.signal(run.options.image.image.stopSignal ?? "SIGTERM");
+    run.signal(run.stopSignal);
     await run.exited;
     clearTimeout(this.#timer);
   }

@@ -2,17 +2,17 @@
 // at the containers as they are, does the next thing, and may be called at any time.
 
 import { rmSync } from "node:fs";
-import type { PodStatus } from "kubernetes-types/core/v1.js";
 import { isConflict, isNotFound, PODS } from "../../common/client.js";
 import type { Pod, Stored } from "../../common/k8s.js";
-import { mapsOneUser } from "../process/user-ns.js";
 import type { PodContainer } from "./container.js";
 import { type ContainerKind, type ContainerOwner, podLogDirectory } from "./container-setup.js";
 import { apiTime, type PodEnvironment } from "./environment.js";
-import { ignoredFields } from "./ignored-fields.js";
 import { FIELDS, PodContainers } from "./pod-containers.js";
-import { podDirectory, Sandbox } from "./sandbox.js";
-import { initDone, type PodFacts, podPhase, podStatus, sameInEssence, sidecarNames } from "./status.js";
+import type { PodSandbox } from "./runtime.js";
+import { podDirectory } from "./sandbox.js";
+import { initDone, type PodFacts, podPhase, sidecarNames } from "./status.js";
+import { StatusWriter } from "./status-writer.js";
+import { forbiddenSysctl } from "./sysctls.js";
 import { VolumeKeeper } from "./volume-keeper.js";
 import { VolumeError, type Volumes } from "./volumes.js";
 
@@ -43,13 +43,15 @@ export class PodWorker implements ContainerOwner {
   readonly hasInit: boolean;
   readonly environment: PodEnvironment;
   pod: Stored<Pod>;
-  sandbox: Sandbox | undefined;
+  sandbox: PodSandbox | undefined;
   readonly #keeper: VolumeKeeper;
   readonly #set: PodContainers;
   readonly #host: WorkerHost;
   readonly #startTime: number;
   #removed = false;
   #warned = false;
+  /** Nothing has been done yet for a pod that was running before this life of the agent. */
+  #goesOn = false;
   /** The init containers have done their work in this sandbox. */
   #initialized = false;
   /** Epoch milliseconds of the next try after a sandbox or volume has failed. */
@@ -58,11 +60,9 @@ export class PodWorker implements ContainerOwner {
   #ended = false;
   #lastIPs: readonly string[] = [];
   #failed: { reason: string; message: string } | undefined;
-  #reported: PodStatus | undefined;
-  /** Somebody else has written another status than {@link #reported}. */
-  #contested = false;
-  /** The newest report, whether under way or done: they go out one after another. */
-  #reporting: Promise<void> = Promise.resolve();
+  /** Nothing of it was ever begun here. */
+  #rejected = false;
+  readonly #status: StatusWriter;
   /** A pod that was finished before this life of the agent: there is nothing to run. */
   readonly #finishedBefore: boolean;
 
@@ -79,7 +79,21 @@ export class PodWorker implements ContainerOwner {
     const started = Date.parse(status?.startTime ?? "");
     this.#startTime = Number.isNaN(started) ? Date.now() : started;
     this.hasInit = (spec?.initContainers?.length ?? 0) > 0;
-    this.#set = new PodContainers(this);
+    const news = () =>
+      this.#removed || this.#finishedBefore ? undefined : { pod: this.pod, facts: this.#facts() };
+    this.#status = new StatusWriter(environment.client, news);
+    const left = environment.runtime.left(pod, () => host.again(this.uid));
+    this.#set = new PodContainers(this, left?.containers);
+    if (left) this.#goOn(left.sandbox);
+  }
+
+  /** The pod has outlived a former life of the agent, and its processes have read their volumes. */
+  #goOn(sandbox: PodSandbox): void {
+    this.sandbox = sandbox;
+    this.#goesOn = true;
+    this.#lastIPs = sandbox.ips;
+    this.#warned = true;
+    for (const one of this.#set.all) one.resume();
   }
 
   get containers(): readonly PodContainer[] {
@@ -114,8 +128,7 @@ export class PodWorker implements ContainerOwner {
     this.#set.update();
     this.#host.again(this.uid);
     // Somebody else may have written our status (a node that was away); what we know is the truth.
-    this.#contested = this.#reported !== undefined && !sameInEssence(pod.status, this.#reported);
-    if (this.#contested) {
+    if (this.#status.differs(pod)) {
       // Not at once: if the two can never agree, it must not become a storm of writes.
       this.#host.report(this.uid, CORRECTION_MS);
     }
@@ -166,7 +179,8 @@ export class PodWorker implements ContainerOwner {
     }
     if (this.#ended) return this.#letGo();
     if (this.#ending) return;
-    if (this.#overdue()) return this.#end(Date.now());
+    if (this.#overdue() || this.#forbidden()) return this.#end(Date.now());
+    if (this.sandbox?.lost) await this.#replaceSandbox(this.sandbox);
     // A pod whose containers ended with a former life, for good, needs no network to say so.
     const over = !this.sandbox && this.containers.every((one) => one.finished);
     if (!over && (await this.#prepare())) return;
@@ -182,6 +196,16 @@ export class PodWorker implements ContainerOwner {
       this.#ended = true;
       this.#host.again(this.uid);
     }
+  }
+
+  /** The node does not admit it. */
+  #forbidden(): boolean {
+    const why = this.sandbox ? undefined : forbiddenSysctl(this.pod);
+    if (why === undefined) return false;
+    this.#failed = { reason: "SysctlForbidden", message: `Pod was rejected: ${why}` };
+    this.#rejected = true;
+    this.event(undefined, "Warning", "SysctlForbidden", why);
+    return true;
   }
 
   /** activeDeadlineSeconds. */
@@ -209,6 +233,8 @@ export class PodWorker implements ContainerOwner {
     }
     try {
       await this.#keeper.prepare(this.pod);
+      if (this.#goesOn) await this.completeVolumes();
+      this.#goesOn = false;
       if (!this.sandbox) {
         this.#warnOfIgnored();
         await this.#makeSandbox();
@@ -234,7 +260,7 @@ export class PodWorker implements ContainerOwner {
   #warnOfIgnored(): void {
     if (this.#warned) return;
     this.#warned = true;
-    const fields = ignoredFields(this.pod, mapsOneUser());
+    const fields = this.environment.runtime.ignoredFields(this.pod);
     if (fields.length === 0) return;
     this.event(undefined, "Warning", "NotHonoured", `kubeplumb does not honour: ${fields.join(", ")}`);
   }
@@ -251,9 +277,10 @@ export class PodWorker implements ContainerOwner {
   }
 
   async #makeSandbox(): Promise<void> {
-    const notReady = this.pod.spec?.hostNetwork ? undefined : this.environment.network.notReady();
+    const { runtime, network } = this.environment;
+    const notReady = this.pod.spec?.hostNetwork ? undefined : network.notReady();
     if (notReady) throw new Error(notReady);
-    this.sandbox = await Sandbox.create(this.pod, this.environment);
+    this.sandbox = await runtime.createSandbox(this.pod, this.environment, () => this.#host.again(this.uid));
     this.#lastIPs = this.sandbox.ips;
     // A new sandbox is a new network: what the init containers did in the old one must be done again.
     if (this.containers.some((one) => !one.finished)) {
@@ -287,6 +314,20 @@ export class PodWorker implements ContainerOwner {
       if (wait !== undefined) waits.push(wait);
     }
     return minimum(waits);
+  }
+
+  /** Containers do not outlive their sandbox. @throws to be retried. */
+  async #replaceSandbox(sandbox: PodSandbox): Promise<void> {
+    this.event(
+      undefined,
+      "Normal",
+      "SandboxChanged",
+      "Pod sandbox changed, it will be killed and re-created.",
+    );
+    await Promise.all(this.#set.all.map((one) => one.kill()));
+    await sandbox.remove();
+    this.sandbox = undefined;
+    this.#initialized = false;
   }
 
   #graceMs(): number {
@@ -331,8 +372,12 @@ export class PodWorker implements ContainerOwner {
     this.#host.gone(this.uid);
   }
 
-  /** The agent stops: ends everything within `graceMs` and leaves the network; the API's object stays. */
+  /**
+   * The agent stops: ends everything within `graceMs` and leaves the network, unless that can go on without it; the
+   * API's object stays.
+   */
   async shutDown(graceMs: number): Promise<void> {
+    if (this.environment.runtime.outlivesAgent) return this.#leave();
     await this.#set.stop(Date.now() + graceMs);
     await this.sandbox?.remove();
     this.sandbox = undefined;
@@ -340,15 +385,20 @@ export class PodWorker implements ContainerOwner {
 
   /** Ends everything at once and leaves the rest to the kernel. */
   async kill(): Promise<void> {
-    await Promise.all(this.#set.all.map((one) => one.kill()));
-    this.sandbox?.ns.close();
+    if (!this.environment.runtime.outlivesAgent) await Promise.all(this.#set.all.map((one) => one.kill()));
+    this.#leave();
+  }
+
+  #leave(): void {
+    for (const one of this.#set.all) one.leave();
+    this.sandbox?.leave();
     this.sandbox = undefined;
   }
 
   #facts(): PodFacts {
     return {
-      init: this.#set.init.map((one) => one.facts()),
-      containers: this.containers.map((one) => one.facts()),
+      init: this.#rejected ? [] : this.#set.init.map((one) => one.facts()),
+      containers: this.#rejected ? [] : this.containers.map((one) => one.facts()),
       ephemeral: this.#set.ephemeral.map((one) => one.facts()),
       sandboxReady: this.sandbox !== undefined && !this.#ended,
       hostIPs: this.environment.nodeIPs,
@@ -373,38 +423,9 @@ export class PodWorker implements ContainerOwner {
     return once.some(({ run }) => run?.pid !== undefined && run.startedAt > since);
   }
 
-  /** Brings the API's status to what is so, in one patch; nothing when it says so already. @throws to be retried. */
+  /** Brings the API's status to what is so. @throws to be retried. */
   report(): Promise<void> {
-    // An older status must not arrive after a newer one.
-    const next = this.#reporting.then(() => this.#writeStatus());
-    this.#reporting = next.catch(() => {});
-    return next;
-  }
-
-  async #writeStatus(): Promise<void> {
-    if (this.#removed || this.#finishedBefore) return;
-    const before = this.#reported ?? this.pod.status;
-    const status = podStatus(this.pod, this.#facts(), before, apiTime(Date.now()));
-    if (!this.#contested && JSON.stringify(status) === JSON.stringify(this.#reported)) return;
-    const { name, namespace = "", uid } = this.pod.metadata;
-    this.#contested = false;
-    try {
-      // The uid makes it a conflict when another pod of that name is there by now.
-      await this.environment.client.patch(
-        PODS,
-        name,
-        "merge",
-        { metadata: { uid }, status },
-        {
-          namespace,
-          subresource: "status",
-        },
-      );
-      this.#reported = status;
-    } catch (error) {
-      this.#contested = true;
-      if (!isNotFound(error) && !isConflict(error)) throw error;
-    }
+    return this.#status.report();
   }
 }
 

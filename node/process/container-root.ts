@@ -147,7 +147,9 @@ function build(plan: RootPlan, { scratch, warn, readOnly = false }: ContainerRoo
   kernelFiles(warn);
   for (const [path, text] of Object.entries(plan.files)) {
     mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(path, text);
+    // The machine may have a file there, which is nobody's to write to without root.
+    rmSync(path, { force: true });
+    writeFileSync(path, text, { mode: text.startsWith("#!") ? 0o755 : 0o644 });
   }
   for (const mount of plan.mounts) bind(mount, warn);
   libc.umount(MACHINE, libc.MNT_DETACH);

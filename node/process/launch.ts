@@ -1,12 +1,15 @@
 // Real processes in a pod: own PID namespace, the container's root, the pod's name and network. Knows processes and
 // namespaces, nothing of pods' life cycles.
 
-import type { ChildProcess } from "node:child_process";
+import type { ChildProcess, StdioOptions } from "node:child_process";
 import { accessSync, constants, fchownSync, readFileSync } from "node:fs";
 import type { Readable, Writable } from "node:stream";
+import { type Cgroup, closeAll } from "../../dataplane/kernel/cgroups.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
 import { openPty, type Pty } from "../streams/pty.js";
 import type { ContainerRoot } from "./container-root.js";
+import { killInMounts, mountNamespace } from "./mount-kin.js";
+import { closeWriters, type OutputPipes, openOutputPipes } from "./output-pipes.js";
 import { type Privileges, setprivOptions } from "./privileges.js";
 import { launchScript } from "./script.js";
 import { mapsOneUser } from "./user-ns.js";
@@ -43,8 +46,10 @@ export interface LaunchOptions {
   tty?: boolean;
   /** Join the mount and PID namespaces of this process (an exec into a running container) instead of new ones. */
   join?: number;
-  /** Join the PID namespace of this process, and no other (an ephemeral container with a target). */
+  /** Join the PID namespace of this process, and no other: what it leaves behind there ends with it. */
   sharePid?: number;
+  /** The control group that its processes live in. */
+  cgroup?: Cgroup | undefined;
   warn(message: string): void;
 }
 
@@ -102,14 +107,19 @@ function needTool(name: string): string {
  */
 const environment = (): Record<string, string> => (mapsOneUser() ? { TAR_OPTIONS: "--no-same-owner" } : {});
 
-/** The whole command line: namespaces, the script, the command. */
-function commandLine(options: LaunchOptions): string[] {
+/** The first descriptor that is no standard stream and no report. */
+const FIRST_FD = 4;
+
+/** The whole command line: namespaces, the script, the command. `groups`: descriptors of control groups to join. */
+function commandLine(options: LaunchOptions, groups: readonly number[]): string[] {
   const { hostname, cwd = "/", tty = false, join, sharePid, argv, privileges } = options;
   const setpriv = needTool("setpriv");
   // Without it a killed agent outside a PID namespace of its own would leave its containers behind.
   const prefix = [setpriv, "--pdeathsig", "KILL"];
-  const own = { cwd, tty, protect: privileges.capabilities !== "all" };
-  const rest = { ...own, prefix: [setpriv, ...setprivOptions(privileges, mapsOneUser()), "--"] };
+  const own = { cwd, tty, groups, protect: privileges.capabilities !== "all" };
+  // nsenter takes nobody along when it is killed.
+  const deathSignal = sharePid === undefined ? "keep" : "KILL";
+  const rest = { ...own, prefix: [setpriv, ...setprivOptions(privileges, mapsOneUser(), deathSignal), "--"] };
   const shell = (script: string) => ["/bin/sh", "-c", script, "sh", ...argv];
   if (join !== undefined) {
     const enter = [needTool("nsenter"), "--target", String(join), "--mount", "--uts", "--pid", "--root"];
@@ -131,22 +141,36 @@ function commandLine(options: LaunchOptions): string[] {
  */
 export function launch(options: LaunchOptions): LaunchedProcess {
   const { ns, root, env, tty = false, stdin, join } = options;
-  const [program = "", ...args] = commandLine(options);
-  const pty = tty ? openPty(root.path("/dev/pts/ptmx")) : undefined;
+  const groups = options.cgroup?.open() ?? [];
+  const [program = "", ...args] = commandLine(
+    options,
+    groups.map((_, at) => FIRST_FD + at),
+  );
+  const owner = mapsOneUser() ? undefined : options.privileges;
+  const output = tty ? openPty(root.path("/dev/pts/ptmx")) : openOutputPipes(owner);
+  const pty = "slave" in output ? output : undefined;
   try {
     const input = stdin ? "pipe" : "ignore";
-    if (pty && !mapsOneUser()) fchownSync(pty.slave, options.privileges.uid, options.privileges.gid);
+    if (pty && owner) fchownSync(pty.slave, owner.uid, owner.gid);
     const child = (join === undefined ? root : ns).spawn(program, args, {
       env: { ...environment(), ...env },
       cwd: "/",
-      stdio: pty ? [pty.slave, pty.slave, pty.slave, "pipe"] : [input, "pipe", "pipe", "pipe"],
+      // A process group of its own: `kill 0` in it, which PID namespaces do not hold up, would be the agent's end.
+      detached: true,
+      stdio: [
+        ...("slave" in output ? [output.slave, output.slave, output.slave] : [input, ...output.writers]),
+        "pipe",
+        ...groups,
+      ] as StdioOptions,
     });
-    return new Launched(child, pty, options);
+    return new Launched(child, output, options);
   } catch (error) {
     pty?.close();
     throw error;
   } finally {
-    pty?.closeSlave();
+    if ("slave" in output) output.closeSlave();
+    else closeWriters(output);
+    closeAll(groups);
   }
 }
 
@@ -160,29 +184,42 @@ class Launched implements LaunchedProcess {
   readonly #child: ChildProcess;
   readonly #pty: Pty | undefined;
   readonly #joined: boolean;
+  /** Of a container whose PID namespace is not its own. */
+  #mounts: string | undefined;
 
-  constructor(child: ChildProcess, pty: Pty | undefined, options: LaunchOptions) {
+  constructor(child: ChildProcess, output: Pty | OutputPipes, options: LaunchOptions) {
+    const pty = "slave" in output ? output : undefined;
     this.#child = child;
     this.#joined = options.join !== undefined || options.sharePid !== undefined;
     this.#pty = pty;
     this.pid = child.pid ?? -1;
-    const { stdout } = pty ?? child;
-    if (!stdout) throw new LaunchError("setup", `${options.argv[0]} could not be started`);
-    this.stdout = stdout;
+    this.stdout = output.stdout;
     this.stdin = pty ? pty.stdin : child.stdin;
-    this.stderr = pty ? null : child.stderr;
+    this.stderr = "stderr" in output ? output.stderr : null;
     // A writer may go on after the process has ended; its exit status tells the story.
     this.stdin?.on("error", () => {});
     this.started = report(child, options);
-    this.started.catch(() => {});
+    this.started.then(
+      () => this.#begun(options),
+      () => {},
+    );
+    if (options.sharePid !== undefined) child.once("exit", () => this.#endKin());
     this.exited = new Promise((resolve) => {
       child.once("error", () => resolve({ exitCode: 128 }));
-      child.once(pty ? "exit" : "close", (code, signal) => {
-        const status = exitStatus(code, signal);
-        if (pty) void pty.drained().then(() => resolve(status));
-        else resolve(status);
+      child.once("exit", (code, signal) => {
+        void output.drained().then(() => resolve(exitStatus(code, signal)));
       });
     });
+  }
+
+  #begun({ sharePid }: LaunchOptions): void {
+    const pid = sharePid === undefined ? undefined : this.commandPid();
+    if (pid !== undefined) this.#mounts = mountNamespace(pid);
+  }
+
+  /** In a PID namespace of its own the kernel does it. */
+  #endKin(): void {
+    if (this.#mounts !== undefined) killInMounts(this.#mounts);
   }
 
   commandPid(): number | undefined {
@@ -201,7 +238,9 @@ class Launched implements LaunchedProcess {
     const target = this.commandPid();
     try {
       if (target !== undefined) process.kill(target, name);
-      if (name === "SIGKILL") this.#child.kill("SIGKILL");
+      if (name !== "SIGKILL") return;
+      this.#endKin();
+      this.#child.kill("SIGKILL");
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;
     }

@@ -18,16 +18,19 @@ export const DEFAULT_CAPABILITIES: readonly string[] = [
   ...["SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"],
 ];
 
-/** Options of setpriv. Where there is one user (`oneUser`, a lab without root) nobody can become another. */
+/**
+ * Options of setpriv. Where there is one user (`oneUser`, a lab without root) nobody can become another. `deathSignal`: what
+ * it gets when its parent dies; a change of the user clears it (prctl(2)), and the agent's end would not be the container's.
+ */
 export function setprivOptions(
   { uid, gid, groups, capabilities, noNewPrivileges }: Privileges,
   oneUser: boolean,
+  deathSignal: "keep" | "KILL" = "keep",
 ): string[] {
   const bounds = (names: readonly string[]) =>
     ["-all", ...names.map((name) => `+${name.toLowerCase()}`)].join(",");
   return [
-    // A change of the user clears it (prctl(2)), and the agent's end would not be the container's.
-    ...["--pdeathsig", "keep"],
+    ...["--pdeathsig", deathSignal],
     ...(oneUser ? [] : ["--regid", String(gid), ...groupOptions(groups), "--reuid", String(uid)]),
     ...(capabilities === "all" ? [] : ["--inh-caps", "-all", "--bounding-set", bounds(capabilities)]),
     ...(noNewPrivileges ? ["--no-new-privs"] : []),

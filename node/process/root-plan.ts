@@ -27,6 +27,8 @@ export interface RootRequest {
   mounts: readonly BindMount[];
   /** Files of the image, by absolute path. */
   files: Readonly<Record<string, string>>;
+  /** Directories of the image that the machine does not have, by absolute path. */
+  directories?: readonly string[];
 }
 
 /** All paths are relative to the new root. */
@@ -98,7 +100,7 @@ function withParents(path: string): string[] {
   return parts.map((_, i) => parts.slice(0, i + 1).join("/"));
 }
 
-export function planRoot({ mounts, files }: RootRequest, view: FileView): RootPlan {
+export function planRoot({ mounts, files, directories = [] }: RootRequest, view: FileView): RootPlan {
   const shown = view.entries("/").filter(({ name }) => OF_THE_IMAGE.test(name));
   const overlays = shown.filter(({ kind }) => kind === "directory").map(({ name }) => name);
   const written = [...mounts.map(({ target }) => target), ...Object.keys(files)]
@@ -111,7 +113,10 @@ export function planRoot({ mounts, files }: RootRequest, view: FileView): RootPl
       ...shown.flatMap(({ name, kind, link }) => (kind === "link" && link ? [{ at: name, to: link }] : [])),
       ...LINKS,
     ],
-    directories: Object.entries(OF_THE_CONTAINER).map(([at, mode]) => ({ at, mode })),
+    directories: [
+      ...Object.entries(OF_THE_CONTAINER).map(([at, mode]) => ({ at, mode })),
+      ...directories.map((path) => ({ at: path.slice(1), mode: 0o755 })),
+    ],
     owned: [...new Set(owned)].sort(),
     files,
     mounts: [...mounts].sort((a, b) => a.target.split("/").length - b.target.split("/").length),

@@ -24,12 +24,14 @@ export interface ScriptOptions {
   prefix: readonly string[];
   /** Make the terminal on stdin the controlling one (setsid --ctty). */
   tty: boolean;
+  /** Descriptors of control groups to join, which are written to and closed. */
+  groups?: readonly number[];
 }
 
 /**
  * The script for `sh -c SCRIPT sh COMMAND ARG…`. PATH is the container's own again when the command starts.
  */
-export function launchScript({ hostname, cwd, tty, protect, prefix }: ScriptOptions): string {
+export function launchScript({ hostname, cwd, tty, protect, prefix, groups = [] }: ScriptOptions): string {
   return [
     "own_path=$PATH",
     `PATH=${TOOLS}`,
@@ -44,11 +46,12 @@ export function launchScript({ hostname, cwd, tty, protect, prefix }: ScriptOpti
     ...(hostname !== undefined && protect ? PROTECTED.map(readOnly) : []),
     ...(tty ? ["setsid=$(command -v setsid) || fail 'setsid is not installed on this machine'"] : []),
     `cd ${quote(cwd)} 2>&3 || fail 'cannot change to working directory '${quote(cwd)}`,
+    ...groups.map((fd) => `echo 0 >&${fd} || fail 'cannot join its control group'`),
     "PATH=$own_path",
     "unset own_path PWD OLDPWD SHLVL",
     `command -v -- "$1" >/dev/null 2>&1 || { printf 'missing %s\\n' "$1" >&3; exit 127; }`,
     // Nobody hears it: the agent was killed before setpriv had asked for its death to be ours. The command must not begin.
     "echo ready >&3 || exit 125",
-    `exec ${[...(tty ? ['"$setsid" --ctty'] : []), ...prefix.map(quote)].join(" ")} "$@" 3>&-`,
+    `exec ${[...(tty ? ['"$setsid" --ctty'] : []), ...prefix.map(quote)].join(" ")} "$@" 3>&-${groups.map((fd) => ` ${fd}>&-`).join("")}`,
   ].join("\n");
 }

@@ -3,7 +3,7 @@
 
 import type { Usage } from "../images/meter.js";
 import type { LaunchedProcess } from "../process/launch.js";
-import { treeUsage } from "./process-tree.js";
+import { treeResident, treeUsage } from "./process-tree.js";
 
 export class ContainerUsage {
   readonly #emulated: (() => Usage) | undefined;
@@ -17,7 +17,7 @@ export class ContainerUsage {
   }
 
   /** This process counts until it has exited. */
-  add(process: LaunchedProcess): void {
+  add(process: Pick<LaunchedProcess, "commandPid" | "exited">): void {
     const root = () => process.commandPid();
     this.#roots.set(root, 0);
     void process.exited.then(() => {
@@ -39,5 +39,12 @@ export class ContainerUsage {
       memoryBytes += now.memoryBytes;
     }
     return { cpuNanoseconds: cpuNanoseconds + this.#ended, memoryBytes };
+  }
+
+  /** Whether its processes hold more memory than that. What they share is only counted apart when it matters. */
+  holdsMoreThan(bytes: number): boolean {
+    const pids = [...this.#roots.keys()].flatMap((root) => root() ?? []);
+    const sum = (of: (pid: number) => number) => pids.reduce((all, pid) => all + of(pid), 0);
+    return sum(treeResident) > bytes && sum((pid) => treeUsage(pid).memoryBytes) > bytes;
   }
 }

@@ -70,3 +70,8 @@ export function treeUsage(root: number): Usage {
   }
   return usage;
 }
+
+/** Resident bytes of all processes of the tree, shared ones counted as often as they are shared: cheap, and too much. */
+export function treeResident(root: number): number {
+  return treeOf(root).reduce((sum, pid) => sum + (parseStat(read(`/proc/${pid}/stat`))?.rssBytes ?? 0), 0);
+}

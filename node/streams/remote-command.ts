@@ -16,7 +16,7 @@ export interface RemoteProcess {
   /** Null with a terminal: everything comes by stdout then. */
   stderr: Readable | null;
   resize?(columns: number, rows: number): void;
-  /** Resolves after the process has ended and all its output has been given to the streams. */
+  /** Resolves after the process has ended and all its output has been given to the streams; rejects when it never ran. */
   exited: Promise<{ exitCode: number }>;
   /** The other side has gone: end the process. */
   abandon(): void;
@@ -160,9 +160,11 @@ async function carry(process: RemoteProcess, channels: RemoteChannels): Promise<
   channels.onResize((columns, rows) => process.resize?.(columns, rows));
   typeInto(channels.stdin, process.stdin);
   const outputs = [copy(process.stdout, channels.stdout), copy(process.stderr, channels.stderr)];
-  const { exitCode } = await process.exited;
+  const ending = await process.exited.catch((error: Error) => error);
   await Promise.all(outputs);
-  channels.finish(exitStatusMessage(exitCode));
+  channels.finish(
+    ending instanceof Error ? failureMessage(ending.message) : exitStatusMessage(ending.exitCode),
+  );
 }
 
 /** A process that reads slowly slows down the client; one that reads no more is typed into without effect. */

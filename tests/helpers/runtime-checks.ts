@@ -2,13 +2,14 @@
 
 import t, { type Test } from "tap";
 import type { Machine } from "./machines.js";
-import { RuntimeCluster } from "./runtime-machines.js";
+import { RuntimeCluster, type StartOptions } from "./runtime-machines.js";
 import { eventually } from "./until.js";
 
 /** Runs the tests of a file in a cluster, unless `skip` says why it cannot be. */
 export async function withRuntimeCluster(
   skip: string | false,
   suite: (cluster: RuntimeCluster) => Promise<void>,
+  options: (cluster: RuntimeCluster) => StartOptions = () => ({}),
 ): Promise<void> {
   if (skip) {
     t.pass(skip, { skip });
@@ -18,7 +19,7 @@ export async function withRuntimeCluster(
   t.setTimeout(220_000);
   const cluster = new RuntimeCluster();
   t.teardown(() => cluster.close());
-  await cluster.start();
+  await cluster.start(options(cluster));
   await suite(cluster);
 }
 

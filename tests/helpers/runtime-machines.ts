@@ -152,6 +152,13 @@ export class RuntimeCluster {
     return this.must(machine, this.#command, ...argv);
   }
 
+  /** By SIGTERM. */
+  async stopNode(machine: Machine): Promise<void> {
+    const node = this.#nodes.get(machine.name);
+    node?.child.kill("SIGTERM");
+    await node?.exited;
+  }
+
   async killNode(machine: Machine): Promise<void> {
     const node = this.#nodes.get(machine.name);
     node?.child.kill("SIGKILL");
@@ -195,18 +202,18 @@ export class RuntimeCluster {
     return out;
   }
 
-  get #kubectlWords(): string[] {
+  get kubectlWords(): string[] {
     const kubeconfig = join(this.directory, "control/var/kubeplumb/control/admin.kubeconfig");
     return ["--kubeconfig", kubeconfig, "--cache-dir", join(this.directory, "cache")];
   }
 
   /** One that goes on, on the control machine. */
   startKubectl(...argv: string[]): Daemon {
-    return this.startOn(this.control, "kubectl", ...this.#kubectlWords, ...argv);
+    return this.startOn(this.control, "kubectl", ...this.kubectlWords, ...argv);
   }
 
   async kubectl(argv: readonly string[], input?: string): Promise<string> {
-    const { code, out, err } = await runToEnd("kubectl", [...this.#kubectlWords, ...argv], input);
+    const { code, out, err } = await runToEnd("kubectl", [...this.kubectlWords, ...argv], input);
     if (code !== 0) throw new Error(`kubectl ${argv.join(" ")}: ${err}`);
     return out;
   }

@@ -303,7 +303,7 @@ t.test("volumes from the API follow it, read-only", async (t) => {
       ],
     },
     {
-      shareProcessNamespace: true,
+      runtimeClassName: "sandboxed",
       volumes: [
         { name: "live", configMap: { name: "live" } },
         {
@@ -320,7 +320,7 @@ t.test("volumes from the API follow it, read-only", async (t) => {
   );
   await host.running("follower");
   const told = await host.event("follower", "NotHonoured");
-  t.match(told.message, /spec\.shareProcessNamespace$/);
+  t.match(told.message, /spec\.runtimeClassName$/);
   const sh = async (script: string) => (await host.exec("follower", ["sh", "-c", script])).stdout;
   t.equal(await sh("cat /live/a /live/gone /all/sub/a /one; echo $CPUS"), "oldxoldold2\n");
   for (const path of ["/live/new", "/live/a", "/all/new", "/one"]) {

@@ -2,7 +2,7 @@
 // error names.
 
 import t from "tap";
-import { locate } from "../../dataplane/iptables/errors.js";
+import { locate, meansAbsent } from "../../dataplane/iptables/errors.js";
 import {
   type Chain,
   canonicalRule,
@@ -133,4 +133,20 @@ t.test("a refused restore: the line is named, earlier tables are taken back", as
   t.notSame(meaning(kernel.ruleset()), meaning(before));
   kernel.apply(rollbackInput(before, sectionsOf(change)));
   t.same(meaning(kernel.ruleset()), meaning(before));
+});
+
+t.test("what is not there is told from what went wrong", async (t) => {
+  const tool = "ip6tables v1.8.9 (legacy): ";
+  for (const stderr of [
+    "iptables: No chain/target/match by that name.",
+    "iptables v1.8.9 (nf_tables): chain `X' in table `nat' is incompatible, use 'nft' tool.",
+    // Of a kernel without the module ip6_tables.
+    `${tool}can't initialize ip6tables table \`nat': Table does not exist (do you need to insmod?)`,
+  ])
+    t.ok(meansAbsent({ exitCode: 3, stderr }), stderr);
+  for (const stderr of [
+    `${tool}can't initialize ip6tables table \`nat': Permission denied (you must be root)`,
+    "Another app is currently holding the xtables lock; still 0s 0us time ahead to have a chance to grab the lock...",
+  ])
+    t.notOk(meansAbsent({ exitCode: 4, stderr }), stderr);
 });

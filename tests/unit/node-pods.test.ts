@@ -134,15 +134,15 @@ t.test("fields that are not honoured", async (t) => {
   t.same(ignoredFields(pod({ securityContext: {}, volumes: [{ name: "v", emptyDir: {} }] }), true), []);
   const asking = pod({
     hostPID: true,
-    shareProcessNamespace: false,
+    runtimeClassName: "sandboxed",
     securityContext: { fsGroup: 0 },
     initContainers: [{ name: "i", securityContext: { runAsUser: 1000, runAsNonRoot: false } }],
     containers: [{ name: "c", securityContext: { runAsUser: 1000 } }],
     volumes: [{ name: "v", emptyDir: { medium: "Memory" } }],
   });
-  t.same(ignoredFields(asking, false), ["spec.hostPID", "spec.volumes{v}.emptyDir.medium"]);
+  t.same(ignoredFields(asking, false), ["spec.runtimeClassName", "spec.volumes{v}.emptyDir.medium"]);
   t.same(ignoredFields(asking, true), [
-    "spec.hostPID",
+    "spec.runtimeClassName",
     "spec.securityContext.fsGroup",
     "spec.initContainers{i}.securityContext.runAsUser",
     "spec.containers{c}.securityContext.runAsUser",
@@ -173,6 +173,7 @@ t.test("one report of a pod at a time, each of what is so when it goes out", asy
     rootDir: t.testdir(),
     events: { record: () => {} },
     log: { warn: () => {} },
+    runtime: { left: () => undefined, images: {} },
   };
   const host = { again: () => {}, report: () => {}, gone: () => {} };
   const worker = new PodWorker(stored, environment as unknown as PodEnvironment, host);

@@ -349,5 +349,8 @@ t.test("attempts of probes", async (t) => {
     await attempt({ exec: { command: ["slow", "one"] } }, target, 2000),
     failed('command timed out: "slow one" timed out after 2s'),
   );
-  t.match(await attempt({ grpc: { port: 1 } }, target, 1000), failed(/no gRPC probes/));
+  t.match(
+    await attempt({ grpc: { port: 1 } }, target, 1000),
+    failed(/failed to connect service "127.0.0.1:1"/),
+  );
 });

@@ -3,12 +3,13 @@
 
 import type { IncomingMessage } from "node:http";
 import type { DeleteOptions, ListOptions, PatchType } from "../../../common/client.js";
+import { ProtobufError } from "../../../common/protobuf.js";
 import type { FieldError } from "../../resources/types.js";
 import { forbidden, invalid, notSupported, required, tooLong } from "../../resources/validation/field.js";
 import type { Body, FieldValidation } from "../body.js";
 import type { Engine, Kind } from "../engine.js";
 import { parseApplied, parseJson, parseYaml, SyntaxProblem } from "../json.js";
-import { PROTOBUF, ProtobufError } from "../protobuf.js";
+import { PROTOBUF } from "../protobuf.js";
 import { badRequest, invalidOptions, tooLarge, unsupportedMediaType } from "../status.js";
 import { type FieldManager, fieldManager } from "../tracking.js";
 import type { WatchRequest } from "../watching.js";

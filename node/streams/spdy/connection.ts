@@ -30,6 +30,11 @@ const LARGEST_BACKLOG = 1 << 20;
 export interface SpdyOptions {
   transport: Duplex;
   side: "client" | "server";
+  /**
+   * A stream that the peer resets is over, and no fault: Go's servers of CRI end all of theirs so. What has come before
+   * is still to be read.
+   */
+  resetEnds?: boolean;
   /** The peer has opened a stream: to be answered with `reply` or `reset`. Without it every stream is refused. */
   onStream?: (stream: SpdyStream) => void;
 }
@@ -39,6 +44,7 @@ export class SpdyConnection implements StreamOwner {
   readonly closed: Promise<Error | undefined>;
   readonly #transport: Duplex;
   readonly #side: "client" | "server";
+  readonly #resetEnds: boolean;
   readonly #onStream: ((stream: SpdyStream) => void) | undefined;
   readonly #reader = new FrameReader();
   readonly #writer = new FrameWriter();
@@ -64,7 +70,8 @@ export class SpdyConnection implements StreamOwner {
   #probe: NodeJS.Timeout | undefined;
   #fault: Error | undefined;
 
-  constructor({ transport, side, onStream }: SpdyOptions) {
+  constructor({ transport, side, resetEnds = false, onStream }: SpdyOptions) {
+    this.#resetEnds = resetEnds;
     this.#transport = transport;
     this.#side = side;
     this.#onStream = onStream;
@@ -232,7 +239,8 @@ export class SpdyConnection implements StreamOwner {
         this.#data(frame);
         break;
       case "RST_STREAM":
-        this.#streams.get(frame.streamId)?.abort("the stream was reset by the peer");
+        if (this.#resetEnds) this.#streams.get(frame.streamId)?.finish();
+        else this.#streams.get(frame.streamId)?.abort("the stream was reset by the peer");
         break;
       case "PING":
         // Whoever made the id has it back: clients make odd ones.

@@ -96,10 +96,19 @@ export class SpdyStream extends Duplex {
     this.destroy(new Error(reason));
   }
 
+  /** The connection's: the peer is done with the stream, both ways; what has come is still to be read. */
+  finish(): void {
+    this.#received = true;
+    this.#forget();
+    this.#deliver();
+    this.flush();
+  }
+
   /** The connection's: there may be room again. */
   flush(): void {
     const pending = this.#pending;
-    while (pending && pending.data.length > 0) {
+    // What nobody takes any more counts as sent.
+    while (pending && pending.data.length > 0 && !this.#over) {
       const size = Math.min(LARGEST_PIECE, pending.data.length, this.#owner.allowance(this));
       if (size <= 0) return;
       const data = pending.data.subarray(0, size);
