@@ -15,6 +15,7 @@ import {
   keepForUpdate,
   validateMeta,
 } from "./metadata.js";
+import { checkPodSecurity } from "./pod-security-admission.js";
 import { withinQuotas } from "./quota.js";
 import { Roles } from "./rbac.js";
 import * as status from "./status.js";
@@ -102,7 +103,7 @@ export class Writer {
       throw status.badRequest("resourceVersion should not be set on objects to be created");
     const generate = object.metadata?.name ? undefined : object.metadata?.generateName;
     const told = object.metadata?.name || generate || "";
-    await this.#checkNamespaceOpen(kind, namespace, told);
+    const labels = await this.#checkNamespaceOpen(kind, namespace, told);
     // Defaults belong to whoever creates, what admission adds to nobody; it may add what needs defaults again.
     kind.definition.setDefaults?.(object);
     const tracked = managedFields ?? trackCreate(this.#engine, kind, request.manager, object);
@@ -118,10 +119,12 @@ export class Writer {
     await this.#roles.checkEscalation(kind, user, object);
     const key = kind.key(namespace, name);
     if (await kind.store.get(key)) throw status.alreadyExists(kind.resource, name);
+    const security = await checkPodSecurity({ engine: this.#engine, kind, namespace, object, labels });
     const written = await withinQuotas({ engine: this.#engine, kind, namespace, object, dryRun }, () =>
       this.#write(kind, key, object, undefined, dryRun),
     );
-    return { object: written, warnings: [...warnings, ...(kind.definition.warnings?.(written) ?? [])] };
+    const own = kind.definition.warnings?.(written) ?? [];
+    return { object: written, warnings: [...warnings, ...own, ...security] };
   }
 
   /**
@@ -146,8 +149,14 @@ export class Writer {
         const prepared = this.#prepare(request, modification, change, object, old);
         // Whoever allocates writes into the draft.
         const draft = kind.definition.allocate ? prepared : shareEqual(prepared, old);
-        const own = modification.part === "main" ? kind.definition.warnings?.(draft) : undefined;
-        const warnings = [...change.warnings, ...(own ?? [])];
+        const warnings = [...change.warnings];
+        if (modification.part === "main") {
+          warnings.push(...(kind.definition.warnings?.(draft) ?? []));
+          if (modification.subresource !== "scale")
+            warnings.push(
+              ...(await checkPodSecurity({ engine: this.#engine, kind, namespace, object: draft, old })),
+            );
+        }
         if (isUnchanged(draft, old)) return { object: old, warnings };
         await this.#roles.checkEscalation(kind, request.user, draft);
         return { object: await this.#write(kind, key, draft, entry, dryRun), warnings };
@@ -283,9 +292,13 @@ export class Writer {
     return { ...object, metadata: { ...object.metadata, resourceVersion } };
   }
 
-  /** The NamespaceLifecycle admission of the real server. */
-  async #checkNamespaceOpen(kind: Kind, namespace: string | undefined, name: string): Promise<void> {
-    if (!kind.resource.namespaced) return;
+  /** The NamespaceLifecycle admission of the real server. The namespace's labels. */
+  async #checkNamespaceOpen(
+    kind: Kind,
+    namespace: string | undefined,
+    name: string,
+  ): Promise<Readonly<Record<string, string>> | undefined> {
+    if (!kind.resource.namespaced) return undefined;
     const namespaces = { group: "", plural: "namespaces" };
     const found = await this.#engine.store.get(NAMESPACE_PREFIX + namespace);
     if (!found) throw status.notFound(namespaces, namespace ?? "");
@@ -302,6 +315,7 @@ export class Writer {
           },
         ],
       );
+    return found.value.metadata.labels;
   }
 }
 
