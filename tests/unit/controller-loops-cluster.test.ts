@@ -1,16 +1,8 @@
 // The controllers of taints, lost nodes, owners and the scheduler, one at a time on the real in-process API.
 
 import t from "tap";
-import {
-  CONFIG_MAPS,
-  EVENTS,
-  isNotFound,
-  NAMESPACES,
-  NODES,
-  PODS,
-  PRIORITY_CLASSES,
-} from "../../common/client.js";
-import type { KubeObject, Pod, PriorityClass, Stored, Taint } from "../../common/k8s.js";
+import { CONFIG_MAPS, EVENTS, isNotFound, NAMESPACES, NODES, PODS } from "../../common/client.js";
+import type { KubeObject, Pod, Stored, Taint } from "../../common/k8s.js";
 import { GarbageCollector } from "../../control/controllers/garbage-collector.js";
 import { NodeLifecycleController } from "../../control/controllers/node-lifecycle.js";
 import { Scheduler } from "../../control/controllers/scheduler.js";
@@ -266,15 +258,8 @@ t.test("scheduler: of those that wait, the one of the highest priority goes firs
     ["high", 10],
     ["last", 2],
   ] as const) {
-    await client.create(PRIORITY_CLASSES, {
-      apiVersion: "scheduling.k8s.io/v1",
-      kind: "PriorityClass",
-      metadata: { name },
-      value: priority,
-      // Else it would push the others out, and win however late it came.
-      preemptionPolicy: "Never",
-    } as PriorityClass);
-    const spec = { containers: CONTAINERS, priorityClassName: name };
+    // Without preemption: else it would push the others out, and win however late it came.
+    const spec = { containers: CONTAINERS, priority, preemptionPolicy: "Never" };
     await client.create(PODS, { metadata: { name, ...DEFAULT }, spec } as Pod);
     await waits(name);
   }
