@@ -65,18 +65,21 @@ class Tally {
   skipped = 0;
   failures = [];
 
-  attach(parser, path) {
+  /** `ended` is called at the end of each subtest that is right below. */
+  attach(parser, path, ended = () => {}) {
     let child;
     let failedBefore = 0;
     parser.on("child", (sub) => {
       child = sub;
       failedBefore = this.failed;
       this.attach(sub, [...path, sub.name]);
+      sub.on("complete", ({ ok, time }) => ended({ ok, name: sub.name, time }));
     });
     parser.on("assert", (result) => {
       const isSubtest = child !== undefined;
       const ownFailure = !result.ok && !(isSubtest && this.failed > failedBefore);
       child = undefined;
+      if (!isSubtest && result.skip) ended(result);
       if (result.skip || result.todo) this.skipped++;
       else if (ownFailure) this.fail([...path, result.name].join(" › "), result.diag);
       else if (!isSubtest) this.passed++;
@@ -90,12 +93,19 @@ class Tally {
   }
 }
 
+/** Shows each subtest when it ends, for files that take many minutes. */
+function progress({ ok, name, skip, time }) {
+  const mark = ok ? paint(32, "✓") : paint(31, "✗");
+  const took = skip ? `skipped: ${skip}` : `${(time / 1000).toFixed(1)} s`;
+  console.log(`    ${mark} ${name} ${paint(2, took)}`);
+}
+
 async function runFile(suite, file) {
   const { Parser } = await import("tap-parser");
   const [command, ...args] = commandFor(suite, file);
   const parser = new Parser();
   const tally = new Tally();
-  tally.attach(parser, []);
+  tally.attach(parser, [], suite.vms ? progress : undefined);
   const complete = new Promise((done) => parser.once("complete", done));
   const began = performance.now();
   // tap would end a file after 30 s by itself.

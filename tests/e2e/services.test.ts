@@ -1,18 +1,15 @@
-// The main job as a user does it: kubectl against a three-host lab, real requests through ClusterIP and NodePort,
-// the three rules of the Kubernetes network model, the rules that a host shows.
+// The main job as a user does it: kubectl against three hosts of a lab or VMs, real requests through ClusterIP and
+// NodePort, the three rules of the Kubernetes network model, the rules that a host shows.
 
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import t from "tap";
-import { type Cluster, createCluster } from "../../index.js";
+import { clusterUnderTest } from "../helpers/cluster-under-test.js";
 import { kubectlOf } from "../helpers/kubectl.js";
-import { swapIfAsked } from "../helpers/reference-plugins.js";
+import { podRows } from "../helpers/pod-rows.js";
 import { CHI_SQUARE_1E5, chiSquare, tally } from "../helpers/stats.js";
 
-t.setTimeout(240_000);
-const cluster: Cluster = await createCluster({ nodes: 3 });
-t.teardown(() => cluster.stop());
-await swapIfAsked(cluster);
+const { cluster, lab, uplink, apiAddress, subnetFile, patience } = await clusterUnderTest(t);
 const kubectl = kubectlOf(cluster);
 
 /** A command in a host or pod that must succeed. */
@@ -23,29 +20,7 @@ async function inside(target: string, ...argv: string[]): Promise<string> {
   return result.stdout;
 }
 
-interface PodRow {
-  name: string;
-  ip: string;
-  node: string;
-}
-
-async function podsOf(label: string): Promise<PodRow[]> {
-  const text = await kubectl(
-    "get",
-    "pods",
-    "-l",
-    label,
-    "-o",
-    'jsonpath={range .items[*]}{.metadata.name} {.status.podIP} {.spec.nodeName}{"\\n"}{end}',
-  );
-  return text
-    .split("\n")
-    .filter(Boolean)
-    .map((line) => {
-      const [name = "", ip = "", node = ""] = line.split(" ");
-      return { name, ip, node };
-    });
-}
+const podsOf = (label: string) => podRows((argv) => kubectl(...argv), "-l", label);
 
 t.test("nodes as kubectl shows them", async (t) => {
   const wide = await kubectl("get", "nodes", "-o", "wide");
@@ -73,7 +48,7 @@ t.test("create, scale, expose, curl", async (t) => {
     "service/kubernetes-bootcamp exposed",
   );
   t.match(
-    await kubectl("rollout", "status", "deployment/kubernetes-bootcamp", "--timeout=60s"),
+    await kubectl("rollout", "status", "deployment/kubernetes-bootcamp", `--timeout=${patience}`),
     /successfully rolled out/,
   );
   t.match(await kubectl("get", "deployments"), /kubernetes-bootcamp +4\/4 +4 +4 /);
@@ -171,7 +146,7 @@ spec:
       )
       .join("\n---"),
   );
-  await kubectl("wait", "--for=condition=Ready", "pod", "-l", "app=net", "--timeout=60s");
+  await kubectl("wait", "--for=condition=Ready", "pod", "-l", "app=net", `--timeout=${patience}`);
   const pods = await podsOf("app=net");
   t.equal(pods.length, 3);
 
@@ -240,7 +215,7 @@ spec:
   selector: { app: nobody }
   ports: [{ port: 80 }]
 `);
-  await kubectl("rollout", "status", "deployment/multi", "--timeout=60s");
+  await kubectl("rollout", "status", "deployment/multi", `--timeout=${patience}`);
   await cluster.waitForSync();
   const vip = async (name: string) => kubectl("get", "service", name, "-o", "jsonpath={.spec.clusterIP}");
 
@@ -319,7 +294,7 @@ t.test("iptables-save shows what kube-proxy's would", async (t) => {
 t.test("the overlay's kernel objects are flannel's", async (t) => {
   const link = await inside("node-1", "ip", "-d", "link", "show", "flannel.1");
   t.match(link, /mtu 1450/);
-  t.match(link, /vxlan id 1 local 192\.168\.56\.11 dev eth0 .*dstport 8472 .*nolearning/);
+  t.match(link, new RegExp(`vxlan id 1 local 192\\.168\\.56\\.11 dev ${uplink} .*dstport 8472 .*nolearning`));
   const cidr = async (n: number) => kubectl("get", "node", `node-${n}`, "-o", "jsonpath={.spec.podCIDR}");
   const peer = (await cidr(2)).replace("/24", "");
   t.match(
@@ -335,13 +310,13 @@ t.test("the overlay's kernel objects are flannel's", async (t) => {
     await inside("node-1", "bridge", "fdb", "show", "dev", "flannel.1"),
     /dst 192\.168\.56\.12 self permanent/,
   );
-  t.match(await inside("node-1", "cat", "/run/flannel/subnet.env"), /FLANNEL_MTU=1450/);
+  t.match(await inside("node-1", "cat", subnetFile), /FLANNEL_MTU=1450/);
   const node = await kubectl("get", "node", "node-2", "-o", "json");
   t.match(node, /"flannel\.alpha\.coreos\.com\/public-ip": "192\.168\.56\.12"/);
 });
 
 t.test("the API from a pod, through the Service default/kubernetes", async (t) => {
-  t.match(await kubectl("get", "endpoints", "kubernetes"), /kubernetes +192\.168\.56\.1:6443/);
+  t.match(await kubectl("get", "endpoints", "kubernetes"), new RegExp(`kubernetes +${apiAddress}:6443`));
   const answer = await inside(
     "default/net-1",
     "curl",
@@ -357,7 +332,8 @@ t.test("the API from a pod, through the Service default/kubernetes", async (t) =
   );
 });
 
-t.test("a published NodePort answers on this machine's loopback", async (t) => {
+const skip = lab ? false : "only a lab can";
+t.test("a published NodePort answers on this machine's loopback", { skip }, async (t) => {
   const nodePort = Number(
     await kubectl("get", "service", "kubernetes-bootcamp", "-o", "jsonpath={.spec.ports[0].nodePort}"),
   );
@@ -365,11 +341,11 @@ t.test("a published NodePort answers on this machine's loopback", async (t) => {
   await once(server, "listening");
   const { port: hostPort } = server.address() as AddressInfo;
   await new Promise((resolve) => server.close(resolve));
-  await cluster.publish({ hostPort, nodePort });
+  await lab?.publish({ hostPort, nodePort });
   const answer = await fetch(`http://127.0.0.1:${hostPort}/`);
   t.match(await answer.text(), /Hello Kubernetes bootcamp!/);
   await t.rejects(
-    cluster.publish({ hostPort, nodePort: 80 }),
+    async () => lab?.publish({ hostPort, nodePort: 80 }),
     /80.*30000-32767/s,
     "a port that no NodePort can have",
   );

@@ -44,7 +44,7 @@ async function suite(nodes: ContainerNodes): Promise<void> {
     });
     await isReady("box");
     // The size comes a moment after the start.
-    const terminal = `stty rows 33 cols 99; kubectl ${cluster.kubectlWords.join(" ")} exec -it box -- sh -c "until busybox stty size; do sleep 1; done"`;
+    const terminal = `stty rows 33 cols 99; kubectl ${cluster.kubectlWords.join(" ")} exec -it box -- sh -c "until busybox stty size | busybox grep 99; do sleep 1; done"`;
     t.match(await inTerminal(terminal), /33 99\r\n/, "a terminal, and its size");
     t.match(await kubectl("exec box -- busybox env"), /HOSTNAME=box\n(.*\n)*GREETING=hello\n/);
     t.equal(await kubectl("exec -i box -- cat", "typed\n"), "typed\n", "the end of stdin arrives");

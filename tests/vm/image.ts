@@ -46,8 +46,15 @@ const PACKAGES = [
   "libstdc++6",
 ];
 
-/** What the initial RAM disk has to find the disk with; ext4 is built in. */
-const BOOT_MODULES = ["virtio_pci", "virtio_blk"];
+/** What the initial RAM disk has to find the disk with; some of it is built in. */
+const BOOT_MODULES = ["virtio_pci", "virtio_blk", "ext4", "crc32c_generic"];
+
+/** Of Debian 11, whose kernel is the oldest that is supported. Its updates end in 2026, and so does its signature. */
+const OLD_SOURCE =
+  "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg check-valid-until=no] http://deb.debian.org/debian-security bullseye-security main";
+const INSTALL_OLD = `apt-get update -qq
+name=$(apt-cache pkgnames linux-image-5.10.0- | grep -- '[0-9]-cloud-amd64$' | sort -V | tail -n 1)
+apt-get install -y -qq --no-install-recommends $name`;
 
 const NETWORK = `[Match]
 Name=eth0
@@ -73,24 +80,40 @@ const MASKED = [
 
 const PRIVATE = ["unshare", "--mount", "--propagation", "private"] as const;
 
-export interface Image {
-  /** qcow2; a VM writes into an overlay of its own. */
-  disk: string;
+export interface Kernel {
   kernel: string;
   initrd: string;
+}
+
+export interface Image extends Kernel {
+  /** qcow2, with the modules of both kernels; a VM writes into an overlay of its own. */
+  disk: string;
+  /** Linux 5.10; undefined when its package could not be had. */
+  old: Kernel | undefined;
   /** Of user vagrant, who may sudo. */
   key: string;
 }
 
-/** Of the kernel, for both: QEMU alone, and the box of Vagrant. */
-export const COMMAND_LINE = "root=/dev/vda rw net.ifnames=0 console=ttyS0 quiet mitigations=off";
+/**
+ * Of the kernel, for both: QEMU alone, and the box of Vagrant. Emulated on a busy machine its timer may come too late for
+ * the kernel's check of it, which is a panic.
+ */
+export const COMMAND_LINE =
+  "root=/dev/vda rw net.ifnames=0 console=ttyS0 quiet mitigations=off no_timer_check panic=-1";
 
-const image: Image = {
+const kernelIn = (directory: string): Kernel => ({
+  kernel: join(directory, "vmlinuz"),
+  initrd: join(directory, "initrd.img"),
+});
+const OLD = kernelIn(join(CACHE, "old"));
+const image = {
+  ...kernelIn(CACHE),
   disk: join(CACHE, "disk.qcow2"),
-  kernel: join(CACHE, "vmlinuz"),
-  initrd: join(CACHE, "initrd.img"),
   key: join(CACHE, "id_ed25519"),
-};
+  get old() {
+    return existsSync(OLD.kernel) ? OLD : undefined;
+  },
+} satisfies Image;
 
 function checkout(from: string): string {
   return existsSync(join(from, "package.json")) ? from : checkout(resolve(from, ".."));
@@ -119,7 +142,7 @@ export function buildImage(say: (line: string) => void): Image {
   mkdirSync(CACHE, { recursive: true });
   const work = mkdtempSync(join(workRoom(), "kubeplumb-image-"));
   try {
-    makeRoot(join(work, "root"));
+    makeRoot(join(work, "root"), say);
     makeDisk(join(work, "root"), join(work, "disk.raw"));
   } finally {
     rmSync(work, { recursive: true, force: true });
@@ -143,7 +166,7 @@ const run = (command: string, ...args: string[]): string =>
     env: { ...process.env, PATH: `${process.env.PATH}:/usr/sbin:/sbin`, DEBIAN_FRONTEND: "noninteractive" },
   });
 
-function makeRoot(root: string): void {
+function makeRoot(root: string, say: (line: string) => void): void {
   // debootstrap leaves /proc mounted in there: in a namespace of its own it goes with it.
   run(...PRIVATE, "debootstrap", "--variant=minbase", `--include=${PACKAGES.join(",")}`, SUITE, root);
   const write = (path: string, text: string, mode = 0o644): void => {
@@ -171,16 +194,32 @@ function makeRoot(root: string): void {
   inside(`systemctl mask ${MASKED.join(" ")}`);
   copyFileSync(realpathSync(process.execPath), join(root, "usr/local/bin/node"));
   chmodSync(join(root, "usr/local/bin/node"), 0o755);
-  inside("update-initramfs -u && rm -rf /var/cache/apt/archives/*.deb /var/lib/apt/lists/* /usr/share/doc/*");
+  inside("update-initramfs -u");
+  copyKernel(root, "6.1.", image);
+  try {
+    write("etc/apt/sources.list.d/old.list", `${OLD_SOURCE}\n`);
+    inside(INSTALL_OLD);
+    copyKernel(root, "5.10.", OLD);
+  } catch (error) {
+    say(`Without Linux 5.10: ${(error as Error).message}`);
+  }
+  rmSync(join(root, "etc/apt/sources.list.d/old.list"));
+  inside(
+    "rm -rf /boot/* /var/cache/apt/archives/*.deb /var/lib/apt/lists/* /usr/share/doc/* /usr/share/locale/* /usr/share/man/*",
+  );
+}
 
-  const boot = readdirSync(join(root, "boot"));
+/** From /boot to where QEMU takes it from. */
+function copyKernel(root: string, version: string, to: Kernel): void {
+  const boot = join(root, "boot");
   const find = (prefix: string): string => {
-    const name = boot.find((one) => one.startsWith(prefix));
+    const name = readdirSync(boot).find((one) => one.startsWith(prefix));
     if (!name) throw new Error(`there is no ${prefix}… in /boot of the image`);
-    return join(root, "boot", name);
+    return join(boot, name);
   };
-  copyFileSync(find("vmlinuz-"), image.kernel);
-  copyFileSync(find("initrd.img-"), image.initrd);
+  mkdirSync(dirname(to.kernel), { recursive: true });
+  copyFileSync(find(`vmlinuz-${version}`), to.kernel);
+  copyFileSync(find(`initrd.img-${version}`), to.initrd);
 }
 
 /** No boot loader and no loop device: the kernel stands beside the disk. */

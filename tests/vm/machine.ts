@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Ran, runToEnd } from "../helpers/machines.js";
-import { builtImage, COMMAND_LINE, DIST, type Image, ROOT } from "./image.js";
+import { builtImage, COMMAND_LINE, DIST, type Image, type Kernel, ROOT } from "./image.js";
 
 const BRIDGE = "kpbr0";
 export const OUTSIDE = "192.168.56.1";
@@ -31,7 +31,7 @@ export class Rack {
   /** Read-only: the checkout as Vagrant synchronizes it. */
   readonly source: string;
   readonly directory: string;
-  #machines = 0;
+  readonly #machines: VirtualMachine[] = [];
 
   private constructor(image: Image, accelerator: string, directory: string) {
     this.image = image;
@@ -54,12 +54,18 @@ export class Rack {
     return rack;
   }
 
-  /** Makes a VM and waits until it can be used. */
-  async boot(name: string, address: string): Promise<VirtualMachine> {
-    const machine = new VirtualMachine(this, name, address, ++this.#machines);
+  /** Makes a VM and waits until it can be used. @param kernel default: the image's own. */
+  async boot(name: string, address: string, kernel: Kernel = this.image): Promise<VirtualMachine> {
+    const machine = new VirtualMachine(this, name, address, { number: this.#machines.length + 1, kernel });
+    this.#machines.push(machine);
     await machine.powerOn();
     await machine.configure();
     return machine;
+  }
+
+  /** Ends all VMs: a test's process does not end before its children. */
+  async close(): Promise<void> {
+    await Promise.all(this.#machines.map((machine) => machine.cutPower()));
   }
 }
 
@@ -104,14 +110,21 @@ export class VirtualMachine {
   readonly address: string;
   readonly #rack: Rack;
   readonly #number: number;
+  readonly #kernel: Kernel;
   readonly #disk: string;
   #process: ChildProcess | undefined;
 
-  constructor(rack: Rack, name: string, address: string, number: number) {
+  constructor(
+    rack: Rack,
+    name: string,
+    address: string,
+    { number, kernel }: { number: number; kernel: Kernel },
+  ) {
     this.name = name;
     this.address = address;
     this.#rack = rack;
     this.#number = number;
+    this.#kernel = kernel;
     this.#disk = join(rack.directory, `${name}.qcow2`);
     tool("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", rack.image.disk, this.#disk);
     ip(`tuntap add ${this.#tap} mode tap`);
@@ -124,13 +137,14 @@ export class VirtualMachine {
 
   /** Starts it, and waits until ssh answers. */
   async powerOn(): Promise<void> {
-    const { accelerator, image, source, directory } = this.#rack;
+    const { accelerator, source, directory } = this.#rack;
+    const { kernel, initrd } = this.#kernel;
     const port = SSH_PORTS + this.#number;
     const mac = (kind: string) => `mac=52:54:00:${kind}:56:${String(this.#number).padStart(2, "0")}`;
     const qemu = [
       ...["qemu-system-x86_64", "-accel", accelerator, "-cpu", accelerator === "kvm" ? "host" : "qemu64"],
       ...["-m", "768", "-display", "none", "-monitor", "none", "-serial", "stdio"],
-      ...["-kernel", image.kernel, "-initrd", image.initrd, "-append", COMMAND_LINE],
+      ...["-kernel", kernel, "-initrd", initrd, "-append", COMMAND_LINE],
       ...["-drive", `file=${this.#disk},if=virtio,format=qcow2`],
       ...["-drive", `file=${source},if=virtio,format=raw,readonly=on`],
       ...["-netdev", `user,id=nat,hostfwd=tcp:127.0.0.1:${port}-:22`],
