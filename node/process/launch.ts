@@ -8,7 +8,7 @@ import { type Cgroup, closeAll } from "../../dataplane/kernel/cgroups.js";
 import type { NetNs } from "../../dataplane/kernel/netns.js";
 import { openPty, type Pty } from "../streams/pty.js";
 import type { ContainerRoot } from "./container-root.js";
-import { killInMounts, mountNamespace } from "./mount-kin.js";
+import { MountKin } from "./mount-kin.js";
 import { closeWriters, type OutputPipes, openOutputPipes } from "./output-pipes.js";
 import { type Privileges, setprivOptions } from "./privileges.js";
 import { launchScript } from "./script.js";
@@ -128,10 +128,12 @@ function commandLine(options: LaunchOptions, groups: readonly number[]): string[
   }
   // A mount namespace for its own /proc.
   const unshare = [needTool("unshare"), "--mount", "--uts"];
-  const entry =
-    sharePid === undefined
-      ? [...unshare, "--pid", "--fork", "--kill-child=KILL"]
-      : [needTool("nsenter"), "--target", String(sharePid), "--pid", ...unshare];
+  const fork = ["--fork", "--kill-child=KILL"];
+  let entry: string[];
+  if (sharePid === undefined) entry = [...unshare, "--pid", ...fork];
+  // Where the agent is already, nobody has to be let in.
+  else if (sharePid === process.pid) entry = [...unshare, ...fork];
+  else entry = [needTool("nsenter"), "--target", String(sharePid), "--pid", ...unshare];
   return [...prefix, ...entry, ...shell(launchScript({ ...rest, hostname: hostname.slice(0, 63) }))];
 }
 
@@ -185,7 +187,7 @@ class Launched implements LaunchedProcess {
   readonly #pty: Pty | undefined;
   readonly #joined: boolean;
   /** Of a container whose PID namespace is not its own. */
-  #mounts: string | undefined;
+  #kin: MountKin | undefined;
 
   constructor(child: ChildProcess, output: Pty | OutputPipes, options: LaunchOptions) {
     const pty = "slave" in output ? output : undefined;
@@ -214,12 +216,14 @@ class Launched implements LaunchedProcess {
 
   #begun({ sharePid }: LaunchOptions): void {
     const pid = sharePid === undefined ? undefined : this.commandPid();
-    if (pid !== undefined) this.#mounts = mountNamespace(pid);
+    if (pid !== undefined) this.#kin = MountKin.of(pid);
   }
 
   /** In a PID namespace of its own the kernel does it. */
   #endKin(): void {
-    if (this.#mounts !== undefined) killInMounts(this.#mounts);
+    this.#kin?.kill();
+    this.#kin?.close();
+    this.#kin = undefined;
   }
 
   commandPid(): number | undefined {
@@ -239,7 +243,7 @@ class Launched implements LaunchedProcess {
     try {
       if (target !== undefined) process.kill(target, name);
       if (name !== "SIGKILL") return;
-      this.#endKin();
+      this.#kin?.kill();
       this.#child.kill("SIGKILL");
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== "ESRCH") throw error;

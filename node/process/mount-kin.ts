@@ -1,27 +1,52 @@
 // The processes of a container that has no PID namespace of its own, found by their mount namespace, which it always has.
 // Knows /proc.
 
-import { readdirSync, readlinkSync } from "node:fs";
+import { closeSync, openSync, readdirSync, readlinkSync } from "node:fs";
 
-/** As /proc/PID/ns/mnt names it; undefined when the process is gone or not ours to see. */
-export function mountNamespace(pid: number | string): string | undefined {
+function nameOf(path: string): string | undefined {
   try {
-    return readlinkSync(`/proc/${pid}/ns/mnt`);
+    return readlinkSync(path);
   } catch {
+    // The process is gone, or not ours to see.
     return undefined;
   }
 }
 
-/** SIGKILL to all of them, and to those that they have started meanwhile. */
-export function killInMounts(namespace: string): void {
-  const killed = new Set<string>();
-  for (let before = -1; before < killed.size; ) {
-    before = killed.size;
-    for (const pid of readdirSync("/proc")) {
-      if (!/^\d+$/.test(pid) || killed.has(pid) || mountNamespace(pid) !== namespace) continue;
-      killed.add(pid);
-      kill(Number(pid));
+/** Held open: the kernel gives the name of a namespace that is gone to the next one. */
+export class MountKin {
+  readonly #fd: number;
+  readonly #name: string | undefined;
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+    this.#name = nameOf(`/proc/self/fd/${fd}`);
+  }
+
+  /** Of a process; undefined when it is gone. To be closed. */
+  static of(pid: number): MountKin | undefined {
+    try {
+      return new MountKin(openSync(`/proc/${pid}/ns/mnt`, "r"));
+    } catch {
+      return undefined;
     }
+  }
+
+  /** SIGKILL to all of them, and to those that they have started meanwhile; never to whoever is in our own namespace. */
+  kill(): void {
+    if (this.#name === undefined || this.#name === nameOf("/proc/self/ns/mnt")) return;
+    const killed = new Set<string>();
+    for (let before = -1; before < killed.size; ) {
+      before = killed.size;
+      for (const pid of readdirSync("/proc")) {
+        if (!/^\d+$/.test(pid) || killed.has(pid) || nameOf(`/proc/${pid}/ns/mnt`) !== this.#name) continue;
+        killed.add(pid);
+        kill(Number(pid));
+      }
+    }
+  }
+
+  close(): void {
+    closeSync(this.#fd);
   }
 }
 

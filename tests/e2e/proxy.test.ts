@@ -84,6 +84,7 @@ t.test("another host's kube-proxy writes what this host's does", async (t) => {
   await cluster.apply(WEB);
   await cluster.apply(pod("kube-proxy", [process.execPath, bin, "proxy", ...FLAGS]));
   await cluster.waitFor(DEPLOYMENTS, "web", "Available");
+  await kubectl("rollout", "status", "deployment/coredns", "-n", "kube-system", "--timeout=60s");
   await kubectl("wait", "--for=condition=Ready", "pod/kube-proxy", "--timeout=60s");
   await cluster.waitForSync();
   const host = await serviceRules("node-1");
