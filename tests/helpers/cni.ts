@@ -9,6 +9,13 @@ import { NetNs } from "../../dataplane/kernel/netns.js";
 import { posixSpawn, type Spawned } from "../../dataplane/kernel/posix-spawn.js";
 import { RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
 
+/** Whether an address answers. */
+export const pings = (from: NetNs, to: string, seconds = 10): Promise<boolean> =>
+  from.exec("ping", ["-c1", `-W${seconds}`, to]).then(
+    () => true,
+    () => false,
+  );
+
 export interface Call {
   id: string;
   ns?: NetNs;
@@ -73,6 +80,13 @@ export class PluginHost {
       .map((dir) => join(dir, String(conf.type)))
       .find((one) => existsSync(one));
     return this.ns.run(() => posixSpawn(program ?? "missing", [], { input: JSON.stringify(conf), env }));
+  }
+
+  /** The result of an ADD. @throws Error with what the plugin says. */
+  async added(conf: Record<string, unknown>, call: Call): Promise<Said["json"]> {
+    const { exitCode, json } = await this.run("ADD", conf, call);
+    if (exitCode !== 0) throw new Error(JSON.stringify(json));
+    return json;
   }
 
   async run(verb: string, conf: Record<string, unknown>, call: Call): Promise<Said> {

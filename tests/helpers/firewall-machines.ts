@@ -5,7 +5,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Test } from "tap";
+import t, { type Test } from "tap";
 import type { Check } from "../../lab/doctor.js";
 import { installCommand } from "./cli.js";
 import { type Daemon, Machine, makeWire, type Ran, runToEnd } from "./machines.js";
@@ -22,7 +22,7 @@ const CLUSTER_IP = "10.96.0.80";
 const PAGE = /Running on: web-/;
 
 /** Why a test of real firewalls cannot run here; false when it can. */
-export function cannotRunFirewalls(): string | false {
+function cannotRunFirewalls(): string | false {
   const isRoot = /^\s*0\s+0\s+4294967295\s*$/.test(readFileSync("/proc/self/uid_map", "utf8"));
   if (!isRoot) return "firewalls are tested as root only";
   return existsSync(UNPACKED) ? false : "ufw and firewalld are not unpacked (scripts/setup.mjs)";
@@ -51,6 +51,21 @@ const WEB = manifest(
     ports: [{ port: 80, targetPort: 8080, nodePort: 30080 }],
   }),
 );
+
+/** Runs the tests of a file on such machines, or says why it cannot. */
+export async function withFirewallCluster(suite: (cluster: FirewallCluster) => Promise<void>): Promise<void> {
+  const skip = cannotRunFirewalls();
+  if (skip) {
+    t.pass(skip, { skip });
+    t.end();
+    return;
+  }
+  t.setTimeout(230_000);
+  const cluster = new FirewallCluster();
+  t.teardown(() => cluster.close());
+  await cluster.start();
+  await suite(cluster);
+}
 
 export class FirewallCluster {
   readonly #directory = mkdtempSync(join(tmpdir(), "kp-firewalls-"));

@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
-import { type Call, PluginHost } from "../helpers/cni.js";
+import { type Call, PluginHost, pings } from "../helpers/cni.js";
 
 const host = new PluginHost("host");
 t.teardown(() => host.close());
@@ -19,23 +19,11 @@ function conf(name: string, subnet: string, extra: object = {}): Record<string, 
   return { ...base, ipam, ...extra };
 }
 
-const pings = (from: NetNs, to: string, seconds = 10) =>
-  from.exec("ping", ["-c1", `-W${seconds}`, to]).then(
-    () => true,
-    () => false,
-  );
-
-async function added(net: object, pod: Call) {
-  const { exitCode, json } = await host.run("ADD", net as Record<string, unknown>, pod);
-  if (exitCode !== 0) throw new Error(JSON.stringify(json));
-  return json;
-}
-
 t.test("a result in every version, errors in the one that was asked for", async (t) => {
   for (const cniVersion of ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]) {
     const pod = newPod();
     const net = conf("ver", "10.30.0.0/24", { cniVersion });
-    const result = await added(net, pod);
+    const result = await host.added(net, pod);
     t.equal(result.cniVersion, cniVersion);
     t.equal(
       result.ips[0].version,
@@ -113,7 +101,7 @@ t.test("in the second place of a chain the result goes on", async (t) => {
     dns: { nameservers: ["192.0.2.53"] },
   };
   const net = conf("chain", "10.32.0.0/24", { prevResult, isDefaultGateway: false });
-  const result = await added(net, pod);
+  const result = await host.added(net, pod);
   t.match(result, {
     interfaces: [{ name: "eth0" }, { name: "chain" }, { name: /^veth/ }, { name: "net1" }],
     ips: [
@@ -147,7 +135,7 @@ t.test("mac, mtu, dns and routes as asked for; what is for others is passed over
     bandwidth: { ingressRate: 1 },
     portMappings: [],
   };
-  const result = await added({ ...net, runtimeConfig }, pod);
+  const result = await host.added({ ...net, runtimeConfig }, pod);
   t.match(result, {
     interfaces: [{ mtu: 1400 }, {}, { mac: "02:aa:00:00:00:01", mtu: 1400 }],
     routes: [{ dst: "0.0.0.0/0" }, { dst: "192.0.2.0/24", gw: "10.33.0.1", mtu: 1300 }, { gw: "10.33.0.9" }],
@@ -163,7 +151,7 @@ t.test("mac, mtu, dns and routes as asked for; what is for others is passed over
     msg: /198\.51\.100\.0/,
   });
   const other = newPod();
-  const byArgs = await added(
+  const byArgs = await host.added(
     { ...net, dns: { nameservers: ["192.0.2.1"] } },
     { ...other, args: "IgnoreUnknown=1;MAC=02:aa:00:00:00:02;X=y" },
   );
@@ -175,14 +163,17 @@ t.test("mac, mtu, dns and routes as asked for; what is for others is passed over
 
 t.test("without a gateway; promiscuous", async (t) => {
   const pod = newPod();
-  const result = await added(conf("plain", "10.34.0.0/24", { isGateway: false, promiscMode: true }), pod);
+  const result = await host.added(
+    conf("plain", "10.34.0.0/24", { isGateway: false, promiscMode: true }),
+    pod,
+  );
   t.notOk(result.routes);
   const own = (await host.rt.listAddresses("plain")).filter(({ family }) => family === 4);
   t.strictSame(own, []);
   t.match((await host.ns.exec("ip", ["-d", "link", "show", "plain"])).stdout, /promiscuity [1-9]/);
   const port = (await host.rt.listLinks()).find(({ master }) => master === "plain");
   t.equal(port?.hairpin, false);
-  await added(conf("hair", "10.35.0.0/24"), newPod());
+  await host.added(conf("hair", "10.35.0.0/24"), newPod());
   t.notMatch((await host.ns.exec("ip", ["link", "show", "hair"])).stdout, /PROMISC/);
 });
 
@@ -200,9 +191,9 @@ t.test(
     const masq = conf("masq", "10.38.0.0/24 fd00:38::/64", { ipMasq: true });
     const pods = [newPod(), newPod()] as const;
     const plain = newPod();
-    await added(conf("nomasq", "10.39.0.0/24"), plain);
+    await host.added(conf("nomasq", "10.39.0.0/24"), plain);
     t.notOk(await pings(plain.ns, "203.0.113.2", 1), "nobody out there knows the way back to a pod");
-    const results = [await added(masq, pods[0]), await added(masq, pods[1])];
+    const results = [await host.added(masq, pods[0]), await host.added(masq, pods[1])];
     t.ok(await pings(pods[0].ns, "203.0.113.2"));
     const rules = async (tool = "iptables-save") => (await host.ns.exec(tool, ["-t", "nat"])).stdout;
     t.match(
@@ -216,7 +207,7 @@ t.test(
     t.match((await host.run("CHECK", checked, pods[0])).json, { code: 104, msg: /ipMasq/ });
     await host.run("DEL", masq, pods[0]);
     const again = newPod();
-    await added(masq, again);
+    await host.added(masq, again);
     const valid = [{ containerID: again.id, ifname: "eth0" }];
     t.equal(
       (await host.run("GC", { ...masq, "cni.dev/valid-attachments": valid }, { id: "gc" })).exitCode,
@@ -232,7 +223,7 @@ t.test(
 t.test("duplicate addresses are found, and the new one is announced", async (t) => {
   const [a, b] = [newPod(), newPod()];
   const net = conf("dad", "10.40.0.0/24 fd00:40::/64", { enabledad: true });
-  const result = await added(net, a);
+  const result = await host.added(net, a);
   t.match(result.ips, [{ address: "10.40.0.2/24" }, { address: "fd00:40::2/64" }]);
   t.ok(await pings(a.ns, "fd00:40::1"), "settled: it answers at once");
   await a.ns.exec("ip", ["addr", "add", "fd00:40::77/64", "dev", "eth0", "nodad"]);
@@ -251,7 +242,7 @@ t.test("duplicate addresses are found, and the new one is announced", async (t) 
     "nud",
     "stale",
   ]);
-  await added({ ...net, runtimeConfig: { ips: ["10.40.0.9"] } }, b);
+  await host.added({ ...net, runtimeConfig: { ips: ["10.40.0.9"] } }, b);
   const neighbour = async () => (await host.ns.exec("ip", ["neigh", "show", "10.40.0.9"])).stdout;
   while (!/0a:58:0a:28:00:09/.test(await neighbour())) await sleep(20);
   t.pass("gratuitous ARP");

@@ -4,7 +4,7 @@
 import t from "tap";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
-import { type Call, PluginHost } from "../helpers/cni.js";
+import { type Call, PluginHost, pings } from "../helpers/cni.js";
 
 const host = new PluginHost("host");
 t.teardown(() => host.close());
@@ -93,19 +93,14 @@ t.test("ipMasq: outside, both families are seen as the host", async (t) => {
     await rt.addAddress("up1", "203.0.113.2/24");
     await rt.addAddress("up1", "2001:db8:ffff::2/64");
   }
-  const reaches = (from: NetNs, to: string, seconds = 10) =>
-    from.exec("ping", ["-c1", `-W${seconds}`, to]).then(
-      () => true,
-      () => false,
-    );
   const plain = newPod("m1");
   await added(conf(), plain);
   // The way there is open: it is the way back that nobody knows.
-  t.notOk(await reaches(plain.ns, "2001:db8:ffff::2", 2));
+  t.notOk(await pings(plain.ns, "2001:db8:ffff::2", 2));
   const one = newPod("m2");
   const result = await added(conf({ ipMasq: true }), one);
-  t.ok(await reaches(one.ns, "203.0.113.2"));
-  t.ok(await reaches(one.ns, "2001:db8:ffff::2"));
+  t.ok(await pings(one.ns, "203.0.113.2"));
+  t.ok(await pings(one.ns, "2001:db8:ffff::2"));
   t.equal((await host.run("CHECK", conf({ ipMasq: true, prevResult: result }), one)).exitCode, 0);
   t.equal((await host.run("DEL", conf({ ipMasq: true }), one)).exitCode, 0);
   t.notMatch((await host.ns.exec("ip6tables-save", ["-t", "nat"])).stdout, "CNI-");

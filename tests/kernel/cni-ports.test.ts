@@ -2,7 +2,7 @@
 
 import t from "tap";
 import { NetNs } from "../../dataplane/kernel/netns.js";
-import { type Call, PluginHost } from "../helpers/cni.js";
+import { type Call, PluginHost, pings } from "../helpers/cni.js";
 
 const host = new PluginHost("host");
 t.teardown(() => host.close());
@@ -16,23 +16,11 @@ const conf = (name: string, subnet: string, extra: object): Record<string, unkno
   ...extra,
 });
 
-async function added(net: Record<string, unknown>, pod: Pod) {
-  const { exitCode, json } = await host.run("ADD", net, pod);
-  if (exitCode !== 0) throw new Error(JSON.stringify(json));
-  return json;
-}
-
-const pings = (from: NetNs, to: string, seconds = 10) =>
-  from.exec("ping", ["-c1", `-W${seconds}`, to]).then(
-    () => true,
-    () => false,
-  );
-
 t.test("isolated pods reach the gateway and not each other", async (t) => {
   const net = conf("iso", "10.90.0.0/24", { portIsolation: true });
   const [a, b] = [newPod(), newPod()];
-  const result = await added(net, a);
-  await added(net, b);
+  const result = await host.added(net, a);
+  await host.added(net, b);
   t.ok(await pings(a.ns, "10.90.0.1"), "the gateway");
   t.ok(await pings(host.ns, "10.90.0.3"), "from the host");
   t.notOk(await pings(a.ns, "10.90.0.3", 2), "another pod");
@@ -51,8 +39,8 @@ const nft = await host.ns.exec("nft", ["--version"]).then(
 t.test("frames with another MAC are dropped", { skip: !nft && "nft is not installed" }, async (t) => {
   const net = conf("mac", "10.91.0.0/24", { macspoofchk: true });
   const [a, b] = [newPod(), newPod()];
-  const result = await added(net, a);
-  await added(net, b);
+  const result = await host.added(net, a);
+  await host.added(net, b);
   t.ok(await pings(a.ns, "10.91.0.1"));
   const own = result.interfaces[2].mac;
   const become = (mac: string) => a.ns.exec("ip", ["link", "set", "eth0", "address", mac]);
@@ -77,9 +65,9 @@ t.test("frames with another MAC are dropped", { skip: !nft && "nft is not instal
   t.equal((await host.run("DEL", net, a)).exitCode, 0, "DEL is fine without the rule");
 
   const again = newPod();
-  await added(net, again);
+  await host.added(net, again);
   const elsewhere = conf("mac2", "10.92.0.0/24", { macspoofchk: true });
-  await added(elsewhere, newPod());
+  await host.added(elsewhere, newPod());
   t.equal((await rules()).match(/ether saddr/g)?.length, 2);
   const valid = [{ containerID: again.id, ifname: "eth0" }];
   const gc = (list: object[]) => host.run("GC", { ...net, "cni.dev/valid-attachments": list }, { id: "gc" });

@@ -4,7 +4,7 @@
 import t from "tap";
 import { NetNs } from "../../dataplane/kernel/netns.js";
 import { NetlinkError, RtNetlink } from "../../dataplane/kernel/rtnetlink.js";
-import { type Call, PluginHost } from "../helpers/cni.js";
+import { type Call, PluginHost, pings } from "../helpers/cni.js";
 
 const host = new PluginHost("host");
 t.teardown(() => host.close());
@@ -19,18 +19,6 @@ function conf(name: string, subnet: string, extra: object = {}): Record<string, 
   const base = { cniVersion: "1.1.0", name, type: "kubeplumb-cni", bridge: "vbr0", dataDir: host.dir };
   return { ...base, ipam, ...extra };
 }
-
-async function added(net: Record<string, unknown>, pod: Pod) {
-  const { exitCode, json } = await host.run("ADD", net, pod);
-  if (exitCode !== 0) throw new Error(JSON.stringify(json));
-  return json;
-}
-
-const pings = (from: NetNs, to: string, seconds = 10) =>
-  from.exec("ping", ["-c1", `-W${seconds}`, to]).then(
-    () => true,
-    () => false,
-  );
 
 const hasVlans = await host.rt
   .addBridge({ name: "probe", vlanFiltering: true })
@@ -82,7 +70,7 @@ t.test(
     t.notOk(await host.rt.getLink("vbr0"), "no bridge");
     t.strictSame(await host.traces("none"), { ports: [], addresses: [] });
     t.equal((await host.run("DEL", conf("none", "10.60.0.0/24", { vlan: 5 }), pod)).exitCode, 0);
-    await added(conf("none", "10.60.0.0/24"), pod);
+    await host.added(conf("none", "10.60.0.0/24"), pod);
     t.match(await host.run("ADD", conf("none", "10.60.0.0/24", { vlan: 5 }), newPod()), error);
     t.equal((await host.run("CHECK", conf("none", "10.60.0.0/24", { vlan: 0 }), pod)).exitCode, 1);
     await host.run("DEL", conf("none", "10.60.0.0/24"), pod);
@@ -95,7 +83,7 @@ t.test("pods of one VLAN reach each other and its gateway, and nobody else", { s
   const five = conf("five", "10.61.0.0/24", { vlan: 5 });
   const six = conf("six", "10.62.0.0/24", { vlan: 6, preserveDefaultVlan: false });
   const [a, b, c] = [newPod(), newPod(), newPod()];
-  const result = await added(five, a);
+  const result = await host.added(five, a);
   t.match(result, {
     interfaces: [
       { name: "vbr0" },
@@ -105,8 +93,8 @@ t.test("pods of one VLAN reach each other and its gateway, and nobody else", { s
     ],
     ips: [{ address: "10.61.0.2/24", gateway: "10.61.0.1", interface: 2 }],
   });
-  await added(five, b);
-  const other = await added(six, c);
+  await host.added(five, b);
+  const other = await host.added(six, c);
   t.match(other.interfaces[3], { name: "vbr0.6" });
   const addresses = async (name: string) =>
     (await host.rt.listAddresses(name)).filter(({ family }) => family === 4).map(({ cidr }) => cidr);
@@ -138,7 +126,7 @@ t.test("pods of one VLAN reach each other and its gateway, and nobody else", { s
   await host.rt.deleteVlan(gate?.name ?? "", [5, 6]);
   for (const net of [five, six]) {
     const late = newPod();
-    const { ips } = await added(net, late);
+    const { ips } = await host.added(net, late);
     t.ok(await pings(late.ns, ips[0].gateway), "the gateway is back in its VLAN");
     await host.run("DEL", net, late);
   }
@@ -158,7 +146,7 @@ t.test(
   async (t) => {
     const plain = conf("plain", "10.63.0.0/24", { bridge: "tbr0" });
     const old = newPod();
-    await added(plain, old);
+    await host.added(plain, old);
     t.match((await host.rt.getLink("tbr0"))?.vlans, { filtering: false });
     const trunk = conf("trunk", "10.64.0.0/24", {
       bridge: "tbr0",
@@ -169,7 +157,7 @@ t.test(
     });
     const pods = [newPod(), newPod()];
     const results = [];
-    for (const pod of pods) results.push(await added(trunk, pod));
+    for (const pod of pods) results.push(await host.added(trunk, pod));
     t.match((await host.rt.getLink("tbr0"))?.vlans, { filtering: true });
     t.ok(await pings(old.ns, "10.63.0.1"), "pods of before go on");
     const vids = (await host.rt.listVlans(results[0].interfaces[1].name)).map(({ vid }) => vid);
@@ -207,7 +195,7 @@ t.test(
 t.test("20 ADDs at once make one gateway, and GC takes all pods out", { skip }, async (t) => {
   const net = conf("many", "10.66.0.0/24", { bridge: "mbr0", vlan: 9 });
   const pods = Array.from({ length: 20 }, newPod);
-  const results = await Promise.all(pods.map((pod) => added(net, pod)));
+  const results = await Promise.all(pods.map((pod) => host.added(net, pod)));
   t.equal(new Set(results.map(({ ips }) => ips[0].address)).size, 20);
   const gates = (await host.rt.listLinks()).filter(({ name }) => name.startsWith("mbr0."));
   t.equal(gates.length, 1);

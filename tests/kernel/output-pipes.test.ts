@@ -73,6 +73,15 @@ t.test("all that was said is there at the end, however much and in whichever way
   const ended = runToEnd(killed);
   killed.stdout.once("data", () => killed.signal("SIGKILL"));
   t.match(await ended, { exitCode: 137, output: "before\n" });
+  const slow = start("seq 20000");
+  let bytes = 0;
+  slow.stdout.on("data", (chunk: Buffer) => {
+    bytes += chunk.length;
+    slow.stdout.pause();
+    setTimeout(() => slow.stdout.resume(), 20);
+  });
+  await slow.exited;
+  t.equal(bytes, 108_894, "it has ended when the last of it is read");
   const unread = start("seq 200");
   t.match(await unread.exited, { exitCode: 0 }, "nobody reads");
 });

@@ -2,7 +2,7 @@
 // The node and the doctor say what to allow and what to trust; that, done word for word, is enough.
 
 import t from "tap";
-import { cannotRunFirewalls, FirewallCluster } from "../helpers/firewall-machines.js";
+import { type FirewallCluster, withFirewallCluster } from "../helpers/firewall-machines.js";
 import type { Machine } from "../helpers/machines.js";
 import { eventually } from "../helpers/until.js";
 
@@ -19,14 +19,7 @@ const BUS = `<busconfig>
 </busconfig>
 `;
 
-const skip = cannotRunFirewalls();
-if (skip) {
-  t.pass(skip, { skip });
-  t.end();
-} else {
-  t.setTimeout(230_000);
-  await suite(new FirewallCluster());
-}
+await withFirewallCluster(suite);
 
 async function startFirewalld(cluster: FirewallCluster, machine: Machine): Promise<void> {
   await cluster.must(machine, "sh", "-ec", `mkdir -p /run/dbus && cat > /etc/bus.conf <<'END'\n${BUS}END`);
@@ -40,8 +33,6 @@ async function startFirewalld(cluster: FirewallCluster, machine: Machine): Promi
 }
 
 async function suite(cluster: FirewallCluster): Promise<void> {
-  t.teardown(() => cluster.close());
-  await cluster.start();
   const { nodes, machines, control } = cluster;
   const sh = (machine: Machine, script: string) => cluster.must(machine, "sh", "-ec", script);
 

@@ -2,7 +2,7 @@
 // where the administrator has to do something, the node and the doctor say what, and that, done word for word, is enough.
 
 import t from "tap";
-import { cannotRunFirewalls, FirewallCluster } from "../helpers/firewall-machines.js";
+import { type FirewallCluster, withFirewallCluster } from "../helpers/firewall-machines.js";
 import { eventually } from "../helpers/until.js";
 
 /** As dockerd 20.10.24 (Debian 12) writes them when it starts. */
@@ -33,18 +33,9 @@ COMMIT
 COMMIT
 `;
 
-const skip = cannotRunFirewalls();
-if (skip) {
-  t.pass(skip, { skip });
-  t.end();
-} else {
-  t.setTimeout(230_000);
-  await suite(new FirewallCluster());
-}
+await withFirewallCluster(suite);
 
 async function suite(cluster: FirewallCluster): Promise<void> {
-  t.teardown(() => cluster.close());
-  await cluster.start();
   const [one, two] = cluster.nodes;
   const sh = (machine: typeof one, script: string) => cluster.must(machine, "sh", "-ec", script);
 

@@ -2,7 +2,7 @@
 // the form that kubeplumb does not use. The doctor says what to insert; that, done word for word, is enough.
 
 import t from "tap";
-import { cannotRunFirewalls, FirewallCluster } from "../helpers/firewall-machines.js";
+import { type FirewallCluster, withFirewallCluster } from "../helpers/firewall-machines.js";
 import type { Machine } from "../helpers/machines.js";
 
 /** As a careful administrator's: nothing in, nothing through, but what is answered. */
@@ -21,18 +21,9 @@ const CAREFUL = `table inet filter {
 }
 `;
 
-const skip = cannotRunFirewalls();
-if (skip) {
-  t.pass(skip, { skip });
-  t.end();
-} else {
-  t.setTimeout(230_000);
-  await suite(new FirewallCluster());
-}
+await withFirewallCluster(suite);
 
 async function suite(cluster: FirewallCluster): Promise<void> {
-  t.teardown(() => cluster.close());
-  await cluster.start();
   const { machines } = cluster;
   const [one, two] = cluster.nodes;
   const sh = (machine: Machine, script: string) => cluster.must(machine, "sh", "-ec", script);
