@@ -11,6 +11,7 @@ const cluster: Cluster = await createCluster({ nodes: 3 });
 t.teardown(() => cluster.stop());
 const kubectl = kubectlOf(cluster);
 
+const REPLICAS = 4;
 const WEB = [
   deployment(
     "web",
@@ -23,7 +24,7 @@ const WEB = [
         },
       ],
     },
-    { replicas: 4 },
+    { replicas: REPLICAS },
   ),
   service("web", { selector: { app: "web" }, ports: [{ port: 80, targetPort: 8080 }] }),
 ];
@@ -74,6 +75,11 @@ t.test("rules that somebody flushed come back", async (t) => {
 });
 
 t.test("kill -9 of control: traffic flows on, up brings it back with its state", async (t) => {
+  // The old version's pods serve out their grace period of 30 s, and would be gone at some moment of what follows.
+  await cluster.waitUntil(
+    async () => (await cluster.client.list(PODS, { namespace: "default" })).items.length === REPLICAS,
+    { timeoutMs: 60_000, what: "the end of the old pods" },
+  );
   const before = await kubectl("get", "pods", "-o", "name");
   await cluster.kill("control");
   const reply = await cluster.exec("node-3", ["curl", "-s", "--max-time", "60", `http://${vip}/`]);
