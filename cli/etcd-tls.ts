@@ -89,7 +89,8 @@ export async function explainedEtcdError(
 
 /** Whose certificate is the reason; plain: there is no TLS at all. */
 type Refusal = "server" | "client" | "plain";
-const REFUSAL_MS = 2000;
+/** How long a server may be silent: it may have other work. */
+const REFUSAL_MS = 10_000;
 
 /** Asked by a connection of its own, which hears alerts (RFC 8446, 6.2): an HTTP client hears that it was closed on. */
 async function refusalOf(
@@ -99,7 +100,10 @@ async function refusalOf(
   for (const { protocol, hostname, port } of endpoints.map((url) => new URL(url))) {
     if (protocol !== "https:") continue;
     const host = hostname.replace(/^\[|\]$/g, "");
-    const socket = connect({ host, port: Number(port) || 443, ...tls });
+    let isSecure = false;
+    const socket = connect({ host, port: Number(port) || 443, ...tls }, () => {
+      isSecure = true;
+    });
     const error = await new Promise<NodeJS.ErrnoException | undefined>((resolve) => {
       socket.setTimeout(REFUSAL_MS, () => resolve(undefined));
       socket.once("error", resolve);
@@ -107,10 +111,11 @@ async function refusalOf(
       socket.resume();
     });
     socket.destroy();
-    const { code = "", message = "" } = error ?? {};
+    const { code = "" } = error ?? {};
     if (/^(UNABLE_TO_|SELF_SIGNED|DEPTH_ZERO|CERT_SIGNATURE_FAILURE)/.test(code)) return "server";
     if (/ALERT_(CERTIFICATE_REQUIRED|BAD_CERTIFICATE|UNKNOWN_CA)/.test(code)) return "client";
-    if (code === "ERR_SSL_WRONG_VERSION_NUMBER" || /before secure TLS/.test(message)) return "plain";
+    // Closed on by a server that made nothing of it; a reset when it had not read all.
+    if (code === "ERR_SSL_WRONG_VERSION_NUMBER" || (code === "ECONNRESET" && !isSecure)) return "plain";
   }
   return undefined;
 }

@@ -1,4 +1,5 @@
-// The containers of one pod as a set: made from its spec, found by name, ended together. Decides nothing about when.
+// The containers of one pod as a set: made from its spec, found by name, ended together. When, others decide; it knows
+// only whether what they are about to say of themselves is worth the wait.
 
 import type { Container } from "../../common/k8s.js";
 import { PodContainer } from "./container.js";
@@ -12,6 +13,14 @@ export const FIELDS: Readonly<Record<ContainerKind, string>> = {
   ephemeral: "ephemeralContainers",
   main: "containers",
 };
+
+/** How long a status waits for the first result of a probe, so that one write says running and ready. */
+const FIRST_PROBE_MS = 250;
+/**
+ * How long the status of a program that runs once waits for its end: most are over at once, and nobody can attach to
+ * them then. A real kubelet, which looks once a second, often never says that they ran.
+ */
+const FIRST_EXIT_MS = 300;
 
 export class PodContainers {
   readonly init: PodContainer[];
@@ -61,6 +70,20 @@ export class PodContainers {
     const { initContainers = [], containers = [] } = this.#owner.pod.spec ?? {};
     for (const spec of [...initContainers, ...containers]) this.find(spec.name)?.update(spec);
     this.#addEphemeral();
+  }
+
+  /** Milliseconds that a status of the pod had better wait for what is about to happen. */
+  statusDelay(): number | undefined {
+    if ([...this.init, ...this.main].some((one) => one.resultDue)) return FIRST_PROBE_MS;
+    return this.#justStarted() ? FIRST_EXIT_MS : undefined;
+  }
+
+  /** Whether a process that runs only once has begun a moment ago. */
+  #justStarted(): boolean {
+    const isOnce = this.#owner.pod.spec?.restartPolicy === "Never";
+    const once = isOnce ? [...this.main, ...this.ephemeral] : this.ephemeral;
+    const since = Date.now() - FIRST_EXIT_MS;
+    return once.some(({ run }) => run?.pid !== undefined && run.startedAt > since);
   }
 
   /** Ends them all, until `deadline` (epoch milliseconds). */

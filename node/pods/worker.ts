@@ -16,13 +16,6 @@ import { forbiddenSysctl } from "./sysctls.js";
 import { VolumeKeeper } from "./volume-keeper.js";
 import { VolumeError, type Volumes } from "./volumes.js";
 
-/** How long a status waits for the first result of a probe, so that one write says running and ready. */
-const FIRST_PROBE_MS = 250;
-/**
- * How long the status of a program that runs once waits for its end: most are over at once, and nobody can attach to
- * them then. A real kubelet, which looks once a second, often never says that they ran.
- */
-const FIRST_EXIT_MS = 300;
 /** How long a status that somebody else has written stays before it is corrected. */
 const CORRECTION_MS = 500;
 /** Grace of a pod that was taken out of the API without asking: enough for a signal. */
@@ -411,16 +404,7 @@ export class PodWorker implements ContainerOwner {
 
   #report(): void {
     if (this.#removed || this.#finishedBefore) return;
-    const due = [...this.#set.init, ...this.containers].some((one) => one.resultDue);
-    this.#host.report(this.uid, due ? FIRST_PROBE_MS : this.#justStarted() ? FIRST_EXIT_MS : undefined);
-  }
-
-  /** Whether a process that runs only once has begun a moment ago. */
-  #justStarted(): boolean {
-    const { main, ephemeral } = this.#set;
-    const once = this.pod.spec?.restartPolicy === "Never" ? [...main, ...ephemeral] : ephemeral;
-    const since = Date.now() - FIRST_EXIT_MS;
-    return once.some(({ run }) => run?.pid !== undefined && run.startedAt > since);
+    this.#host.report(this.uid, this.#set.statusDelay());
   }
 
   /** Brings the API's status to what is so. @throws to be retried. */

@@ -1,18 +1,22 @@
-// kubeplumb control on an etcd that speaks TLS and wants certificates: a real etcd, the command itself, and what it says
-// when a file is wrong, missing or of somebody else.
+// The store, and kubeplumb control, on a real etcd that speaks TLS and wants certificates; what the command says when a
+// file is wrong, missing or of somebody else.
 
 import { execFileSync } from "node:child_process";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { join } from "node:path";
 import t, { type Test } from "tap";
+import { explainedEtcdError } from "../../cli/etcd-tls.js";
 import { ApiClient } from "../../client/api-client.js";
 import { CONFIG_MAPS } from "../../common/client.js";
+import { EtcdUnreachable } from "../../control/store/etcd-client.js";
 import { type CertificateFiles, TestAuthority } from "../helpers/certificates.js";
 import { kubeplumb } from "../helpers/cli.js";
 import { EtcdServer, withoutEtcd } from "../helpers/etcd.js";
 import { freePort } from "../helpers/free-port.js";
 import { tempDir } from "../helpers/temp-dir.js";
 import { eventually } from "../helpers/until.js";
+import { Follower, open } from "./helpers/etcd-store.js";
 
 t.setTimeout(240_000);
 
@@ -68,6 +72,41 @@ t.test("flags that cannot be", async (t) => {
   ] as const)
     t.match(await control(dir, words), { code: 2, err: said });
   t.notOk(existsSync(join(dir, "data")), "nothing was made before");
+});
+
+t.test("the store, with a certificate for the client", { skip: withoutEtcd }, async (t) => {
+  const dir = tempDir(t);
+  const authority = await TestAuthority.create(dir, "ca");
+  const etcd = await EtcdServer.start(dir, await authority.issue("server"));
+  t.teardown(() => etcd.stop());
+  const files = await authority.issue("client");
+  const read = (path: string) => readFileSync(path, "utf8");
+  const tls = { ca: read(files.ca), cert: read(files.cert), key: read(files.key) };
+  const store = await open(t, [etcd.url], { tls });
+  const follower = await Follower.start(store);
+  await store.put("/registry/r/a", { n: 1 });
+  t.equal(follower.revisions.length, 1);
+  await t.rejects(open(t, [etcd.url], { tls: { ca: tls.ca } }), "no certificate");
+  await t.rejects(
+    open(t, [etcd.url], { tls: { cert: tls.cert, key: tls.key } }),
+    /certificate/,
+    "unknown CA",
+  );
+});
+
+t.test("what does not speak TLS, however it closes", async (t) => {
+  for (const close of ["end", "resetAndDestroy"] as const) {
+    const server = createServer((socket) => {
+      socket.once("data", () => socket[close]());
+      socket.on("error", () => {});
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    t.teardown(() => server.close());
+    const { port } = server.address() as AddressInfo;
+    const spec = { type: "etcd" as const, endpoints: [`https://127.0.0.1:${port}`] };
+    const told = await explainedEtcdError(new EtcdUnreachable("etcd: no", false), {}, spec, undefined);
+    t.match(told, { message: /^etcd: no: does it speak HTTP without TLS\?/ }, close);
+  }
 });
 
 t.test("an etcd with certificates of its own", { skip: withoutEtcd }, async (t) => {

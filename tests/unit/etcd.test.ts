@@ -1,163 +1,21 @@
 // The etcd store where its etcd fails: killed, held still, cut off, full, a member of three lost, compacted under a watch,
-// shared by two, behind TLS. Every etcd is a real one.
+// shared by two. Every etcd is a real one.
 
-import { execFileSync } from "node:child_process";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
-import { connect, createServer, type Server, type Socket } from "node:net";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import t, { type Test } from "tap";
+import t from "tap";
 import { request } from "undici";
-import { EtcdStore, type EtcdStoreOptions } from "../../control/store/etcd.js";
+import type { EtcdStore } from "../../control/store/etcd.js";
 import { RevisionMismatch, type Store, type StoreEvent, StoreWriteError } from "../../control/store/store.js";
 import { WatchCache } from "../../control/store/watch-cache.js";
 import { EtcdServer, withoutEtcd } from "../helpers/etcd.js";
 import { codec, type Doc } from "../helpers/store-docs.js";
 import { tempDir } from "../helpers/temp-dir.js";
+import { Follower, Line, open, sorted, startEtcd, stateOf, until, Writer } from "./helpers/etcd-store.js";
 
 t.setTimeout(240_000);
 const skip = withoutEtcd;
-
-const TIMEOUT_MS = 1500;
-
-async function startEtcd(test: Test): Promise<EtcdServer> {
-  const server = await EtcdServer.start(tempDir(test));
-  test.teardown(() => server.stop());
-  return server;
-}
-
-async function open(test: Test, endpoints: string[], more: Partial<EtcdStoreOptions<Doc>> = {}) {
-  const store = await EtcdStore.open<Doc>({ endpoints, codec, timeoutMs: TIMEOUT_MS, ...more });
-  test.teardown(() => store.close());
-  return store;
-}
-
-async function until(what: string, done: () => boolean | Promise<boolean>, ms = 60_000): Promise<void> {
-  for (const end = Date.now() + ms; !(await done()); await sleep(10))
-    if (Date.now() > end) throw new Error(`in vain: ${what}`);
-}
-
-/** A watcher that also keeps the state it is told, and checks that each event fits it. */
-class Follower {
-  readonly state = new Map<string, Doc>();
-  readonly revisions: number[] = [];
-  ended: Error | undefined;
-
-  static async start(store: Store<Doc>, from?: number): Promise<Follower> {
-    const follower = new Follower();
-    if (from === undefined) {
-      const { entries, revision } = await store.range("/registry/r/");
-      for (const { key, value } of entries) follower.state.set(key, value);
-      from = revision;
-    }
-    await store.watch("/registry/r/", from, {
-      event: (event) => follower.#take(event),
-      end: (error) => {
-        follower.ended = error;
-      },
-    });
-    return follower;
-  }
-
-  #take({ type, key, value, revision, previous }: StoreEvent<Doc>): void {
-    const before = this.state.get(key);
-    if (JSON.stringify(before) !== JSON.stringify(previous))
-      throw new Error(`${key}: not what was told before`);
-    if (revision <= (this.revisions.at(-1) ?? 0)) throw new Error(`${key}: out of order`);
-    this.revisions.push(revision);
-    if (type === "put") this.state.set(key, value);
-    else this.state.delete(key);
-  }
-}
-
-const stateOf = async (store: Store<Doc>) =>
-  Object.fromEntries((await store.range("/registry/r/")).entries.map(({ key, value }) => [key, value]));
-const sorted = (state: Map<string, Doc>) => Object.fromEntries([...state].sort());
-
-/** Writes in a loop: what was acknowledged, and how often it was refused. */
-class Writer {
-  readonly acknowledged = new Map<string, number>();
-  refused = 0;
-  done = 0;
-  #on = true;
-  readonly #running: Promise<void>;
-
-  constructor(store: Store<Doc>, name: string) {
-    this.#running = this.#run(store, name);
-  }
-
-  async #run(store: Store<Doc>, name: string): Promise<void> {
-    for (let n = 1; this.#on; n++) {
-      const key = `/registry/r/${name}-${n % 20}`;
-      try {
-        const old = await store.get(key);
-        await store.put(key, { n }, old?.revision ?? 0);
-        this.acknowledged.set(key, n);
-        this.done++;
-      } catch (error) {
-        // A refused write may have been done all the same, which the next one on the same key then runs into.
-        if (!(error instanceof StoreWriteError || error instanceof RevisionMismatch)) throw error;
-        this.refused++;
-        await sleep(10);
-      }
-    }
-  }
-
-  async stop(): Promise<void> {
-    this.#on = false;
-    await this.#running;
-  }
-}
-
-/** A way to an etcd that can be cut, and held still with everything on it. */
-class Line {
-  readonly #server: Server;
-  readonly #open = new Set<Socket>();
-  #held = false;
-  /** Every answer breaks the connection that it would come on. */
-  deaf = false;
-  url = "";
-
-  constructor(port: number) {
-    this.#server = createServer({ pauseOnConnect: true }, (near) => {
-      const far = connect(port, "127.0.0.1");
-      for (const [from, to] of [
-        [near, far],
-        [far, near],
-      ] as const) {
-        this.#open.add(from);
-        from.on("data", (chunk: Buffer) => (this.deaf && from === far ? far.destroy() : to.write(chunk)));
-        from.on("error", () => to.destroy());
-        from.on("close", () => {
-          this.#open.delete(from);
-          to.destroy();
-        });
-        if (this.#held) from.pause();
-        else from.resume();
-      }
-    });
-  }
-
-  static async open(test: Test, etcd: EtcdServer): Promise<Line> {
-    const line = new Line(Number(new URL(etcd.url).port));
-    await new Promise<void>((resolve) => line.#server.listen(0, "127.0.0.1", resolve));
-    line.url = `http://127.0.0.1:${(line.#server.address() as { port: number }).port}`;
-    test.teardown(() => {
-      line.#server.close();
-      line.cut();
-    });
-    return line;
-  }
-
-  hold(held: boolean): void {
-    this.#held = held;
-    for (const socket of this.#open) held ? socket.pause() : socket.resume();
-  }
-
-  cut(): void {
-    for (const socket of this.#open) socket.destroy();
-  }
-}
 
 t.test("the cache: what comes twice, and what it keeps for watches", async (t) => {
   const cache = new WatchCache<Doc>([], 1);
@@ -494,49 +352,4 @@ t.test("an etcd that lost its data, and one that is not ours", { skip }, async (
   await request(`${etcd.url}/v3/kv/put`, { method: "POST", body: JSON.stringify({ key, value }) });
   await t.rejects(open(t, [etcd.url]), /pods\/default\/x holds no value of ours/);
   await t.rejects(open(t, ["http://127.0.0.1:1"]), /etcd at http:\/\/127.0.0.1:1: .*ECONNREFUSED/);
-});
-
-t.test("TLS, with a certificate for the client", { skip }, async (t) => {
-  const dir = tempDir(t);
-  const openssl = (...args: string[]) => execFileSync("openssl", args, { cwd: dir, stdio: "pipe" });
-  const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-  openssl(
-    "req",
-    "-x509",
-    ...key,
-    "-keyout",
-    "ca.key",
-    "-out",
-    "ca.crt",
-    "-subj",
-    "/CN=etcd-ca",
-    "-days",
-    "2",
-  );
-  // etcd's gateway shows the server's certificate to etcd itself: it has to be good for a client too.
-  writeFileSync(join(dir, "ext"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n");
-  for (const name of ["server", "client"]) {
-    openssl("req", ...key, "-keyout", `${name}.key`, "-out", `${name}.csr`, "-subj", `/CN=${name}`);
-    const sign = ["-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "ext", "-days", "2"];
-    openssl("x509", "-req", "-in", `${name}.csr`, "-out", `${name}.crt`, ...sign);
-  }
-  const file = (name: string) => join(dir, name);
-  const etcd = await EtcdServer.start(dir, {
-    ca: file("ca.crt"),
-    cert: file("server.crt"),
-    key: file("server.key"),
-  });
-  t.teardown(() => etcd.stop());
-  const read = (name: string) => readFileSync(file(name), "utf8");
-  const tls = { ca: read("ca.crt"), cert: read("client.crt"), key: read("client.key") };
-  const store = await open(t, [etcd.url], { tls });
-  const follower = await Follower.start(store);
-  await store.put("/registry/r/a", { n: 1 });
-  t.equal(follower.revisions.length, 1);
-  await t.rejects(open(t, [etcd.url], { tls: { ca: tls.ca } }), "no certificate");
-  await t.rejects(
-    open(t, [etcd.url], { tls: { cert: tls.cert, key: tls.key } }),
-    /certificate/,
-    "unknown CA",
-  );
 });
