@@ -35,7 +35,10 @@ function isPrivileged() {
 function commandFor(suite, file) {
   const node = [process.execPath, "--enable-source-maps", join(root, "dist", file)];
   if (!suite.namespaces) return node;
-  const pids = suite.pids ? ["--pid", "--fork", "--kill-child", "--mount-proc"] : [];
+  // The shell is the namespace's init, which waits for orphans: Node does not, and libvirt takes a dead VM that nobody
+  // has waited for as one that still ends.
+  const init = ["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", '"$@"; exit $?', "sh"];
+  const pids = suite.pids ? init : [];
   // Whatever ends us, VMs end too.
   const bound = suite.vms ? ["setpriv", "--pdeathsig", "KILL"] : [];
   return isPrivileged()

@@ -3,6 +3,7 @@
 import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { parseDocument } from "yaml";
 import { requireCluster } from "../clusters.js";
 import { type CommandSpec, type Context, nameOption, UsageError } from "../command.js";
 import { connectUser } from "../connect.js";
@@ -15,6 +16,9 @@ interface Options {
   kubeconfig?: string;
   fromVagrant?: boolean;
 }
+
+/** A port that the Vagrantfile has QEMU forward: the wire between its VMs does not reach this machine. */
+const QEMU_SERVER = "https://127.0.0.1:15643";
 
 const spec: CommandSpec<Options> = {
   description: "Who has it is the administrator of the cluster.",
@@ -70,17 +74,30 @@ async function ofVagrant(context: Context, files: readonly string[]): Promise<nu
 }
 
 function readFromVagrant(): string {
-  const command = `sudo cat ${join(CONTROL_DATA, ADMIN_KUBECONFIG)}`;
+  const text = vagrant("ssh", "control", "-c", `sudo cat ${join(CONTROL_DATA, ADMIN_KUBECONFIG)}`);
+  return asReached(text, vagrant("status", "control", "--machine-readable"));
+}
+
+/** @throws Error with what it says. */
+function vagrant(...words: string[]): string {
   try {
-    return execFileSync("vagrant", ["ssh", "control", "-c", command], {
-      encoding: "utf8",
-      stdio: ["ignore", "pipe", "pipe"],
-    });
+    return execFileSync("vagrant", words, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
   } catch (error) {
     const { code, stderr } = error as { code?: string; stderr?: string };
     if (code === "ENOENT") throw new Error("vagrant is not installed here");
     throw new Error(`the control VM has no kubeconfig to give; is it up?\n${(stderr ?? "").trim()}`);
   }
+}
+
+/**
+ * The control VM's kubeconfig with the server's address as it is from the machine that runs the VMs.
+ * @param status what `vagrant status control --machine-readable` printed
+ */
+export function asReached(kubeconfig: string, status: string): string {
+  if (!/^\d+,control,provider-name,qemu$/m.test(status)) return kubeconfig;
+  const document = parseDocument(kubeconfig);
+  document.setIn(["clusters", 0, "cluster", "server"], QEMU_SERVER);
+  return document.toString({ lineWidth: 0 });
 }
 
 export default spec as CommandSpec;
