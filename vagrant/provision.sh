@@ -1,15 +1,19 @@
 #!/bin/sh
 # Makes this VM a part of the cluster, as root:
 #
-#   provision.sh control ADDRESS              the control plane
-#   provision.sh node ADDRESS SERVER [FILE]   a node; FILE has the line of: kubeplumb token create --print-join-command
+#   provision.sh control ADDRESS                      the control plane
+#   provision.sh node ADDRESS SERVER FILE [RUNTIME]   a node
+#
+# FILE has the line of: kubeplumb token create --print-join-command; a node that has joined needs it no more. RUNTIME is
+# emulated or containerd; without it a node stays with what it has, emulated at first.
 #
 # Done again it changes only what differs. /vagrant is the checkout, built and with its npm packages; what runs is a
 # copy of it, so that services start before, or without, the synced folder.
 set -eu
 
-role=$1 address=$2
+role=$1 address=$2 runtime=${5:-}
 program=/opt/kubeplumb
+node_unit=/etc/systemd/system/kubeplumb-node.service
 pki=/var/lib/kubeplumb/node/pki
 node_version=20.20.2
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
@@ -18,9 +22,10 @@ export DEBIAN_FRONTEND=noninteractive
 say() { echo "kubeplumb: $*"; }
 has() { command -v "$1" > /dev/null; }
 
+# PROGRAM:PACKAGE…
 packages() {
   missing=
-  for pair in iptables:iptables ip:iproute2 ping:iputils-ping curl:curl rsync:rsync; do
+  for pair; do
     has "${pair%%:*}" || missing="$missing ${pair##*:}"
   done
   [ -n "$missing" ] || return 0
@@ -58,6 +63,17 @@ copy() {
   [ -x /usr/local/bin/kubeplumb ] || ln -s $program/bin/kubeplumb.mjs /usr/local/bin/kubeplumb
 }
 
+# containerd looks for plugins in a folder of its own choice (Debian's in /usr/lib/cni), and before 2.0 calls one that it
+# does not bring.
+plugins() {
+  $program/bin/kubeplumb.mjs install cni
+  folder=$(containerd config dump | sed -nE "s,^ *bin_dirs? = \[?[\"'](/[^\"']*).*,\1,p" | head -n 1)
+  mkdir -p "$folder"
+  for plugin in /opt/cni/bin/kubeplumb-* /usr/lib/cni/loopback; do
+    [ -e "$folder/${plugin##*/}" ] || ln -sf "$plugin" "$folder/"
+  done
+}
+
 # kubeplumb install ROLE -- WORDS…, and waits until the service is ready.
 service() {
   unit=kubeplumb-$role.service
@@ -73,21 +89,33 @@ service() {
   exit 1
 }
 
-packages
+packages iptables:iptables ip:iproute2 ping:iputils-ping curl:curl rsync:rsync
 nodejs
 copy
 if [ "$role" = control ]; then
   service --advertise-address "$address"
-elif [ -s $pki/kubelet-client.pem ]; then
-  # It has joined: as it was, so that nothing changes.
-  # shellcheck disable=SC2046
-  service --server "$3" --node-ip "$address" \
-    $(sed -n 's/^KUBEPLUMB_TOKEN=/--token /p' /etc/kubeplumb/node.env) \
-    $(grep -o -e '--discovery-token-ca-cert-hash [^ ]*' /etc/systemd/system/kubeplumb-node.service)
 else
-  # kubeplumb node --server URL --token TOKEN --discovery-token-ca-cert-hash HASH
-  # shellcheck disable=SC2046
-  set -- "$3" $(sed 's/.* --token/--token/' "$4")
-  service --server "$1" --node-ip "$address" "$2" "$3" "$4" "$5"
+  case $runtime in
+    "") ! grep -qs -e '--runtime containerd' $node_unit || runtime=containerd ;;
+    emulated | containerd) ;;
+    *) say "RUNTIME=$runtime: emulated or containerd is expected"; exit 1 ;;
+  esac
+  real=
+  if [ "$runtime" = containerd ]; then
+    packages containerd:containerd /usr/lib/cni/loopback:containernetworking-plugins
+    plugins
+    real='--runtime containerd'
+  fi
+  if [ -s $pki/kubelet-client.pem ]; then
+    # It has joined: as it was, so that nothing changes.
+    # shellcheck disable=SC2046,SC2086
+    service --server "$3" --node-ip "$address" $real \
+      $(sed -n 's/^KUBEPLUMB_TOKEN=/--token /p' /etc/kubeplumb/node.env) \
+      $(grep -o -e '--discovery-token-ca-cert-hash [^ ]*' $node_unit)
+  else
+    # kubeplumb node --server URL --token TOKEN --discovery-token-ca-cert-hash HASH
+    # shellcheck disable=SC2046,SC2086
+    service --server "$3" --node-ip "$address" $real $(sed 's/.* --token/--token/' "$4")
+  fi
 fi
 say "$role is ready at $address"

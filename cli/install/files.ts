@@ -55,14 +55,12 @@ const SERVICE = [
   "TasksMax=infinity",
   "OOMScoreAdjust=-999",
   "NoNewPrivileges=yes",
-  "ProtectHome=read-only",
   "ProtectClock=yes",
   "ProtectHostname=yes",
   "ProtectKernelLogs=yes",
   "ProtectKernelModules=yes",
   "LockPersonality=yes",
   "RestrictRealtime=yes",
-  "RestrictSUIDSGID=yes",
   "SystemCallArchitectures=native",
 ];
 
@@ -71,12 +69,14 @@ const CONTROL = [
   "StateDirectory=kubeplumb/control",
   "StateDirectoryMode=0700",
   "ProtectSystem=strict",
+  "ProtectHome=read-only",
   "PrivateTmp=yes",
   "PrivateDevices=yes",
   "ProtectControlGroups=yes",
   "ProtectKernelTunables=yes",
   "ProtectProc=invisible",
   "RestrictNamespaces=yes",
+  "RestrictSUIDSGID=yes",
   "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
   // V8 asks for memory protection keys; what else a Node.js to come may try is refused, not the end of it.
   "SystemCallFilter=@system-service @pkey",
@@ -86,7 +86,10 @@ const CONTROL = [
   "UMask=0077",
 ];
 
-/** The node makes namespaces, mounts, sysctls, rules and processes of pods: what is left to forbid is less. */
+/**
+ * The node makes namespaces, mounts, sysctls, rules and processes of pods, directories where their hostPath says, and
+ * volumes whose files get their directory's group (fsGroup): what is left to forbid is less.
+ */
 const NODE_CAPABILITIES = [
   "CAP_CHOWN",
   "CAP_DAC_OVERRIDE",

@@ -188,6 +188,8 @@ export class Overlay {
     const looking = this.#lookAtKernel;
     this.#lookAtKernel = false;
     const node = this.#node;
+    // Those that come during the pass are the next one's.
+    const nodes = this.#nodes;
     const families = this.#families.filter(({ family }) => node && podCIDROf(node, family));
     if (!node || families.length === 0) {
       const { nodeName } = this.#o;
@@ -202,13 +204,13 @@ export class Overlay {
     };
     let looked = false;
     await each(async (one) => {
-      if (await one.prepare({ node, nodes: this.#nodes ?? [], looking })) looked = true;
+      if (await one.prepare({ node, nodes: nodes ?? [], looking })) looked = true;
     });
     if (looked && failures.length === 0) {
       const subnets = families.flatMap(({ subnet }) => subnet ?? []);
       writeSubnetEnv(this.#o.runDir, { subnets, mtu: Math.min(...families.map(({ mtu }) => mtu)) });
     }
-    if (this.#nodes) await each((one) => one.applyPeers());
+    if (nodes) await each((one) => one.applyPeers());
     if (failures.length > 0) throw theFailure(failures);
     await this.#announce(node, families);
     this.#state = { phase: "ready" };

@@ -1,13 +1,11 @@
-// StatefulSets, DaemonSets, ReplicationControllers and PodDisruptionBudgets as a user meets them: kubectl against a
-// three-host lab, with real pods that answer.
+// StatefulSets, DaemonSets, ReplicationControllers and PodDisruptionBudgets as a user meets them: kubectl against three
+// hosts of a lab or VMs, with real pods that answer.
 
 import t from "tap";
-import { type Cluster, createCluster } from "../../index.js";
+import { clusterUnderTest } from "../helpers/cluster-under-test.js";
 import { kubectlOf } from "../helpers/kubectl.js";
 
-t.setTimeout(240_000);
-const cluster: Cluster = await createCluster({ nodes: 3 });
-t.teardown(() => cluster.stop());
+const { cluster, patience } = await clusterUnderTest(t);
 const kubectl = kubectlOf(cluster);
 
 async function applied(...objects: object[]): Promise<void> {
@@ -49,9 +47,9 @@ const nodesOf = async (app: string) =>
     )
   ).sort();
 
-/** Asks again until it is so. @throws Error after a minute. */
+/** Asks again until it is so. @throws Error when patience is at its end. */
 async function until(what: string, test: () => Promise<boolean>): Promise<void> {
-  const end = Date.now() + 60_000;
+  const end = Date.now() + 1000 * Number.parseInt(patience, 10);
   while (!(await test())) {
     if (Date.now() > end) throw new Error(`it never came to this: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
@@ -62,43 +60,40 @@ t.test("a StatefulSet: names, order, history", async (t) => {
   const service = {
     apiVersion: "v1",
     kind: "Service",
-    metadata: { name: "web" },
-    spec: { clusterIP: "None", selector: { app: "web" }, ports: [{ port: 80 }] },
+    metadata: { name: "db" },
+    spec: { clusterIP: "None", selector: { app: "db" }, ports: [{ port: 80 }] },
   };
-  await applied(service, workload("StatefulSet", "web", { serviceName: "web", replicas: 2 }));
-  await kubectl("rollout", "status", "sts/web", "--timeout=60s");
-  t.match(await kubectl("get", "sts"), /^NAME +READY +AGE\nweb +2\/2 /);
-  t.same(await namesOf("web"), ["pod/web-0", "pod/web-1"]);
-  t.equal(await kubectl("exec", "web-1", "--", "hostname"), "web-1");
+  await applied(service, workload("StatefulSet", "db", { serviceName: "db", replicas: 2 }));
+  await kubectl("rollout", "status", "sts/db", `--timeout=${patience}`);
+  t.match(await kubectl("get", "sts"), /^NAME +READY +AGE\ndb +2\/2 /);
+  t.same(await namesOf("db"), ["pod/db-0", "pod/db-1"]);
+  t.equal(await kubectl("exec", "db-1", "--", "hostname"), "db-1");
   t.match(
-    await kubectl("get", "endpointslices", "-l", "kubernetes.io/service-name=web", "-o", "yaml"),
-    /hostname: web-0/,
+    await kubectl("get", "endpointslices", "-l", "kubernetes.io/service-name=db", "-o", "yaml"),
+    /hostname: db-0/,
   );
 
-  t.equal(
-    await kubectl("set", "image", "sts/web", `main=${IMAGE}:1.25`),
-    "statefulset.apps/web image updated",
-  );
-  await kubectl("rollout", "status", "sts/web", "--timeout=60s");
-  t.match(await kubectl("rollout", "history", "sts/web"), /REVISION +CHANGE-CAUSE\n1 +<none>\n2 +<none>/);
-  t.equal(await kubectl("rollout", "undo", "sts/web"), "statefulset.apps/web rolled back");
-  await kubectl("rollout", "status", "sts/web", "--timeout=60s");
+  t.equal(await kubectl("set", "image", "sts/db", `main=${IMAGE}:1.25`), "statefulset.apps/db image updated");
+  await kubectl("rollout", "status", "sts/db", `--timeout=${patience}`);
+  t.match(await kubectl("rollout", "history", "sts/db"), /REVISION +CHANGE-CAUSE\n1 +<none>\n2 +<none>/);
+  t.equal(await kubectl("rollout", "undo", "sts/db"), "statefulset.apps/db rolled back");
+  await kubectl("rollout", "status", "sts/db", `--timeout=${patience}`);
   const image = "jsonpath={.items[*].spec.containers[0].image}";
-  t.equal(await kubectl("get", "pods", "-l", "app=web", "-o", image), `${IMAGE} ${IMAGE}`);
+  t.equal(await kubectl("get", "pods", "-l", "app=db", "-o", image), `${IMAGE} ${IMAGE}`);
 
-  await kubectl("scale", "sts/web", "--replicas=3");
-  await kubectl("rollout", "status", "sts/web", "--timeout=60s");
-  await kubectl("scale", "sts/web", "--replicas=1");
-  await until("only the first is left", async () => (await namesOf("web")).join() === "pod/web-0");
+  await kubectl("scale", "sts/db", "--replicas=3");
+  await kubectl("rollout", "status", "sts/db", `--timeout=${patience}`);
+  await kubectl("scale", "sts/db", "--replicas=1");
+  await until("only the first is left", async () => (await namesOf("db")).join() === "pod/db-0");
   t.match(
-    await kubectl("describe", "sts", "web"),
-    /SuccessfulDelete .* delete Pod web-2 in StatefulSet web successful/,
+    await kubectl("describe", "sts", "db"),
+    /SuccessfulDelete .* delete Pod db-2 in StatefulSet db successful/,
   );
 });
 
 t.test("a DaemonSet: every node, also a cordoned one, none that a taint forbids", async (t) => {
   await applied(workload("DaemonSet", "agent", {}));
-  await kubectl("rollout", "status", "ds/agent", "--timeout=60s");
+  await kubectl("rollout", "status", "ds/agent", `--timeout=${patience}`);
   t.match(await kubectl("get", "ds"), /agent +3 +3 +3 +3 +3 +<none> /);
   t.same(await nodesOf("agent"), ["node-1", "node-2", "node-3"]);
   await kubectl("taint", "node", "node-2", "dedicated=db:NoExecute");
@@ -106,7 +101,7 @@ t.test("a DaemonSet: every node, also a cordoned one, none that a taint forbids"
   await kubectl("taint", "node", "node-2", "dedicated-");
   await kubectl("cordon", "node-3");
   await kubectl("rollout", "restart", "ds/agent");
-  await kubectl("rollout", "status", "ds/agent", "--timeout=60s");
+  await kubectl("rollout", "status", "ds/agent", `--timeout=${patience}`);
   const everywhere = "node-1,node-2,node-3";
   await until("every node has one", async () => (await nodesOf("agent")).join() === everywhere);
   await kubectl("uncordon", "node-3");
@@ -144,7 +139,7 @@ t.test("a ReplicationController: expose, scale, let go and take back", async (t)
 
 t.test("a drain waits for a PodDisruptionBudget", async (t) => {
   await applied(workload("Deployment", "guarded", { replicas: 2 }));
-  await kubectl("rollout", "status", "deployment/guarded", "--timeout=60s");
+  await kubectl("rollout", "status", "deployment/guarded", `--timeout=${patience}`);
   t.equal(
     await kubectl("create", "pdb", "guarded", "--selector=app=guarded", "--min-available=2"),
     "poddisruptionbudget.policy/guarded created",
@@ -157,7 +152,7 @@ t.test("a drain waits for a PodDisruptionBudget", async (t) => {
   t.not(refused.exitCode, 0);
   await kubectl("scale", "deployment/guarded", "--replicas=3");
   await until("one may go", async () => /guarded +2 +N\/A +1 /.test(await kubectl("get", "pdb")));
-  t.match(await kubectl(...drain, "--timeout=60s"), new RegExp(`node/${node} drained$`));
+  t.match(await kubectl(...drain, `--timeout=${patience}`), new RegExp(`node/${node} drained$`));
   t.notOk((await nodesOf("guarded")).includes(node));
   t.ok((await nodesOf("agent")).includes(node), "daemons stay");
   await kubectl("uncordon", node);

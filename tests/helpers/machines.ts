@@ -125,7 +125,7 @@ export class Machine {
 }
 
 /** A command in the namespace of the test: outside all machines. */
-export function runToEnd(command: string, args: readonly string[], input?: string): Promise<Ran> {
+export function runToEnd(command: string, args: readonly string[], input?: string | Buffer): Promise<Ran> {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { stdio: ["pipe", "pipe", "pipe"], env });
     let out = "";

@@ -35,7 +35,8 @@ const IN_CGROUP = [
 ];
 const FOLDERS = `${process.env.PATH}:/usr/sbin:/sbin`.split(":");
 
-function find(program: string): string | undefined {
+/** Its path; sbin counts. */
+export function find(program: string): string | undefined {
   return FOLDERS.map((folder) => join(folder, program)).find((path) => {
     try {
       accessSync(path, constants.X_OK);

@@ -3,6 +3,7 @@
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { pino } from "pino";
 import t from "tap";
 import { Cidr } from "../../common/ip.js";
 import type { Node, Stored } from "../../common/k8s.js";
@@ -234,6 +235,30 @@ t.test("a restarted host takes its MAC from its Node", async (t) => {
   await three.overlay.ready;
   t.equal(await macOf(three), mac);
   t.ok(await reaches(podThree.ns, podOne.ip));
+});
+
+t.test("Nodes that become known amid a restarted host's first pass: no tunnel is taken away", async (t) => {
+  await one.overlay.stop();
+  const lines: string[] = [];
+  const { ip: publicIP } = stackOf(one);
+  // Its programs take their time: that is when the Nodes come.
+  const iptables = Iptables.open(one.ns, { variant: "legacy" });
+  const restarted = overlayFor(one, {
+    stacks: [{ publicIP, network: "10.244.0.0/16", iptables }],
+    log: pino({}, { write: (line: string) => void lines.push(line) }),
+  });
+  restarted.setOwnNode(nodes.get(one.name) as Stored<Node>);
+  restarted.start();
+  await new Promise((resolve) => setImmediate(resolve));
+  restarted.nodesChanged([...nodes.values()]);
+  await restarted.flush();
+  t.notMatch(lines.join(""), "overlay entries changed");
+  t.strictSame(await entries(one), await wantedEntries(two, three));
+  await restarted.stop();
+  one.overlay = overlayFor(one);
+  one.overlay.start();
+  tellAll();
+  await one.overlay.ready;
 });
 
 t.test("failure of a later step takes the earlier ones back", async (t) => {

@@ -9,6 +9,7 @@ import { kubectlOf } from "../helpers/kubectl.js";
 import { type Ran, runToEnd } from "../helpers/machines.js";
 import { until } from "../helpers/until.js";
 import { Rack, type VirtualMachine } from "./machine.js";
+import { testRealContainers } from "./real-containers.js";
 import { eventually, JOIN, SERVER, VmCluster } from "./vm-cluster.js";
 
 const rack = await Rack.create();
@@ -93,7 +94,7 @@ metadata: { name: peer }
 spec:
   selector: { matchLabels: { app: peer } }
   template:
-    metadata: { labels: { app: peer } }
+    metadata: { labels: { app: peer }, annotations: { kubeplumb.io/runtime: emulated } }
     spec:
       containers:
         - { name: peer, image: "gcr.io/google-samples/kubernetes-bootcamp:v1" }
@@ -201,7 +202,7 @@ t.test("a VM is added: not with another one's address, and with iptables-legacy 
   t.notMatch(await three.must("iptables-nft-save"), /KUBE-SVC-/);
 });
 
-// The lab's own test of the main job, on these VMs.
+// The lab's own tests of the main job and of workloads, on these VMs.
 lend({
   cluster,
   uplink: "eth1",
@@ -210,7 +211,8 @@ lend({
   patience: "200s",
 });
 await import("../e2e/services.test.js");
-t.test("what the lab's test has made goes", async () => {
+await import("../e2e/workloads.test.js");
+t.test("what the lab's tests have made goes", async () => {
   await kubectl(
     "delete",
     "deployment/kubernetes-bootcamp",
@@ -219,7 +221,8 @@ t.test("what the lab's test has made goes", async () => {
     "pod/net-2",
     "pod/net-3",
   );
-  await kubectl("delete", "service", "kubernetes-bootcamp", "multi", "sticky", "empty", "net");
+  await kubectl("delete", "service", "kubernetes-bootcamp", "multi", "sticky", "empty", "net", "db", "old");
+  await kubectl("delete", "statefulset/db", "daemonset/agent", "deployment/guarded", "pdb/guarded");
 });
 
 t.test("reboot of a worker and of control: both come back by themselves", async (t) => {
@@ -285,6 +288,8 @@ t.test("a VM is halted: its pods move, and leave the Service", async (t) => {
   for (const address of ["192.168.56.11", "192.168.56.13"])
     t.ok(await eventually(() => allAnswer(`${address}:30080`)), `NodePort on ${address}`);
 });
+
+testRealContainers(cluster, rack.directory);
 
 t.test("uninstall takes everything away", async (t) => {
   const [, , three] = cluster.nodes;

@@ -44,6 +44,9 @@ const PACKAGES = [
   "initramfs-tools",
   "linux-image-cloud-amd64",
   "libstdc++6",
+  // For the test of real containers; the second has the plugin that the first calls.
+  "containerd",
+  "containernetworking-plugins",
 ];
 
 /** What the initial RAM disk has to find the disk with; some of it is built in. */
@@ -192,6 +195,8 @@ function makeRoot(root: string, say: (line: string) => void): void {
   inside("chown -R vagrant:vagrant /home/vagrant/.ssh && chmod 700 /home/vagrant/.ssh");
   inside("systemctl enable systemd-networkd ssh");
   inside(`systemctl mask ${MASKED.join(" ")}`);
+  // A node that is told to use it has it started.
+  inside("systemctl disable containerd");
   copyFileSync(realpathSync(process.execPath), join(root, "usr/local/bin/node"));
   chmodSync(join(root, "usr/local/bin/node"), 0o755);
   inside("update-initramfs -u");

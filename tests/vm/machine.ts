@@ -194,6 +194,16 @@ export class VirtualMachine {
 
   /** A script as root. */
   run(script: string): Promise<Ran> {
+    return this.#ssh("sudo sh -e", script);
+  }
+
+  /** A file of root's, in a directory that is there. @throws Error when it is not. */
+  async write(path: string, data: string | Buffer): Promise<void> {
+    const { code, err } = await this.#ssh(`sudo tee ${path} > /dev/null`, data);
+    if (code !== 0) throw new Error(`${this.name}: ${path} was not written: ${err}`);
+  }
+
+  #ssh(command: string, input: string | Buffer): Promise<Ran> {
     const options = {
       Port: SSH_PORTS + this.#number,
       IdentityFile: this.#rack.image.key,
@@ -205,7 +215,7 @@ export class VirtualMachine {
       LogLevel: "ERROR",
     };
     const flags = Object.entries(options).flatMap(([name, value]) => ["-o", `${name}=${value}`]);
-    return runToEnd("ssh", ["-F", "none", ...flags, "vagrant@127.0.0.1", "sudo sh -e"], script);
+    return runToEnd("ssh", ["-F", "none", ...flags, "vagrant@127.0.0.1", command], input);
   }
 
   /** @returns its output. @throws Error when it fails. */
