@@ -1,7 +1,7 @@
 // A real etcd server for tests and benchmarks, in a folder and on ports of its own: started, stopped, killed, held still.
 
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { openSync, readFileSync } from "node:fs";
+import { openSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Agent, request } from "undici";
@@ -114,8 +114,23 @@ export class EtcdServer {
     throw new Error(`etcd did not become ready, see ${this.#dir}`);
   }
 
-  signal(signal: NodeJS.Signals): void {
-    this.#child?.kill(signal);
+  /** Holds it still. Resolves when all of its threads are: one that is awake answers what comes until then. */
+  async freeze(): Promise<void> {
+    this.#child?.kill("SIGSTOP");
+    const tasks = `/proc/${this.#child?.pid}/task`;
+    const isStill = (task: string) => {
+      try {
+        return /\) T /.test(readFileSync(join(tasks, task, "stat"), "utf8"));
+      } catch {
+        // It has ended meanwhile.
+        return false;
+      }
+    };
+    while (!readdirSync(tasks).every(isStill)) await sleep(1);
+  }
+
+  thaw(): void {
+    this.#child?.kill("SIGCONT");
   }
 
   /** Resolves when it is gone. */

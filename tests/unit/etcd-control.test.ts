@@ -194,7 +194,7 @@ t.test("two control planes on one etcd", { skip: withoutEtcd }, async (t) => {
   });
 
   await t.test("without its etcd a server says 503, and is well again with it", async (t) => {
-    etcd.signal("SIGSTOP");
+    await etcd.freeze();
     const metadata = { name: "late", namespace };
     const error = await second.create(CONFIG_MAPS, { ...config, metadata }).then(
       () => undefined,
@@ -207,7 +207,7 @@ t.test("two control planes on one etcd", { skip: withoutEtcd }, async (t) => {
       "once",
       "what is there can be read",
     );
-    etcd.signal("SIGCONT");
+    etcd.thaw();
     await until("writes", async () =>
       second.create(CONFIG_MAPS, { ...config, metadata }).then(
         () => true,

@@ -209,7 +209,7 @@ t.test(
     const store = await open(t, [etcd.url]);
     const { revision } = await store.put("/registry/r/a", { n: 1 });
     const follower = await Follower.start(store);
-    etcd.signal("SIGSTOP");
+    await etcd.freeze();
     const [write, read] = await Promise.allSettled([
       store.put("/registry/r/a", { n: 2 }, revision),
       store.get("/registry/r/a"),
@@ -222,7 +222,7 @@ t.test(
     t.ok(store.failure());
     await t.rejects(store.put("/registry/r/b", { n: 1 }), /cannot be written to: .*; it was not tried/);
     t.equal((await store.range("/registry/r/")).entries.length, 1);
-    etcd.signal("SIGCONT");
+    etcd.thaw();
     await until("health", () => store.failure() === undefined);
     await store.put("/registry/r/c", { n: 3 });
     t.equal(follower.ended, undefined);
@@ -290,9 +290,9 @@ t.test("three members: one is lost, then held still, then two are lost", { skip 
   await more("writes without the first");
   first.start();
   await first.ready();
-  second.signal("SIGSTOP");
+  await second.freeze();
   await more("writes while the second is still");
-  second.signal("SIGCONT");
+  second.thaw();
   await more("writes");
   await Promise.all([second.stop("SIGKILL"), third.stop("SIGKILL")]);
   await until("refusal", () => store.failure() !== undefined, 30_000);
