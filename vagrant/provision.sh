@@ -80,11 +80,11 @@ service() {
   was=$(systemctl is-active $unit || true)
   $program/bin/kubeplumb.mjs install "$role" -- "$@"
   [ -z "$changed" ] || [ "$was" != active ] || systemctl restart --no-block $unit
-  for _ in $(seq 300); do
+  for _ in $(seq 600); do
     [ -n "$(systemctl list-jobs --no-legend $unit)" ] || [ "$(systemctl is-active $unit)" != active ] || return 0
     sleep 1
   done
-  say "$unit is not ready after 5 minutes; its last lines:"
+  say "$unit is not ready after 10 minutes; its last lines:"
   journalctl -u $unit -n 20 --no-pager -o cat
   exit 1
 }
