@@ -57,9 +57,10 @@ spec:
 `;
 const ANSWER = /hello of the container/;
 
-/** How much the machine has of pods: addresses, ports of the bridge, and network namespaces that containerd has made. */
-const HELD = `ls /run/kubeplumb/cni/networks/kubeplumb | grep -c '^[0-9]'
-  ls /sys/class/net/cni0/brif | wc -l; ls /run/netns 2> /dev/null | wc -l`;
+/** What the machine has of a container's pod: its address, its network namespace, a port of the bridge more than pods. */
+const heldOf = (ip: string) => `cd /run/kubeplumb/cni/networks/kubeplumb
+  ls | grep -xF ${ip} || true; ls /run/netns | grep ^cni- || true
+  [ $(ls | grep -c '^[0-9]') = $(ls /sys/class/net/cni0/brif | wc -l) ] || echo another number of ports`;
 
 /** @param directory for the archive of the image. */
 export function testRealContainers(cluster: VmCluster, directory: string): void {
@@ -83,7 +84,7 @@ export function testRealContainers(cluster: VmCluster, directory: string): void 
       (await kubectl("exec", from, "--", "ping", "-c1", "-W5", ip)).includes(` ttl=${ttl} `),
     );
 
-  let held = "";
+  let ip = "";
 
   const options = { skip: cannotRun() };
   t.test("a node is provisioned once more, for containerd", options, async (t) => {
@@ -108,7 +109,6 @@ export function testRealContainers(cluster: VmCluster, directory: string): void 
       await eventually(() => kubectl("exec", name, "--", "true").then(() => true)),
       "emulated, as it asks",
     );
-    held = await vm.must(HELD);
   });
 
   t.test("a pod that is a container, behind a Service", options, async (t) => {
@@ -127,7 +127,7 @@ export function testRealContainers(cluster: VmCluster, directory: string): void 
         `NodePort on ${address} from outside`,
       );
     }
-    const ip = await get("pods -l app=box", ".items[0].status.podIP");
+    ip = await get("pods -l app=box", ".items[0].status.podIP");
     const block = (await get(`node ${vm.name}`, ".spec.podCIDR")).replace(/0\/24$/, "");
     t.ok(ip.startsWith(block), `${ip} is of ${block}0/24`);
     const there = await peerOn(other);
@@ -158,8 +158,9 @@ export function testRealContainers(cluster: VmCluster, directory: string): void 
 
   t.test("deleted, nothing of it is left", options, async (t) => {
     const [, vm] = workers();
+    t.match(await vm.must(heldOf(ip)), new RegExp(`^${ip}\\ncni-\\S+\\n$`), "while it is there");
     await kubectl("delete", "deployment/box", "service/box");
     t.ok(await eventually(async () => (await ctr(vm, "tasks ls -q; ctr -n k8s.io containers ls -q")) === ""));
-    t.ok(await eventually(async () => (await vm.must(HELD)) === held), held);
+    t.ok(await eventually(async () => (await vm.must(heldOf(ip))) === ""));
   });
 }
