@@ -1,5 +1,6 @@
 // kubeplumb kubeconfig --from-vagrant: by which address the API server of the VMs is reached.
 
+import { readFileSync } from "node:fs";
 import t from "tap";
 import { asReached } from "../../cli/commands/kubeconfig.js";
 import { connectionOf, parseKubeconfig } from "../../client/kubeconfig.js";
@@ -23,5 +24,6 @@ t.test("with QEMU by the forwarded port, else as the VM says", async (t) => {
   const { server, ...rest } = connectionOf(parseKubeconfig(reached));
   const { server: _, ...before } = connectionOf(parseKubeconfig(given));
   t.equal(server, "https://127.0.0.1:15643");
+  t.match(readFileSync("Vagrantfile", "utf8"), 'host: 15643, host_ip: "127.0.0.1"', "which is forwarded");
   t.strictSame(rest, before, "nothing else differs");
 });
