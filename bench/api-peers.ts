@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { Agent, fetch } from "undici";
 import { silentLogger } from "../common/log.js";
+import { compileAtFirstCall, serverFlags } from "../common/v8.js";
 import { objectCodec } from "../control/api/codec.js";
 import { startControl } from "../control/server.js";
 import { openStore } from "../control/store/open.js";
@@ -47,6 +48,7 @@ async function ended(child: ChildProcess): Promise<void> {
 /** The control plane as `kubeplumb control` runs it, controllers and all. */
 export async function ours(folder: string): Promise<Peer> {
   const child = fork(fileURLToPath(import.meta.url), [folder], {
+    execArgv: serverFlags(),
     stdio: ["ignore", "inherit", "inherit", "ipc"],
   });
   const { url, kubeconfig } = await new Promise<{ url: string; kubeconfig: string }>((resolve, reject) => {
@@ -160,5 +162,6 @@ if (process.send && process.argv[1] === fileURLToPath(import.meta.url)) {
     log: silentLogger,
   });
   process.once("SIGTERM", () => void control.close().then(() => process.exit(0)));
+  compileAtFirstCall();
   process.send({ url: control.url, kubeconfig: control.adminKubeconfig("bench") });
 }

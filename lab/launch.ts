@@ -6,6 +6,7 @@ import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmSync } fr
 import type { Socket } from "node:net";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { serverFlags } from "../common/v8.js";
 import { cgroupRecord, removeRecorded } from "../dataplane/kernel/cgroups.js";
 import { type ChildMessage, ParentChannel } from "./channel.js";
 import { ClusterError, hasCode } from "./errors.js";
@@ -128,7 +129,8 @@ function start(
   pidNamespace: boolean,
   options: LaunchOptions,
 ): Started {
-  const node = [process.execPath, SCRIPTS[role], markerOf(paths, role)];
+  const flags = role === "control" ? serverFlags() : [];
+  const node = [process.execPath, ...flags, SCRIPTS[role], markerOf(paths, role)];
   if (options.ephemeral) node.push("--ephemeral");
   const [command = "", ...args] = role === "lab" ? namespaceCommand(node, { pidNamespace }) : node;
   const log = openSync(logPath(paths, role), "a", 0o600);

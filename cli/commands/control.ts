@@ -4,6 +4,7 @@ import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Cidr, hostPort, ipFamily } from "../../common/ip.js";
 import type { Logger } from "../../common/log.js";
+import { compileAtFirstCall } from "../../common/v8.js";
 import { objectCodec } from "../../control/api/codec.js";
 import { startControl } from "../../control/server.js";
 import { openStore, parseStoreSpec } from "../../control/store/open.js";
@@ -145,6 +146,7 @@ const spec: CommandSpec<Options> = {
       const path = options.kubeconfig ?? join(dataDir, ADMIN_KUBECONFIG);
       writePrivate(path, control.adminKubeconfig(ADMIN_CONTEXT, server));
       log.info({ server, kubeconfig: path }, "ready");
+      compileAtFirstCall();
       const dns = { domain: DOMAIN, serviceSubnet: serviceCIDRs.join(","), log };
       void installClusterDns(control.client, join(dataDir, DNS_MARK), dns);
       const uplink = all.find(({ address }) => address === ip);

@@ -2,6 +2,7 @@
 
 import { realpathSync } from "node:fs";
 import { isAbsolute } from "node:path";
+import { serverFlags } from "../../common/v8.js";
 import { type CommandSpec, type Context, UsageError } from "../command.js";
 import { cniFiles, OVERLAY_SUBNET_FILE } from "../install/cni.js";
 import { installFiles, type Role } from "../install/files.js";
@@ -47,7 +48,8 @@ const spec: CommandSpec<Options> = {
     if (subnetFile !== undefined) throw new UsageError("--subnet-file is for install cni");
     const daemon = await (role === "control" ? import("./control.js") : import("./node.js"));
     const { args, secrets } = split(context.rest ?? [], daemon.default);
-    const program = [process.execPath, realpathSync(process.argv[1] ?? "")];
+    const flags = role === "control" ? serverFlags() : [];
+    const program = [process.execPath, ...flags, realpathSync(process.argv[1] ?? "")];
     const changed = writeFiles(installFiles({ role: role as Role, program, args, secrets }), root);
     report(context, changed);
     if (root !== "/") return 0;

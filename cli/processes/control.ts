@@ -4,6 +4,7 @@
 import { rmSync, writeFileSync } from "node:fs";
 import { basename, dirname } from "node:path";
 import { createLogger } from "../../common/log.js";
+import { compileAtFirstCall } from "../../common/v8.js";
 import { startControl } from "../../control/server.js";
 import { ChildChannel } from "../../lab/channel.js";
 import { removeTree } from "../../lab/files.js";
@@ -68,6 +69,7 @@ try {
   });
   log.info({ ms: Math.round(performance.now()), port: control.port }, "control is ready");
   channel.send({ event: "ready", apiPort: control.port });
+  compileAtFirstCall();
 } catch (error) {
   log.fatal({ err: error }, "control did not start");
   await channel.fail(error);

@@ -5,7 +5,9 @@ import { spawnSync } from "node:child_process";
 import { chownSync, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
+import { serverFlags } from "../../common/v8.js";
 import { createCluster, NODES, PODS } from "../../index.js";
+import { argvOf } from "../../lab/identity.js";
 import { isPrivileged } from "../../lab/launch.js";
 import { clusterInfo, down, publish, status, up } from "../../lab/lifecycle.js";
 import { freePort } from "../helpers/free-port.js";
@@ -56,6 +58,7 @@ t.test("up, up again, down", async (t) => {
       { name: "node-2", ready: true },
     ],
   );
+  t.same(argvOf(now.control.pid ?? 0).slice(0, 2), [process.execPath, ...serverFlags()]);
   t.ok((now.control.memoryBytes ?? 0) > 1e7 && (now.lab.memoryBytes ?? 0) > 1e7);
 
   const outside = snapshot();

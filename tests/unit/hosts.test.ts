@@ -11,6 +11,7 @@ import { removeFiles, writeFiles } from "../../cli/install/machine.js";
 import { SECRETS } from "../../common/client.js";
 import type { CertificateSigningRequest, Node, Stored } from "../../common/k8s.js";
 import { silentLogger } from "../../common/log.js";
+import { serverFlags } from "../../common/v8.js";
 import { bootstrapUser, isBootstrapToken } from "../../control/api/bootstrap-tokens.js";
 import { objectCodec } from "../../control/api/codec.js";
 import { references } from "../../control/api/pod-references.js";
@@ -276,6 +277,11 @@ t.test("installation: written once, whole, and taken away", async (t) => {
   const units = ["node", "control"].map((role) =>
     join(root, `/etc/systemd/system/kubeplumb-${role}.service`),
   );
+  const [node = [], control = []] = units.map(
+    (path) => /^ExecStart=(.*)$/m.exec(readFileSync(path, "utf8"))?.[1]?.split(" ") ?? [],
+  );
+  t.same([control.length, control[1]], [4, serverFlags()[0]], "node, its flag, the program, its role");
+  t.not(node[1], serverFlags()[0]);
   const verified = spawnSync("systemd-analyze", ["verify", ...units], { encoding: "utf8" });
   if (!verified.error)
     t.equal(
