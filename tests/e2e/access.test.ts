@@ -1,17 +1,15 @@
 // The API from inside a pod, as "Accessing the Kubernetes API from a Pod" has it: token, CA and namespace where every
-// client library looks for them, the Service kubernetes, and what kubectl says of accounts.
+// client library looks for them, the Service kubernetes, and what kubectl says of accounts. In a lab or on VMs.
 
 import { mkdtempSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { createCluster } from "../../index.js";
 import { directory, installCommand } from "../helpers/cli.js";
+import { clusterUnderTest } from "../helpers/cluster-under-test.js";
 import { kubectlOf } from "../helpers/kubectl.js";
-import { machineFiles, PROGRAM_FILES } from "../helpers/machine-files.js";
+import { machineFiles } from "../helpers/machine-files.js";
 
-t.setTimeout(240_000);
-const cluster = await createCluster({ nodes: 2 });
-t.teardown(() => cluster.stop());
+const { cluster, lab, patience, programs } = await clusterUnderTest(t, { nodes: 2 });
 const kubectl = kubectlOf(cluster);
 
 const MOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -20,7 +18,7 @@ https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT`;
 
 t.test("a pod whose image is emulated: the token is there for whoever execs", async (t) => {
   await kubectl("run", "web", "--image=nginx");
-  await kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s");
+  await kubectl("wait", "--for=condition=Ready", "pod/web", `--timeout=${patience}`);
   t.equal(await kubectl("exec", "web", "--", "cat", `${MOUNT}/namespace`), "default");
   t.match(await kubectl("exec", "web", "--", "cat", `${MOUNT}/ca.crt`), /^-----BEGIN CERTIFICATE-----/);
   const version = await kubectl("exec", "web", "--", "sh", "-c", `${ASK}/version`);
@@ -50,7 +48,7 @@ t.test("a pod whose image is emulated: the token is there for whoever execs", as
 t.test("a pod that is a process finds it at its start", async (t) => {
   const script = `${ASK}/api/v1/namespaces/default/configmaps/kube-root-ca.crt | grep -c BEGIN`;
   await kubectl("run", "asker", "--image=busybox", "--restart=Never", "--command", "--", "sh", "-c", script);
-  await kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asker", "--timeout=60s");
+  await kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asker", `--timeout=${patience}`);
   t.equal(await kubectl("logs", "asker"), "1");
 });
 
@@ -73,32 +71,31 @@ t.test("an account of one's own, its token, and what it may", async (t) => {
     "sleep",
     "1000",
   );
-  await kubectl("wait", "--for=condition=Ready", "pod/shy", "--timeout=60s");
+  await kubectl("wait", "--for=condition=Ready", "pod/shy", `--timeout=${patience}`);
   const looked = await cluster.kubectl(["exec", "shy", "--", "ls", MOUNT]);
   t.not(looked.exitCode, 0, "no token where none is wanted");
 });
 
 t.test("kubeplumb proxy in a pod, with the pod's own credentials", async (t) => {
-  const program = installCommand(mkdtempSync(join(directory, "bin-")));
+  const program = lab ? installCommand(mkdtempSync(join(directory, "bin-"))) : "/usr/local/bin/kubeplumb";
   const role = ["--clusterrole=system:node-proxier", "--serviceaccount=default:default"];
   await kubectl("create", "clusterrolebinding", "proxy", ...role);
   await kubectl("create", "service", "clusterip", "web", "--tcp=80");
   await kubectl("label", "pod", "web", "app=web");
   const args = ["proxy", "--hostname-override=node-1", "--cluster-cidr=10.244.0.0/16"];
-  const { container, spec } = machineFiles([...PROGRAM_FILES, directory]);
+  const { container, spec } = machineFiles(lab ? [...programs.files, directory] : programs.files);
   const main = { name: "proxy", image: "busybox", command: [program, ...args], ...container };
   const privileged = { ...main, securityContext: { privileged: true } };
   const overrides = JSON.stringify({ spec: { ...spec, containers: [privileged] } });
   await kubectl("run", "proxy", "--image=busybox", `--overrides=${overrides}`);
-  await kubectl("wait", "--for=condition=Ready", "pod/proxy", "--timeout=60s");
+  await kubectl("wait", "--for=condition=Ready", "pod/proxy", `--timeout=${patience}`);
   const rules = async () => {
     const { stdout } = await cluster.kubectl(["exec", "proxy", "--", "iptables-save", "-t", "nat"]);
     return stdout;
   };
   const ip = await kubectl("get", "pod", "web", "-o", "jsonpath={.status.podIP}");
-  let found = "";
-  for (let i = 0; i < 100 && !found.includes(`--to-destination ${ip}:80`); i++) found = await rules();
-  t.match(found, `--to-destination ${ip}:80`, "it has read Services and EndpointSlices");
+  const written = async () => (await rules()).includes(`--to-destination ${ip}:80`);
+  t.ok(await cluster.waitUntil(written), "it has read Services and EndpointSlices");
   const mode = await kubectl("exec", "proxy", "--", "curl", "-s", "127.0.0.1:10249/proxyMode");
   t.equal(mode, "iptables");
 });

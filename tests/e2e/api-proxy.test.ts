@@ -1,12 +1,15 @@
-// Proxies through the API server, by kubectl proxy and by themselves: to pods, services and nodes.
+// Proxies through the API server, by kubectl proxy and by themselves: to pods, services and nodes. In a lab or on VMs.
 
 import { get } from "node:http";
 import { buffer } from "node:stream/consumers";
 import { gunzipSync } from "node:zlib";
 import t from "tap";
 import { WebSocket } from "ws";
-import { cluster, fetchText, PODS_PATH, settled, sockets, start } from "../helpers/stream-pods.js";
+import { onlyInLab } from "../helpers/cluster-under-test.js";
+import { fetchText, lab, makePods, PODS_PATH, settled, sockets, start } from "../helpers/stream-pods.js";
 import { becomes } from "../helpers/until.js";
+
+t.test("pods to ask", makePods);
 
 t.test("kubectl proxy: pods, services and nodes", async (t) => {
   const proxy = start("kubectl", ["proxy", "--port=0"]);
@@ -111,8 +114,9 @@ t.test("kubectl proxy: pods, services and nodes", async (t) => {
   await proxy.stop();
 });
 
-t.test("100 requests through a proxy, half of them cut, leave no socket behind", async (t) => {
-  const socketPath = cluster.info.controlSocket;
+const inLab = { skip: onlyInLab() };
+t.test("100 requests through a proxy, half of them cut, leave no socket behind", inLab, async (t) => {
+  const socketPath = lab?.info.controlSocket;
   const path = `${PODS_PATH}/server/proxy/x`;
   const before = sockets();
   const codes = await Promise.all(

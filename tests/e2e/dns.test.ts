@@ -1,93 +1,21 @@
 // The cluster's DNS as pods have it: a table of questions through dig, search paths through getent and curl, what
-// follows a change, servers that go, and the files that a pod finds in /etc.
+// follows a change, servers that go, and the files that a pod finds in /etc. In a lab or on VMs.
 
 import t from "tap";
 import { PODS } from "../../index.js";
 import { findCommand } from "../../lab/doctor.js";
-import { type Dug, dig, inside, ready, SYSTEM, start } from "../helpers/cluster-dns.js";
+import { type Dug, dig, inside, ready, SYSTEM } from "../helpers/cluster-dns.js";
+import { clusterUnderTest, onlyInLab } from "../helpers/cluster-under-test.js";
+import { D, MANIFEST } from "../helpers/dns-objects.js";
 import { kubectlOf } from "../helpers/kubectl.js";
 
-t.setTimeout(200_000);
-const D = "default.svc.cluster.local";
-
-const MANIFEST = `
-apiVersion: v1
-kind: Pod
-metadata: { name: box }
-spec: { containers: [{ name: main, image: busybox, command: [sleep, infinity] }] }
----
-apiVersion: v1
-kind: Pod
-metadata: { name: web, labels: { app: web } }
-spec: { containers: [{ name: main, image: nginx, ports: [{ containerPort: 80 }] }] }
----
-apiVersion: v1
-kind: Pod
-metadata: { name: db-0, labels: { app: db } }
-spec: { hostname: db-0, subdomain: db, containers: [{ name: main, image: nginx }] }
----
-apiVersion: v1
-kind: Pod
-metadata: { name: db-1, labels: { app: db } }
-spec: { hostname: db-1, subdomain: db, containers: [{ name: main, image: nginx }] }
----
-apiVersion: v1
-kind: Pod
-metadata: { name: late, labels: { app: late } }
-spec:
-  hostname: late
-  subdomain: early
-  containers: [{ name: main, image: nginx, readinessProbe: { exec: { command: ["false"] } } }]
----
-apiVersion: v1
-kind: Service
-metadata: { name: web }
-spec: { clusterIP: 10.96.0.80, selector: { app: web }, ports: [{ name: http, port: 80 }] }
----
-apiVersion: v1
-kind: Service
-metadata: { name: db }
-spec: { clusterIP: None, selector: { app: db }, ports: [{ name: sql, port: 5432, targetPort: 80 }] }
----
-apiVersion: v1
-kind: Service
-metadata: { name: late }
-spec: { clusterIP: None, selector: { app: late }, ports: [{ port: 80 }] }
----
-apiVersion: v1
-kind: Service
-metadata: { name: early }
-spec: { clusterIP: None, publishNotReadyAddresses: true, selector: { app: late }, ports: [{ port: 80 }] }
----
-apiVersion: v1
-kind: Service
-metadata: { name: ext }
-spec: { type: ExternalName, externalName: example.org }
----
-apiVersion: v1
-kind: Service
-metadata: { name: inner }
-spec: { type: ExternalName, externalName: web.${D} }
----
-apiVersion: v1
-kind: Service
-metadata: { name: crowd }
-spec: { clusterIP: None, ports: [{ port: 80 }] }
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: { name: crowd-1, labels: { kubernetes.io/service-name: crowd } }
-addressType: IPv4
-ports: [{ port: 80 }]
-endpoints: [${Array.from({ length: 100 }, (_, n) => `{ addresses: [10.1.0.${n + 1}] }`).join(", ")}]
-`;
+const { cluster, lab } = await clusterUnderTest(t, { nodes: 2, timeoutMs: 200_000 });
+const kubectl = kubectlOf(cluster);
 
 t.test(
   "a cluster's DNS",
   { skip: findCommand("dig") ? false : "dig is not installed (bind9-dnsutils)" },
   async (t) => {
-    const cluster = await start(t, { nodes: 2 });
-    const kubectl = kubectlOf(cluster);
     await cluster.apply(MANIFEST);
     await ready(cluster);
     for (const name of ["box", "web", "db-0", "db-1"]) await cluster.waitFor(PODS, name, "Ready");
@@ -95,6 +23,10 @@ t.test(
       async () => (await kubectl("get", "endpointslices", "-o", "name")).split("\n").length >= 6,
     );
     await cluster.waitForSync();
+    await cluster.waitUntil(async () => {
+      const [late] = await dig(cluster, "default/box", [`late.early.${D}`]);
+      return late?.answer.length === 1;
+    });
     const ips = new Map<string, string>();
     for (const name of ["db-0", "db-1", "late"])
       ips.set(name, await kubectl("get", "pod", name, "-o", "jsonpath={.status.podIP}"));
@@ -108,7 +40,8 @@ t.test(
       );
       t.match(await kubectl("get", "deployment", "coredns", "-n", SYSTEM), /coredns +2\/2 +2 +2 /);
       const nodes = await kubectl("get", "pods", "-n", SYSTEM, "-o", "jsonpath={.items[*].spec.nodeName}");
-      t.same(nodes.split(" ").sort(), ["node-1", "node-2"], "on different hosts");
+      // Machines have been drained before.
+      if (lab) t.same(nodes.split(" ").sort(), ["node-1", "node-2"], "on different hosts");
       t.match(await kubectl("logs", "-n", SYSTEM, "deployment/coredns"), /^\.:53$[\s\S]*^CoreDNS-1\.12\.1$/m);
     });
 
@@ -144,6 +77,7 @@ t.test(
         "example.org": "SERVFAIL",
         "-x 8.8.8.8": "SERVFAIL",
       };
+      const left = lab ? / 2\d IN PTR / : / [12]?\d IN PTR /;
       for (const transport of ["+notcp", "+tcp"]) {
         const questions = Object.keys(table);
         const said = await dig(
@@ -155,7 +89,7 @@ t.test(
           const expected = table[question] ?? "";
           const { status, answer = [] } = said[n] ?? {};
           // Reverse names are in the cache, and what is left of their time is told.
-          const whole = answer.map((line) => line.replace(/ 2\d IN PTR /, " 30 IN PTR ")).sort();
+          const whole = answer.map((line) => line.replace(left, " 30 IN PTR ")).sort();
           if (typeof expected === "string")
             t.match({ status, answer }, { status: expected, answer: [] }, question);
           else t.same([status, ...whole], ["NOERROR", ...expected.sort()], `${transport} ${question}`);
@@ -255,7 +189,8 @@ t.test(
       );
     });
 
-    await t.test("no question is lost when a server is deleted", async (t) => {
+    // A server that goes answers for five seconds more, in which a slow machine may not have written its rules.
+    await t.test("no question is lost when a server is deleted", { skip: onlyInLab() }, async (t) => {
       const [victim = ""] = (await kubectl("get", "pods", "-n", SYSTEM, "-o", "name")).split("\n");
       // A new socket each: each is a flow of its own, to either server.
       const script = `for n in $(seq 150); do dig +short +tries=1 +time=30 web.${D} || echo lost; sleep 0.01; done`;
@@ -308,10 +243,8 @@ t.test(
       t.same(own?.answer, ["own.test. 30 IN A 10.9.9.9"], "no longer than the cache keeps it");
       t.same(web?.answer, [`web.${D}. 30 IN A 10.96.0.80`]);
       const logs = () => kubectl("logs", "-n", SYSTEM, "-l", "k8s-app=kube-dns", "--tail=-1");
-      t.match(
-        await logs(),
-        /\[INFO\] \S+ - \d+ "A IN own\.test\. udp \d+ false 1232" NOERROR qr,aa,rd \d+ 0\.\d{9}s/,
-      );
+      const line = /\[INFO\] \S+ - \d+ "A IN own\.test\. udp \d+ false 1232" NOERROR qr,aa,rd \d+ /;
+      t.match(await logs(), new RegExp(`${line.source}${lab ? "0" : "\\d+"}\\.\\d{9}s`));
       await apply(text.replace("ready", "ready\n    nonsense"));
       await cluster.waitUntil(async () =>
         /\/etc\/coredns\/Corefile:7 - Error during parsing: Unknown directive 'nonsense'/.test(
@@ -320,6 +253,8 @@ t.test(
         ),
       );
       t.match(await kubectl("get", "pods", "-n", SYSTEM), /0\/1/, "and does not run");
+      await apply(text);
+      await ready(cluster);
     });
 
     await t.test("forward: to a server in the lab, never in a circle", async (t) => {
@@ -392,10 +327,10 @@ spec:
       );
     });
 
-    await t.test("what was deleted stays away, after a restart too", async (t) => {
+    await t.test("what was deleted stays away, after a restart too", { skip: onlyInLab() }, async (t) => {
       await kubectl("delete", "deployment", "coredns", "-n", SYSTEM);
-      await cluster.kill("lab");
-      await cluster.restart();
+      await lab?.kill("lab");
+      await lab?.restart();
       t.equal(await kubectl("get", "deployments", "-n", SYSTEM, "-o", "name"), "");
       t.equal(await kubectl("get", "service", "-n", SYSTEM, "-o", "name"), "service/kube-dns");
     });

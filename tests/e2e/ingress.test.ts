@@ -1,22 +1,22 @@
 // Traffic from outside the hosts: Services of type LoadBalancer and Ingresses, with the real kubectl, and curl beside
-// the hosts. What is asked there during an update, an undo and a scale-down must all be answered.
+// the hosts. What is asked there during an update, an undo and a scale-down must all be answered. In a lab or, without
+// addresses of load balancers, on VMs.
 
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import { type Cluster, createCluster } from "../../index.js";
+import { createCluster, DEPLOYMENTS } from "../../index.js";
 import { selfSigned } from "../../node/ingress/certificates.js";
+import { clusterUnderTest, onlyInLab } from "../helpers/cluster-under-test.js";
 import { kubectlOf } from "../helpers/kubectl.js";
 import { machineFiles } from "../helpers/machine-files.js";
 
-t.setTimeout(240_000);
 const OUTSIDE = "underlay";
-const cluster: Cluster = await createCluster({ nodes: 3 });
-t.teardown(() => cluster.stop());
+const { cluster, lab, patience, programs } = await clusterUnderTest(t);
 const kubectl = kubectlOf(cluster);
 
-const files = machineFiles([process.execPath]);
+const files = machineFiles(programs.files);
 const MANIFEST = `
 apiVersion: apps/v1
 kind: Deployment
@@ -37,7 +37,7 @@ spec:
     - name: ws
       image: busybox
       command:
-        - ${process.execPath}
+        - ${programs.node}
         - -e
         - |
           require("http").createServer((q, r) => r.end("plain")).on("upgrade", (q, s) => {
@@ -80,9 +80,9 @@ async function routeOf(ip: string): Promise<string | undefined> {
 }
 
 const ready = (deployment: string, ...where: string[]) =>
-  kubectl("rollout", "status", `deployment/${deployment}`, "--timeout=60s", ...where);
+  kubectl("rollout", "status", `deployment/${deployment}`, `--timeout=${patience}`, ...where);
 
-t.test("a Service of type LoadBalancer", async (t) => {
+t.test("a Service of type LoadBalancer", { skip: onlyInLab() }, async (t) => {
   await kubectl("create", "deployment", "lb", "--image=nginx", "--replicas=3");
   await ready("lb");
   t.equal(
@@ -90,7 +90,7 @@ t.test("a Service of type LoadBalancer", async (t) => {
     "service/lb exposed",
   );
   const json = "jsonpath={.status.loadBalancer.ingress[0].ip}";
-  await kubectl("wait", `--for=${json}`, "service/lb", "--timeout=60s");
+  await kubectl("wait", `--for=${json}`, "service/lb", `--timeout=${patience}`);
   const ip = await kubectl("get", "service", "lb", "-o", json);
   t.match(
     await kubectl("get", "service", "lb"),
@@ -144,7 +144,7 @@ t.test("the addresses of Services, and a second range", async (t) => {
   await cluster.apply(
     "apiVersion: networking.k8s.io/v1\nkind: ServiceCIDR\nmetadata: { name: more }\nspec: { cidrs: [10.97.0.0/24] }",
   );
-  await kubectl("wait", "--for=condition=Ready", "servicecidr/more", "--timeout=60s");
+  await kubectl("wait", "--for=condition=Ready", "servicecidr/more", `--timeout=${patience}`);
   await kubectl("create", "service", "clusterip", "second", "--tcp=80", "--clusterip=10.97.0.7");
   t.match(await kubectl("get", "ipaddress", "10.97.0.7"), /services\/default\/second/);
   await kubectl("delete", "servicecidr", "more", "--wait=false");
@@ -152,10 +152,35 @@ t.test("the addresses of Services, and a second range", async (t) => {
     /still IPAddresses/.test(await kubectl("get", "servicecidr", "more", "-o", "yaml")),
   );
   await kubectl("delete", "service", "second");
-  await kubectl("wait", "--for=delete", "servicecidr/more", "--timeout=60s");
+  await kubectl("wait", "--for=delete", "servicecidr/more", `--timeout=${patience}`);
 });
 
-let address = "";
+/** Where Ingresses are reached: at their address or, where nobody gives them one, at the controller's host. */
+interface Entry {
+  ip: string;
+  http: number;
+  https: number;
+}
+let entry: Entry = { ip: "", http: 80, https: 443 };
+const CONTROLLER = "ingress-kubeplumb-controller";
+const NAMESPACE = "ingress-kubeplumb";
+
+async function findEntry(): Promise<Entry> {
+  if (lab) {
+    const json = "jsonpath={.status.loadBalancer.ingress[0].ip}";
+    await kubectl("wait", `--for=${json}`, "ingress/web", `--timeout=${patience}`);
+    return { ip: await kubectl("get", "ingress", "web", "-o", json), http: 80, https: 443 };
+  }
+  await cluster.waitFor(DEPLOYMENTS, CONTROLLER, "Available", { namespace: NAMESPACE });
+  const field = (what: string, path: string) =>
+    kubectl("-n", NAMESPACE, "get", ...what.split(" "), "-o", `jsonpath=${path}`);
+  const [http, https] = (await field(`service ${CONTROLLER}`, "{.spec.ports[*].nodePort}")).split(" ");
+  return {
+    ip: await field("pods", "{.items[0].status.hostIP}"),
+    http: Number(http),
+    https: Number(https),
+  };
+}
 
 t.test("an Ingress: hosts, paths, TLS, upgrades, headers", async (t) => {
   await cluster.apply(MANIFEST);
@@ -183,23 +208,21 @@ t.test("an Ingress: hosts, paths, TLS, upgrades, headers", async (t) => {
     "--rule=secure.example/*=web:80,tls=cert",
   );
   t.equal(created, "ingress.networking.k8s.io/web created");
-  const json = "jsonpath={.status.loadBalancer.ingress[0].ip}";
-  await kubectl("wait", `--for=${json}`, "ingress/web", "--timeout=60s");
-  address = await kubectl("get", "ingress", "web", "-o", json);
-  await ready("ingress-kubeplumb-controller", "-n", "ingress-kubeplumb");
+  entry = await findEntry();
+  await ready(CONTROLLER, "-n", NAMESPACE);
   for (const name of ["web", "echo"]) await ready(name);
-  await kubectl("wait", "--for=condition=Ready", "pod/ws", "--timeout=60s");
+  await kubectl("wait", "--for=condition=Ready", "pod/ws", `--timeout=${patience}`);
   await cluster.waitForSync();
   t.match(
     await kubectl("get", "ingress", "web"),
-    new RegExp(`web +kubeplumb +foo\\.example,secure\\.example +${address} +80, 443`),
+    new RegExp(`web +kubeplumb +foo\\.example,secure\\.example +${lab ? entry.ip : ""} +80, 443`),
   );
   t.match(await kubectl("describe", "ingress", "web"), /foo\.example +\n +\/ +web:80 \(10\.244\.[^)]+\)/);
   const synced = async () =>
     /Normal +Sync .* Scheduled for sync/.test(await kubectl("describe", "ingress", "web"));
   await cluster.waitUntil(synced, { what: "the event of the controller" });
 
-  const url = `http://${address}`;
+  const url = `http://${entry.ip}:${entry.http}`;
   const host = (name: string) => ["-H", `Host: ${name}`];
   await cluster.waitUntil(async () => (await ask(`${url}/`, ...host("foo.example"))).status === 200);
   t.match((await ask(`${url}/`, ...host("foo.example"))).body, /v=1/);
@@ -207,10 +230,10 @@ t.test("an Ingress: hosts, paths, TLS, upgrades, headers", async (t) => {
   const redirect = await ask(`${url}/x?y=1`, "-i", ...host("secure.example"));
   t.equal(redirect.status, 308);
   t.match(redirect.body, /^Location: https:\/\/secure\.example\/x\?y=1\r$/m);
-  const resolve = (name: string) => ["--resolve", `${name}:443:${address}`];
+  const resolve = (name: string) => ["--resolve", `${name}:${entry.https}:${entry.ip}`];
   const trusted = ["--cacert", join(dir, "crt"), ...resolve("secure.example")];
   t.equal(
-    (await ask("https://secure.example/", ...trusted)).status,
+    (await ask(`https://secure.example:${entry.https}/`, ...trusted)).status,
     200,
     "the certificate of the Secret, by SNI",
   );
@@ -218,7 +241,7 @@ t.test("an Ingress: hosts, paths, TLS, upgrades, headers", async (t) => {
     "curl",
     "-skv",
     ...resolve("foo.example"),
-    "https://foo.example/",
+    `https://foo.example:${entry.https}/`,
   ]);
   t.match(own.stderr, /CN=Kubeplumb Ingress Controller Fake Certificate/, "our own for another host");
   t.match(own.stdout, /v=1/);
@@ -239,7 +262,7 @@ t.test("an Ingress: hosts, paths, TLS, upgrades, headers", async (t) => {
   });
   const client = `
     const headers = { Host: "ws.example", Connection: "Upgrade", Upgrade: "websocket" };
-    require("http").get({ host: "${address}", headers }).on("upgrade", (answer, socket) => {
+    require("http").get({ host: "${entry.ip}", port: ${entry.http}, headers }).on("upgrade", (answer, socket) => {
       socket.on("data", (data) => { console.log(answer.statusCode, String(data)); process.exit(0); });
       socket.write("hello");
     });`;
@@ -257,7 +280,7 @@ interface Load {
 
 /** Requests one after the other until stop() tells what came of them. */
 function load(from: string, url: string, ...args: string[]): Load {
-  const file = `/run/load-${Math.random().toString(36).slice(2)}`;
+  const file = `/tmp/load-${Math.random().toString(36).slice(2)}`;
   const curl = `curl -sS --max-time 60 ${args.map((arg) => `'${arg}'`).join(" ")} -w '\\n%{http_code}\\n'`;
   const command = `${curl} '${url}?[1-1000000]' >${file}.out & echo $! > ${file}; wait`;
   const running = cluster.exec(from, ["sh", "-c", command]);
@@ -275,6 +298,7 @@ function load(from: string, url: string, ...args: string[]): Load {
       const { stderr } = await running;
       const count: Record<string, number> = stderr ? { [stderr]: 1 } : {};
       for (const code of await codes()) count[code] = (count[code] ?? 0) + 1;
+      await cluster.exec(from, ["rm", file, `${file}.out`]);
       return count;
     },
   };
@@ -291,9 +315,9 @@ t.test("an update, an undo and a scale-down lose no request", async (t) => {
   const loads = {
     ClusterIP: load("node-1", `http://${clusterIP}/`, ...close),
     NodePort: load(OUTSIDE, `http://192.168.56.12:${nodePort}/`, ...close),
-    Ingress: load(OUTSIDE, `http://${address}/`, ...host, ...close),
-    "Ingress, one connection": load(OUTSIDE, `http://${address}/`, ...host),
-    "Ingress, POST": load(OUTSIDE, `http://${address}/`, ...host, "-d", "x=1"),
+    Ingress: load(OUTSIDE, `http://${entry.ip}:${entry.http}/`, ...host, ...close),
+    "Ingress, one connection": load(OUTSIDE, `http://${entry.ip}:${entry.http}/`, ...host),
+    "Ingress, POST": load(OUTSIDE, `http://${entry.ip}:${entry.http}/`, ...host, "-d", "x=1"),
   };
   const goOn = () => Promise.all(Object.values(loads).map((one) => one.goesOn()));
   await goOn();
@@ -304,7 +328,7 @@ t.test("an update, an undo and a scale-down lose no request", async (t) => {
     "kubernetes-bootcamp=gcr.io/google-samples/kubernetes-bootcamp:v2",
   );
   await ready("web");
-  t.match((await ask(`http://${address}/`, ...host)).body, /v=[12]/);
+  t.match((await ask(`http://${entry.ip}:${entry.http}/`, ...host)).body, /v=[12]/);
   await goOn();
   await kubectl("rollout", "undo", "deployment/web");
   await ready("web");
@@ -320,7 +344,7 @@ t.test("an update, an undo and a scale-down lose no request", async (t) => {
   }
 });
 
-t.test("both families", async (t) => {
+t.test("both families", { skip: onlyInLab() }, async (t) => {
   await using dual = await createCluster({ nodes: 2, config: { networking: { ipFamily: "dual" } } });
   const ctl = kubectlOf(dual);
   await ctl("create", "deployment", "web", "--image=nginx");
@@ -328,9 +352,14 @@ t.test("both families", async (t) => {
     "apiVersion: v1\nkind: Service\nmetadata: { name: web }\nspec: { type: LoadBalancer, ipFamilyPolicy: PreferDualStack, selector: { app: web }, ports: [{ port: 80 }] }",
   );
   await ctl("create", "ingress", "web", "--default-backend=web:80");
-  await ctl("rollout", "status", "deployment/web", "--timeout=60s");
+  await ctl("rollout", "status", "deployment/web", `--timeout=${patience}`);
   const json = "jsonpath={.status.loadBalancer.ingress[*].ip}";
-  await ctl("wait", "--for=jsonpath={.status.loadBalancer.ingress[1].ip}", "ingress/web", "--timeout=60s");
+  await ctl(
+    "wait",
+    "--for=jsonpath={.status.loadBalancer.ingress[1].ip}",
+    "ingress/web",
+    `--timeout=${patience}`,
+  );
   await ctl("-n", "ingress-kubeplumb", "rollout", "status", "deployment/ingress-kubeplumb-controller");
   await dual.waitForSync();
   const addresses = `${await ctl("get", "service", "web", "-o", json)} ${await ctl("get", "ingress", "web", "-o", json)}`;

@@ -4,7 +4,7 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import t from "tap";
-import { clusterUnderTest } from "../helpers/cluster-under-test.js";
+import { clusterUnderTest, onlyInLab } from "../helpers/cluster-under-test.js";
 import { kubectlOf } from "../helpers/kubectl.js";
 import { podRows } from "../helpers/pod-rows.js";
 import { CHI_SQUARE_1E5, chiSquare, tally } from "../helpers/stats.js";
@@ -332,8 +332,7 @@ t.test("the API from a pod, through the Service default/kubernetes", async (t) =
   );
 });
 
-const skip = lab ? false : "only a lab can";
-t.test("a published NodePort answers on this machine's loopback", { skip }, async (t) => {
+t.test("a published NodePort answers on this machine's loopback", { skip: onlyInLab() }, async (t) => {
   const nodePort = Number(
     await kubectl("get", "service", "kubernetes-bootcamp", "-o", "jsonpath={.spec.ports[0].nodePort}"),
   );

@@ -1,5 +1,5 @@
 // Streams through the API server, by real kubectls (the PATH's, and older ones that speak SPDY where this machine has
-// them) and by a small SPDY client: port-forward, exec, attach, run, cp, logs.
+// them) and by a small SPDY client: port-forward, exec, attach, run, cp, logs. In a lab or on VMs.
 
 import { execFile } from "node:child_process";
 import { createHash, randomBytes } from "node:crypto";
@@ -10,14 +10,19 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import type { SpdyConnection } from "../../node/streams/spdy/connection.js";
+import { onlyInLab } from "../helpers/cluster-under-test.js";
 import { forwarded, spdyConnect, textOf } from "../helpers/spdy-client.js";
 import {
+  api,
   cluster,
   directory,
   fetchText,
   kubectl,
+  lab,
+  makePods,
   own,
   PODS_PATH,
+  patience,
   pod,
   type Ran,
   run,
@@ -28,12 +33,18 @@ import {
 } from "../helpers/stream-pods.js";
 import { becomes } from "../helpers/until.js";
 
-/** kubectl of the PATH, and what this machine has of older ones: from 1.31 on it speaks WebSocket, before SPDY. */
+/**
+ * kubectl of the PATH, and for a lab what this machine has of older ones: from 1.31 on it speaks WebSocket, before SPDY.
+ */
 const OLDER = "/usr/lib/google-cloud-sdk/bin";
 const kubectls = [
   "kubectl",
-  ...["1.27", "1.30"].map((version) => join(OLDER, `kubectl.${version}`)).filter((path) => existsSync(path)),
+  ...(lab ? ["1.27", "1.30"] : [])
+    .map((version) => join(OLDER, `kubectl.${version}`))
+    .filter((path) => existsSync(path)),
 ];
+
+t.test("pods to stream to", makePods);
 
 for (const program of kubectls) {
   const version = program.split("/").at(-1);
@@ -115,7 +126,7 @@ for (const program of kubectls) {
     });
     const command = ["sh", "-c", "while :; do echo tick; sleep 0.1; done"];
     await run(program, ["run", "ticking", "--image=busybox", "--", ...command]);
-    await kubectl("wait", "pod/ticking", "--for=condition=Ready", "--timeout=60s");
+    await kubectl("wait", "pod/ticking", "--for=condition=Ready", `--timeout=${patience}`);
     const attached = start(program, ["attach", "ticking"]);
     await attached.says(/tick\ntick\n/);
     await attached.stop();
@@ -155,7 +166,7 @@ function exchange(port: number, data: Buffer | string): Promise<string> {
 }
 const portForward = async (): Promise<SpdyConnection> => {
   const path = `${PODS_PATH}/server/portforward`;
-  return (await spdyConnect(cluster.info.controlSocket, path, ["portforward.k8s.io"])).connection;
+  return (await spdyConnect(api(), path, ["portforward.k8s.io"])).connection;
 };
 
 t.test(
@@ -167,8 +178,7 @@ t.test(
     t.equal(await textOf(goodbye.error), "", "no error");
     goodbye.data.end("still here");
     const heard = async () => (await kubectl("logs", "server")).includes("after goodbye: 10");
-    for (const end = Date.now() + 60_000; !(await heard()) && Date.now() < end; ) await sleep(50);
-    t.ok(await heard(), "the pod's end came first, ours after more data");
+    t.ok(await cluster.waitUntil(heard), "the pod's end came first, ours after more data");
 
     const stuck = forwarded(connection, 11);
     let written = false;
@@ -201,13 +211,11 @@ t.test(
     }
     connection.destroy();
 
-    const other = spdyConnect(cluster.info.controlSocket, `${PODS_PATH}/server/portforward`, ["v9.k8s.io"]);
+    const other = spdyConnect(api(), `${PODS_PATH}/server/portforward`, ["v9.k8s.io"]);
     await t.rejects(other, {
       message: /^403: .*client supports \[v9\.k8s\.io\], server accepts \[portforward/,
     });
-    const gone = spdyConnect(cluster.info.controlSocket, `${PODS_PATH}/nosuch/portforward`, [
-      "portforward.k8s.io",
-    ]);
+    const gone = spdyConnect(api(), `${PODS_PATH}/nosuch/portforward`, ["portforward.k8s.io"]);
     await t.rejects(gone, { message: /^404: .*pods \\"nosuch\\" not found/ });
   },
 );
@@ -221,7 +229,7 @@ t.test("exec by SPDY: every version of its streams", async (t) => {
       ...(tty ? [["tty", "true"] as [string, string]] : [["stderr", "true"] as [string, string]]),
     ]);
     const path = `${PODS_PATH}/shell/exec?${query}`;
-    const { connection, protocol } = await spdyConnect(cluster.info.controlSocket, path, protocols);
+    const { connection, protocol } = await spdyConnect(api(), path, protocols);
     const open = (streamtype: string) => connection.open({ streamtype: [streamtype] });
     const [error, stdin, stdout] = [open("error"), open("stdin"), open("stdout")];
     const third = open(tty ? "resize" : "stderr");
@@ -261,12 +269,13 @@ t.test("exec by SPDY: every version of its streams", async (t) => {
   terminal.connection.destroy();
 });
 
-t.test("sizes that come while a terminal ends, and clients that talk nonsense, do no harm", async (t) => {
-  const before = cluster.pids();
-  const socketPath = cluster.info.controlSocket;
+const inLab = { skip: onlyInLab() };
+t.test("sizes that come as a terminal ends, and clients that talk nonsense, do no harm", inLab, async (t) => {
+  const before = lab?.pids();
+  const socketPath = lab?.info.controlSocket;
   const tty = `${PODS_PATH}/shell/exec?command=true&stdin=true&stdout=true&tty=true`;
   const resizing = async (): Promise<void> => {
-    const { connection } = await spdyConnect(socketPath, tty, ["v4.channel.k8s.io"]);
+    const { connection } = await spdyConnect(api(), tty, ["v4.channel.k8s.io"]);
     const open = (streamtype: string) => connection.open({ streamtype: [streamtype] });
     const [error, , stdout, resize] = [open("error"), open("stdin"), open("stdout"), open("resize")];
     const timer = setInterval(() => {
@@ -315,10 +324,10 @@ t.test("sizes that come while a terminal ends, and clients that talk nonsense, d
       nonsense({ ...webSocket(""), "sec-websocket-key": "bad" }, `${PODS_PATH}/server/proxy/socket`),
     ]);
   t.equal(await kubectl("exec", "shell", "--", "echo", "alive"), "alive");
-  t.same(cluster.pids(), before, "the same processes");
+  t.same(lab?.pids(), before, "the same processes");
 });
 
-t.test("200 port-forward connections opened and cut leave no socket behind", async (t) => {
+t.test("200 port-forward connections opened and cut leave no socket behind", inLab, async (t) => {
   const warm = await portForward();
   await textOf(forwarded(warm, 81).error);
   warm.destroy();

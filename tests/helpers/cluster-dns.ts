@@ -2,6 +2,7 @@
 
 import type { Test } from "tap";
 import { type Cluster, createCluster, DEPLOYMENTS } from "../../index.js";
+import type { TestCluster } from "./cluster-under-test.js";
 
 export const SYSTEM = "kube-system";
 
@@ -28,7 +29,11 @@ function parseDig(text: string): Dug {
 }
 
 /** Every question in one go, each with dig's arguments. */
-export async function dig(cluster: Cluster, pod: string, questions: readonly string[]): Promise<Dug[]> {
+export async function dig(
+  cluster: Pick<TestCluster, "exec">,
+  pod: string,
+  questions: readonly string[],
+): Promise<Dug[]> {
   const script = questions.map((one) => `echo "<dig>"; dig +noidnin +tries=1 +time=30 ${one}`).join("\n");
   const { stdout } = await cluster.exec(pod, ["sh", "-c", script]);
   return stdout.split("<dig>\n").slice(1).map(parseDig);
@@ -45,9 +50,9 @@ export async function start(
 }
 
 /** Until both replicas of the cluster's DNS are Ready. */
-export const ready = (cluster: Cluster) =>
+export const ready = (cluster: Pick<TestCluster, "waitFor">) =>
   cluster.waitFor(DEPLOYMENTS, "coredns", (one) => one?.status?.readyReplicas === 2, { namespace: SYSTEM });
 
 /** What a command in a pod prints. */
-export const inside = async (cluster: Cluster, pod: string, ...argv: string[]) =>
+export const inside = async (cluster: Pick<TestCluster, "exec">, pod: string, ...argv: string[]) =>
   (await cluster.exec(pod, argv)).stdout.trim();

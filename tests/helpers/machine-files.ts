@@ -1,13 +1,18 @@
 // hostPath volumes that show a container files of this machine at their own places: its root is its own else.
 
-import { realpathSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, realpathSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-const checkout = fileURLToPath(new URL("../../..", import.meta.url));
+const withPackages = (directory: string): string =>
+  existsSync(join(directory, "node_modules")) ? directory : withPackages(dirname(directory));
+/** Wherever below it the compiler has put this file. */
+const checkout = withPackages(dirname(fileURLToPath(import.meta.url)));
 
+/** Where npm packages really are. */
+export const NODE_MODULES = realpathSync(join(checkout, "node_modules"));
 /** Node, and the compiled code with what it imports. */
-export const PROGRAM_FILES = [process.execPath, checkout, realpathSync(join(checkout, "node_modules"))];
+export const PROGRAM_FILES = [process.execPath, checkout, NODE_MODULES];
 
 /** Fields of a container and of its pod's spec that show it `paths`. */
 export function machineFiles(paths: readonly string[]) {

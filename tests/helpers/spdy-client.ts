@@ -1,13 +1,18 @@
 // A client of the API's SPDY/3.1 streams, made from the framer: port-forward and exec as kubectl before 1.31 asks for
-// them. Knows the administrator's socket, no cluster.
+// them. Knows where the API is, no cluster.
 
 import { request } from "node:http";
+import { request as requestByTls } from "node:https";
 import type { Duplex } from "node:stream";
+import type { ServerOptions } from "../../client/kubeconfig.js";
 import { SpdyConnection, type SpdyStream } from "../../node/streams/spdy/connection.js";
+
+/** The administrator's socket, or what a kubeconfig has. */
+export type ApiAddress = { socketPath: string } | ServerOptions;
 
 /** Upgrades POST `path`. @throws Error with the status and body of a refusal. */
 export function spdyConnect(
-  socketPath: string,
+  api: ApiAddress,
   path: string,
   protocols: readonly string[],
 ): Promise<{ connection: SpdyConnection; protocol: string }> {
@@ -17,7 +22,11 @@ export function spdyConnect(
       upgrade: "SPDY/3.1",
       "x-stream-protocol-version": [...protocols],
     };
-    const req = request({ socketPath, method: "POST", path, headers });
+    const options = { method: "POST", headers };
+    const req =
+      "socketPath" in api
+        ? request({ ...options, socketPath: api.socketPath, path })
+        : requestByTls(new URL(path, api.server), { ...options, ca: api.ca, cert: api.cert, key: api.key });
     req.once("error", reject);
     req.once("response", (res) => {
       let body = "";

@@ -1,21 +1,26 @@
 // A cluster whose pods can be streamed to, for tests of streams and proxies through the API server, with kubectls in
-// the foreground and in the background. Loading this file starts it; it is gone with the test file.
+// the foreground and in the background. Loading this file starts a lab unless machines are lent; a test file makes the
+// pods by itself.
 
 import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { readdirSync, readlinkSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from "node:fs";
 import { type IncomingMessage, request } from "node:http";
-import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
-import { PODS } from "../../index.js";
-import { fileCluster } from "./file-cluster.js";
+import { connectionOf, parseKubeconfig } from "../../client/kubeconfig.js";
+import { DEPLOYMENTS, PODS } from "../../index.js";
+import { clusterUnderTest } from "./cluster-under-test.js";
 import { kubectlOf } from "./kubectl.js";
-import { machineFiles, PROGRAM_FILES } from "./machine-files.js";
+import { machineFiles } from "./machine-files.js";
 import { service } from "./manifests.js";
+import type { ApiAddress } from "./spdy-client.js";
 
-t.setTimeout(240_000);
-export const { cluster, directory } = await fileCluster(2);
+export const { cluster, lab, patience, programs } = await clusterUnderTest(t, { nodes: 2 });
+/** Of this test file. */
+export const directory = mkdtempSync(join(tmpdir(), "kubeplumb-e2e-"));
+t.teardown(() => rmSync(directory, { recursive: true, force: true }));
 export const kubectl = kubectlOf(cluster);
 /** Flags that lead a kubectl to the cluster. */
 export const own = ["--kubeconfig", cluster.kubeconfigPath, "--cache-dir", join(directory, "cache")];
@@ -110,7 +115,7 @@ const SERVER = `
   const { createServer } = require("node:net");
   const { createHash } = require("node:crypto");
   const http = require("node:http");
-  const { WebSocketServer } = require(${JSON.stringify(createRequire(import.meta.url).resolve("ws"))});
+  const { WebSocketServer } = require(${JSON.stringify(join(programs.packages, "ws"))});
   const tcp = (port, serve) => createServer({ allowHalfOpen: true }, (socket) => {
     socket.on("error", () => {});
     serve(socket);
@@ -175,41 +180,49 @@ export const shell = (name: string, script: string) => ({
   command: ["sh", "-c", script],
 });
 
-const program = join(directory, "server.cjs");
-const files = machineFiles([...PROGRAM_FILES, directory]);
-writeFileSync(program, SERVER);
-await cluster.apply([
-  pod(
-    "server",
-    [
-      {
-        name: "main",
-        image: "busybox",
-        command: [process.execPath, program],
-        ports: [{ containerPort: 80, name: "http" }],
-        readinessProbe: { httpGet: { path: "/", port: 80 }, periodSeconds: 1 },
-        ...files.container,
-      },
-    ],
-    files.spec,
-  ),
-  service("server", {
-    selector: { app: "server" },
-    ports: [{ name: "web", port: 8080, targetPort: "http" }],
-  }),
-  service("nobody", { selector: { app: "nobody" }, ports: [{ port: 80 }] }),
-  pod("shell", [shell("main", "while :; do sleep 1; done")]),
-  pod("logs", [shell("a", "echo a1; echo a2; echo a3; sleep 1000"), shell("b", "echo b1 >&2; sleep 1000")], {
-    initContainers: [shell("prepare", "echo prepared")],
-  }),
-] as never);
-await kubectl("create", "deployment", "web", "--image=nginx");
-for (const name of ["server", "shell", "logs"]) await cluster.waitFor(PODS, name, "Ready");
-await kubectl("wait", "deploy/web", "--for=condition=Available", "--timeout=60s");
+const files = machineFiles(programs.files);
+const server = {
+  name: "main",
+  image: "busybox",
+  command: [programs.node, "/server/main.cjs"],
+  ports: [{ containerPort: 80, name: "http" }],
+  readinessProbe: { httpGet: { path: "/", port: 80 }, periodSeconds: 1 },
+  volumeMounts: [...files.container.volumeMounts, { name: "server", mountPath: "/server" }],
+};
+const volumes = [...files.spec.volumes, { name: "server", configMap: { name: "server" } }];
 
-/** Open sockets of the two processes. */
+/** As the first test of a file: makes the pods, and waits until they can be streamed to. */
+export async function makePods(): Promise<void> {
+  await cluster.apply([
+    { apiVersion: "v1", kind: "ConfigMap", metadata: { name: "server" }, data: { "main.cjs": SERVER } },
+    pod("server", [server], { volumes }),
+    service("server", {
+      selector: { app: "server" },
+      ports: [{ name: "web", port: 8080, targetPort: "http" }],
+    }),
+    service("nobody", { selector: { app: "nobody" }, ports: [{ port: 80 }] }),
+    pod("shell", [shell("main", "while :; do sleep 1; done")]),
+    pod(
+      "logs",
+      [shell("a", "echo a1; echo a2; echo a3; sleep 1000"), shell("b", "echo b1 >&2; sleep 1000")],
+      { initContainers: [shell("prepare", "echo prepared")] },
+    ),
+  ] as never);
+  await kubectl("create", "deployment", "web", "--image=nginx");
+  for (const name of ["server", "shell", "logs"]) await cluster.waitFor(PODS, name, "Ready");
+  await cluster.waitFor(DEPLOYMENTS, "web", "Available");
+}
+
+/** Where the API is, for clients of its streams. */
+export const api = (): ApiAddress =>
+  lab
+    ? { socketPath: lab.info.controlSocket }
+    : connectionOf(parseKubeconfig(readFileSync(cluster.kubeconfigPath, "utf8")));
+
+/** Open sockets of the two processes of a lab. */
 export function sockets(): Record<string, number> {
-  const { control, lab } = cluster.pids();
+  if (!lab) throw new Error("machines have other processes");
+  const pids = lab.pids();
   const count = (pid: number) =>
     readdirSync(`/proc/${pid}/fd`).filter((fd) => {
       try {
@@ -219,7 +232,7 @@ export function sockets(): Record<string, number> {
         return false;
       }
     }).length;
-  return { control: count(control), lab: count(lab) };
+  return { control: count(pids.control), lab: count(pids.lab) };
 }
 
 /** Whether there are as many as before. */

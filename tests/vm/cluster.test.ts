@@ -4,13 +4,12 @@
 
 import t from "tap";
 import { CONFIG_MAPS } from "../../common/client.js";
-import { lend } from "../helpers/cluster-under-test.js";
-import { kubectlOf } from "../helpers/kubectl.js";
 import { type Ran, runToEnd } from "../helpers/machines.js";
 import { until } from "../helpers/until.js";
+import { runLabTests } from "./lab-tests.js";
 import { Rack, type VirtualMachine } from "./machine.js";
 import { testRealContainers } from "./real-containers.js";
-import { eventually, JOIN, SERVER, VmCluster } from "./vm-cluster.js";
+import { eventually, JOIN, kubectlIn, NAMESPACE, SERVER, VmCluster } from "./vm-cluster.js";
 
 const rack = await Rack.create();
 t.teardown(() => rack.close());
@@ -23,7 +22,7 @@ const [control, one, two] = (await Promise.all([
 ])) as [VirtualMachine, VirtualMachine, VirtualMachine];
 const cluster = new VmCluster(rack, control);
 t.teardown(() => cluster.close());
-const kubectl = kubectlOf(cluster);
+const kubectl = kubectlIn(cluster);
 
 const CURL = ["-sS", "--max-time", "10"] as const;
 const outside = (url: string): Promise<Ran> => runToEnd("curl", [...CURL, url]);
@@ -144,7 +143,8 @@ async function isWhole(): Promise<boolean> {
 }
 
 t.test("a Deployment answers on its ClusterIP, on every node's port, and across the VMs", async (t) => {
-  await cluster.apply(WORKLOADS);
+  await kubectl("create", "namespace", NAMESPACE);
+  await cluster.apply(WORKLOADS, { namespace: NAMESPACE });
   t.ok(await eventually(isWhole), "pods on both nodes reach one another through two hosts");
   t.match(await inside(one, "10.96.0.80"), ANSWER, "ClusterIP from a node");
   for (const vm of [one, two])
@@ -164,7 +164,7 @@ t.test("pods find Services by name", async (t) => {
       "--",
       "curl",
       ...CURL,
-      "http://web.default.svc.cluster.local",
+      `http://web.${NAMESPACE}.svc.cluster.local`,
     );
     return ANSWER.test(out) && out;
   });
@@ -202,26 +202,18 @@ t.test("a VM is added: not with another one's address, and with iptables-legacy 
   t.notMatch(await three.must("iptables-nft-save"), /KUBE-SVC-/);
 });
 
-// The lab's own tests of the main job and of workloads, on these VMs.
-lend({
-  cluster,
-  uplink: "eth1",
-  apiAddress: control.address,
-  subnetFile: "/run/kubeplumb/flannel/subnet.env",
-  patience: "200s",
-});
-await import("../e2e/services.test.js");
-t.test("what the lab's test of Services has made goes", async () => {
-  // Now, as the next one drains a node: pods of nobody would be gone for good.
-  const pods = ["pod/net-1", "pod/net-2", "pod/net-3"];
-  await kubectl("delete", "deployment/kubernetes-bootcamp", "deployment/multi", ...pods);
-  await kubectl("delete", "service", "kubernetes-bootcamp", "multi", "sticky", "empty", "net");
-});
-await import("../e2e/workloads.test.js");
-t.test("what the lab's test of workloads has made goes", async () => {
-  await kubectl("delete", "statefulset/db", "daemonset/agent", "deployment/guarded", "pdb/guarded");
-  await kubectl("delete", "service", "db", "old");
-});
+await runLabTests(cluster, [
+  "services",
+  "workloads",
+  "access",
+  "jobs",
+  "dns",
+  "host-port",
+  "wire",
+  "streams",
+  "api-proxy",
+  "ingress",
+]);
 
 t.test("reboot of a worker and of control: both come back by themselves", async (t) => {
   const before = await kubectl("get", "deployment,service", "-o", "name");
@@ -239,7 +231,7 @@ t.test("power cut of control amid writes: traffic goes on, all that was acknowle
     for (let count = 0; !isCut; count++) {
       const name = `written-${writer}-${count}`;
       try {
-        await cluster.client.create(CONFIG_MAPS, { metadata: { name, namespace: "default" } });
+        await cluster.client.create(CONFIG_MAPS, { metadata: { name, namespace: NAMESPACE } });
         acknowledged.push(name);
       } catch (error) {
         if (!isCut) throw error;

@@ -44,6 +44,9 @@ const PACKAGES = [
   "initramfs-tools",
   "linux-image-cloud-amd64",
   "libstdc++6",
+  // For the lab's tests of DNS and of jobs.
+  "bind9-dnsutils",
+  "wget",
   // For the test of real containers; the second has the plugin that the first calls.
   "containerd",
   "containernetworking-plugins",

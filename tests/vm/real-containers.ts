@@ -3,12 +3,11 @@
 
 import { readFileSync } from "node:fs";
 import t from "tap";
-import { kubectlOf } from "../helpers/kubectl.js";
 import { runToEnd } from "../helpers/machines.js";
 import { IMAGE, makeImage } from "../helpers/oci-image.js";
 import { cannotRun, find } from "../helpers/runtime-machines.js";
 import type { VirtualMachine } from "./machine.js";
-import { eventually, JOIN, SERVER, type VmCluster } from "./vm-cluster.js";
+import { eventually, JOIN, kubectlIn, NAMESPACE, SERVER, type VmCluster } from "./vm-cluster.js";
 
 /** No registry is to be reached: the test's image waits in place of `pause`. */
 const CONFIG = `version = 2
@@ -64,7 +63,7 @@ const heldOf = (ip: string) => `cd /run/kubeplumb/cni/networks/kubeplumb
 
 /** @param directory for the archive of the image. */
 export function testRealContainers(cluster: VmCluster, directory: string): void {
-  const kubectl = kubectlOf(cluster);
+  const kubectl = kubectlIn(cluster);
   const get = (what: string, path: string) => kubectl("get", ...what.split(" "), "-o", `jsonpath={${path}}`);
   const page = async (vm: VirtualMachine, url: string) => (await vm.run(`curl -sS --max-time 10 ${url}`)).out;
   const box = (...argv: string[]) => kubectl("exec", "deployment/box", "--", ...argv);
@@ -113,7 +112,7 @@ export function testRealContainers(cluster: VmCluster, directory: string): void 
 
   t.test("a pod that is a container, behind a Service", options, async (t) => {
     const [other, vm] = workers();
-    await cluster.apply(WORKLOAD);
+    await cluster.apply(WORKLOAD, { namespace: NAMESPACE });
     await kubectl("rollout", "status", "deployment/box", "--timeout=600s");
     for (const [from, url] of [
       [other, "10.96.0.81"],
