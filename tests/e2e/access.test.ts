@@ -94,8 +94,10 @@ t.test("kubeplumb proxy in a pod, with the pod's own credentials", async (t) => 
     return stdout;
   };
   const ip = await kubectl("get", "pod", "web", "-o", "jsonpath={.status.podIP}");
-  const written = async () => (await rules()).includes(`--to-destination ${ip}:80`);
-  t.ok(await cluster.waitUntil(written), "it has read Services and EndpointSlices");
+  let found = "";
+  const looks = lab ? 100 : 1000;
+  for (let i = 0; i < looks && !found.includes(`--to-destination ${ip}:80`); i++) found = await rules();
+  t.match(found, `--to-destination ${ip}:80`, "it has read Services and EndpointSlices");
   const mode = await kubectl("exec", "proxy", "--", "curl", "-s", "127.0.0.1:10249/proxyMode");
   t.equal(mode, "iptables");
 });

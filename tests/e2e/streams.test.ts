@@ -33,9 +33,7 @@ import {
 } from "../helpers/stream-pods.js";
 import { becomes } from "../helpers/until.js";
 
-/**
- * kubectl of the PATH, and for a lab what this machine has of older ones: from 1.31 on it speaks WebSocket, before SPDY.
- */
+/** kubectl of the PATH, for a lab also older ones of this machine: from 1.31 on it speaks WebSocket, before SPDY. */
 const OLDER = "/usr/lib/google-cloud-sdk/bin";
 const kubectls = [
   "kubectl",
